@@ -1,0 +1,1 @@
+"""One file per CLI command: parse, call, print; no logic."""

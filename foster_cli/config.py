@@ -1,0 +1,157 @@
+"""Settings as frozen dataclasses. A bundle stores them; the command line is made of them.
+
+`from_dict` refuses unknown keys, so that a settings file with a typing error is not half obeyed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from foster_cli.errors import FosterError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The recommender: text encoder and SASRec (paper 4.1)."""
+
+    encoder: str = "minilm"
+    """Alias (minilm, tinybert), local folder or hub id (`org/name` or `org/name@revision`)."""
+    train_layers: str = "none"
+    """How much of the text encoder learns: `all`, the number of top layers, or `none` (a linear head learns)."""
+    width: int | None = None
+    """d, the width of the recommender; None: the encoder's own width, without a projection."""
+    layers: int = 2
+    """Transformer blocks of SASRec."""
+    heads: int = 2
+    """Attention heads of SASRec."""
+    dropout: float = 0.2
+    """Dropout in SASRec when it trains on real sequences (none on synthetic ones)."""
+    max_tokens: int = 64
+    """A text is cut to this many tokens."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Training on real sequences, by BCE (Eq. 16) or sampled softmax."""
+
+    loss: str = "softmax"
+    """`softmax`: 512 negatives shared in a batch; `bce`: the paper's, one negative per position."""
+    negatives: int = 512
+    """Shared negatives of the sampled softmax."""
+    batch: int = 256
+    """Windows per step."""
+    lr: float = 1e-3
+    """AdamW rate of SASRec and the linear head."""
+    encoder_lr: float = 5e-5
+    """AdamW rate of the text encoder's own layers."""
+    weight_decay: float = 1e-4
+    """AdamW weight decay."""
+    epochs: int = 30
+    """Most passes over the training windows."""
+    patience: int = 3
+    """Stop after this many epochs without a better validation R@10."""
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """Training a fresh recommender on a synthetic set (Algorithm 1, repeated)."""
+
+    lr: float = 1e-3
+    """AdamW rate of SASRec and the linear head."""
+    encoder_lr: float = 5e-5
+    """AdamW rate of the text encoder's own layers."""
+    weight_decay: float = 1e-4
+    """AdamW weight decay."""
+    steps: int = 600
+    """Most steps."""
+    check_every: int = 50
+    """Steps between validations; the best state is kept, step 0 included."""
+    patience: int = 4
+    """Stop after this many validations without a better R@10."""
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """FOSTER's own settings (paper 3 and Algorithm 2)."""
+
+    budget: int = 20
+    """M, synthetic sequences."""
+    length: int = 20
+    """L, positions of a synthetic sequence; also the longest history a recommender reads."""
+    steps: int = 200
+    """K, outer steps."""
+    init: str = "rollout"
+    """Where D~ starts: `rollout`, `real` or `random` (TD3's)."""
+    gain: float = 6.0
+    """Length of the first vector of a rollout and of every vector of a `real` start."""
+    rank_user: int | None = None
+    """d1, rank of the user factor; None: M (full)."""
+    rank_time: int | None = None
+    """d2, rank of the time factor; None: L (full)."""
+    items_per_step: int | None = 512
+    """|S|, items drawn at every step of both loops; None: all."""
+    subset: str = "fly"
+    """`fly`: a fresh uniform S at every step; `kmeans`: S fixed to the items nearest to k-means centres of V."""
+    inner_steps: int = 5
+    """T, inner steps from phi to phi^T."""
+    inner_lr: float = 1e-4
+    """AdamW rate of the inner steps."""
+    model_lr: float = 2e-4
+    """AdamW rate of phi in the outer step."""
+    synthetic_lr: float = 1e-3
+    """AdamW rate of U, T, G."""
+    synthetic_weight_decay: float = 1e-4
+    """AdamW weight decay of U, T, G."""
+    barrier: str = "gradient"
+    """`gradient`: phi_k = eta * |grad q|^2 (Eq. 7); `loss`: phi_k = eta * L_in (the BOME code's other form)."""
+    eta: float = 0.5
+    """Barrier strength."""
+    alpha: float = 1.0
+    """Weight of feature matching (Eq. 17)."""
+    dh_weight: float = 0.1
+    """lambda, weight of the distributional-hypothesis loss (Eq. 11)."""
+    dh_form: str = "rank"
+    """How d_sem and d_cond come to one scale: `rank`, `mean` (each over its running mean), `raw` (Eq. 10 as read)."""
+    dh_pairs: int = 256
+    """Item pairs per step."""
+    reset: str = "anchor"
+    """`anchor`: to a random checkpoint of the real trajectory; `random`: to a fresh model; `never`."""
+    reset_every: int = 100
+    """tau, outer steps between resets."""
+    real_batch: int = 256
+    """Real windows per outer step."""
+    check_every: int = 50
+    """Outer steps between validations of D~ by fresh models."""
+    check_seeds: int = 2
+    """Fresh models per validation of D~ (the same seeds each time)."""
+
+
+def from_dict(kind: type[T], values: dict[str, Any]) -> T:
+    """`kind(**values)`; FosterError names an unknown key and the nearest known one."""
+    known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            raise FosterError(
+                f"unknown setting {key!r} for {kind.__name__}",
+                f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}",
+            )
+    return kind(**values)
+
+
+def choice(name: str, value: str, allowed: tuple[str, ...]) -> str:
+    """`value` if allowed, else FosterError naming the option."""
+    if value not in allowed:
+        raise FosterError(f"{name} {value}: unknown", f"use one of {', '.join(allowed)}")
+    return value
+
+
+def positive(name: str, value: float, least: float = 1) -> None:
+    """FosterError unless value >= least."""
+    if not value >= least:
+        raise FosterError(f"{name} {value}: too small", f"use {least} or more")

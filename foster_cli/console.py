@@ -1,0 +1,134 @@
+"""The only printer. Results go to stdout; progress, notes and errors go to stderr.
+
+On a terminal: rich bars and tables. Elsewhere: plain lines. With `--json`: stdout carries JSON only, one
+object per line for events, so that a program can read it. Text from data (titles!) is hostile: `clean`
+removes control and bidirectional characters and `escape` keeps rich from reading it as markup.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+_UNSAFE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+
+
+def clean(text: object, limit: int = 200) -> str:
+    """`text` made safe to print: control, format (bidi) and line-breaking characters become a space."""
+    out = "".join(" " if unicodedata.category(c) in _UNSAFE else c for c in str(text))
+    out = " ".join(out.split())
+    return out if len(out) <= limit else out[: limit - 1] + "…"
+
+
+class Console:
+    """Prints for one command. `json_mode` makes stdout machine-readable; `quiet` drops notes."""
+
+    def __init__(self, json_mode: bool = False, quiet: bool = False) -> None:
+        self.json_mode = json_mode
+        self.quiet = quiet
+        self._out = RichConsole(highlight=False, soft_wrap=True)
+        self._err = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+        self._once: set[str] = set()
+
+    @property
+    def interactive(self) -> bool:
+        """True where a person watches: a terminal, and no `--json`."""
+        return self._err.is_terminal and not self.json_mode
+
+    def note(self, text: str) -> None:
+        """A line of progress or explanation, to stderr."""
+        if not self.quiet:
+            self._err.print(escape(text))
+
+    def once(self, text: str) -> None:
+        """A `note` printed only the first time it is said (for fallbacks)."""
+        if text not in self._once:
+            self._once.add(text)
+            self.note(text)
+
+    def result(self, text: str) -> None:
+        """A line of the command's answer, to stdout (nothing with `--json`)."""
+        if not self.json_mode:
+            self._out.print(escape(text))
+
+    def event(self, **fields: Any) -> None:
+        """One JSON object on a line of stdout; printed only with `--json`."""
+        if self.json_mode:
+            sys.stdout.write(json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n")
+            sys.stdout.flush()
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table on stdout: drawn on a terminal, aligned plain text elsewhere; nothing with `--json`."""
+        if self.json_mode:
+            return
+        if self._out.is_terminal:
+            table = Table(title=escape(title), title_justify="left")
+            for i, column in enumerate(columns):
+                table.add_column(escape(column), justify="left" if i == 0 else "right", no_wrap=True)
+            for row in rows:
+                table.add_row(*[escape(clean(cell)) for cell in row])
+            self._out.print(table, soft_wrap=False)
+            return
+        cells = [list(columns), *[[clean(c) for c in row] for row in rows]]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+        lines = [title] if title else []
+        for row in cells:
+            first, rest = row[0].ljust(widths[0]), [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)]
+            lines.append("  ".join([first, *rest]).rstrip())
+        self._out.print(escape("\n".join(lines)))
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Ticker]:
+        """A progress bar on a terminal, a plain line every ten seconds elsewhere."""
+        if self.interactive and not self.quiet:
+            bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[extra]}"),
+                console=self._err,
+                transient=True,
+            )
+            with bar:
+                task = bar.add_task(escape(label), total=total, extra="")
+                yield Ticker(lambda n, extra: bar.update(task, completed=n, extra=escape(extra)))
+        else:
+            yield Ticker(_PlainLines(self, label, total))
+
+
+class Ticker:
+    """What `Console.progress` yields: `ticker.at(done, "loss 1.23")`."""
+
+    def __init__(self, update: Any) -> None:
+        self._update = update
+
+    def at(self, done: int, extra: str = "") -> None:
+        """`done` units are finished; `extra` is a short word on how it goes."""
+        self._update(done, extra)
+
+
+class _PlainLines:
+    def __init__(self, console: Console, label: str, total: int, every: float = 10.0) -> None:
+        self.console, self.label, self.total, self.every = console, label, total, every
+        self.last = time.monotonic()
+
+    def __call__(self, done: int, extra: str) -> None:
+        now = time.monotonic()
+        if now - self.last >= self.every:
+            self.last = now
+            self.console.note(f"{self.label}: {done}/{self.total} {extra}".rstrip())
+
+
+#: A console that says nothing: the default for library use.
+SILENT = Console(quiet=True)

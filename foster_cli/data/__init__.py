@@ -1,0 +1,1 @@
+"""Tables in: read, checked, cut to the k-core, split by time."""

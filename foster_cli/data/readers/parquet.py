@@ -1,0 +1,99 @@
+"""Parquet bytes in, an Arrow table out; and any Arrow table tidied into the data frame of `read_table`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from foster_cli.console import clean
+from foster_cli.errors import FosterError
+
+
+def read_parquet(data: bytes, path: Path) -> pa.Table:
+    """The parquet file held in `data`."""
+    try:
+        return pq.read_table(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as error:
+        raise FosterError(
+            f"{clean(path)} is not a parquet file or is damaged ({clean(error, 80)})",
+            "write or download it again",
+        ) from error
+
+
+def flat(value: Any) -> str | None:
+    """One value as text: lists joined with ", ", whole floats without ".0", missing as None."""
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, dict):
+        return ", ".join(f"{k}: {flat(v)}" for k, v in value.items() if flat(v))
+    if hasattr(value, "tolist") and not isinstance(value, (list, tuple)):
+        return flat(value.tolist())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return ", ".join(text for v in value if (text := flat(v)))
+    return str(value)
+
+
+def tidy(table: pa.Table, path: Path) -> pd.DataFrame:
+    """`table` as a data frame of strings, Int64, float64, datetime64 and categoricals of strings."""
+    names = table.column_names
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise FosterError(f"{clean(path)} has two columns named {clean(twice[0])}", "rename one of them")
+    columns = {name: _tidy(table.column(i), name, path) for i, name in enumerate(names) if name}
+    mapper: dict[pa.DataType, Any] = {
+        pa.large_string(): pd.StringDtype("pyarrow"),
+        pa.int64(): pd.Int64Dtype(),
+    }
+    return pa.table(columns).to_pandas(types_mapper=mapper.get)
+
+
+def _tidy(column: pa.ChunkedArray, name: str, path: Path) -> pa.ChunkedArray:
+    """One column as large_string, dictionary of strings, int64, float64 or timestamp."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        if pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type):
+            return column
+        return _tidy(column.cast(kind.value_type), name, path)
+    if pa.types.is_floating(kind):
+        return column.cast(pa.float64())
+    if pa.types.is_timestamp(kind):
+        return column
+    if pa.types.is_date(kind):
+        return column.cast(pa.timestamp("ms"))
+    try:
+        if pa.types.is_integer(kind):
+            too_big = (
+                kind == pa.uint64()
+                and column.length() > column.null_count
+                and pc.max(column).as_py() >= 2**63
+            )
+            return column.cast(pa.large_string() if too_big else pa.int64())
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            return _joined(column)
+        if pa.types.is_nested(kind):
+            return pa.chunked_array([pa.array([flat(v) for v in column.to_pylist()], pa.large_string())])
+        return column.cast(pa.large_string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
+        raise FosterError(
+            f"{clean(path)}: column {clean(name)} of type {clean(kind)} cannot be read as text",
+            "store it as text or drop it",
+        ) from error
+
+
+def _joined(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of lists as text, "a, b, c"."""
+    values = pc.list_flatten(column)
+    plain = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
+    if plain and values.null_count == 0 and not pc.any(pc.equal(values, "")).as_py():
+        return pc.binary_join(column, ", ").cast(pa.large_string())
+    return pa.chunked_array([pa.array([flat(v) for v in column.to_pylist()], pa.large_string())])

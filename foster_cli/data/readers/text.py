@@ -1,0 +1,197 @@
+"""UTF-8 bytes of a CSV, TSV or JSON-lines file in, an Arrow table out (R rows, the file's columns).
+
+How quotes are read. A delimited file with a `"` in it has two possible readings:
+
+- quoted (RFC 4180, strictly: a quoted field ends in a quote followed by a delimiter or the end of the line),
+- literal (a quote is a character like any other, as in `7" tablet` or `"Weird Al`).
+
+The quoted reading is taken where it is without fault and no field runs over a line end. Else the literal
+reading is taken where every line then has as many fields as the header, and the header has no quotes: an
+unpaired quote thus never swallows the following rows. Else the quoted one, if it is without fault (real
+multi-line fields). A file that neither reading fits is an error that names the line: no row is dropped,
+padded or merged.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.json as pa_json
+
+from foster_cli.console import clean
+from foster_cli.data.readers.parquet import flat
+from foster_cli.errors import FosterError
+
+_BLOCK = 1 << 24  # bytes parsed at a time; no record may be longer
+_SAMPLE = 1000  # JSON lines looked at to tell which columns hold text
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def read_delimited(data: bytes, delimiter: str, path: Path) -> pa.Table:
+    """A table of strings from CSV or TSV text (without a byte order mark)."""
+    if b'"' not in data:
+        return _parse(data, delimiter, False, path)
+    fault, multiline = _quoted_fault(data, delimiter)
+    if fault is None and not multiline:
+        return _parse(data, delimiter, True, path)
+    header = next(line for line in _lines(data) if line.strip())
+    if '"' not in header and _ragged_line(data, delimiter) is None:
+        return _parse(data, delimiter, False, path)
+    if fault is None:
+        return _parse(data, delimiter, True, path)
+    raise FosterError(
+        f"{clean(path)} {fault}",
+        'put fields that hold quotes or delimiters in quotes, with " inside written ""',
+    )
+
+
+def _lines(data: bytes) -> Iterator[str]:
+    return iter(io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", newline=""))
+
+
+def _quoted_fault(data: bytes, delimiter: str) -> tuple[str | None, bool]:
+    """What is wrong in the strict quoted reading (or None), and whether a field runs over a line end."""
+    reader = csv.reader(_lines(data), delimiter=delimiter, strict=True)
+    width, last, multiline = 0, 0, False
+    limit = csv.field_size_limit(min(len(data), 2**31 - 1))  # a field may be long: restored below
+    try:
+        for record in reader:
+            multiline |= reader.line_num - last > 1
+            width = width or len(record)
+            if record and len(record) != width:
+                return f"line {last + 1} has {len(record)} fields, the header {width}", multiline
+            last = reader.line_num
+    except csv.Error as error:
+        return f"line {last + 1}: {clean(error)}", multiline
+    finally:
+        csv.field_size_limit(limit)
+    return None, multiline
+
+
+def _ragged_line(data: bytes, delimiter: str) -> str | None:
+    """The first line whose number of fields, quotes taken literally, is not the header's; None if all fit."""
+    width = 0
+    for number, line in enumerate(_lines(data), 1):
+        if line.rstrip("\r\n"):
+            found = line.count(delimiter) + 1
+            width = width or found
+            if found != width:
+                return f"line {number} has {found} fields, the header {width}"
+    return None
+
+
+def _parse(data: bytes, delimiter: str, quoted: bool, path: Path) -> pa.Table:
+    rows = csv.reader(
+        _lines(data),
+        delimiter=delimiter,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+        strict=quoted,
+    )
+    names = next(row for row in rows if row)
+    try:
+        return pa_csv.read_csv(
+            pa.BufferReader(data),
+            read_options=pa_csv.ReadOptions(block_size=_BLOCK),
+            parse_options=pa_csv.ParseOptions(
+                delimiter=delimiter, quote_char='"' if quoted else False, newlines_in_values=quoted
+            ),
+            convert_options=pa_csv.ConvertOptions(
+                column_types={name: pa.string() for name in names}, strings_can_be_null=False
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        fault = None if quoted else _ragged_line(data, delimiter)
+        raise FosterError(
+            f"{clean(path)} {fault or f'cannot be read: {clean(error)}'}",
+            "give every line the header's fields",
+        ) from error
+
+
+def read_json_lines(data: bytes, path: Path) -> pa.Table:
+    """One JSON object per line (or one array of objects) as a table; nested values are made text later.
+
+    Arrow reads the plain case. What it refuses (columns of mixed types, duplicate keys) or would guess
+    (text that looks like a date) is read line by line.
+    """
+    if data.lstrip()[:1] == b"[":
+        return _columns([(1, row) for row in _json(data, 1, path)], path)
+    text: dict[str, bool] = {}
+    for _, row in _rows(data, path, _SAMPLE):
+        for key, value in row.items():
+            text[key] = text.get(key, True) and isinstance(value, str)
+    schema = pa.schema([(key, pa.string()) for key, is_text in text.items() if is_text])
+    try:
+        table = pa_json.read_json(
+            pa.BufferReader(data),
+            read_options=pa_json.ReadOptions(block_size=_BLOCK),
+            parse_options=pa_json.ParseOptions(explicit_schema=schema),
+        )
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
+        return _columns(_rows(data, path), path)
+    if any(pa.types.is_timestamp(field.type) for field in table.schema):
+        return _columns(_rows(data, path), path)
+    return table
+
+
+def _json(line: bytes, number: int, path: Path) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise FosterError(
+            f"{clean(path)} line {number} is not JSON: {clean(error)}", "write one JSON object per line"
+        ) from error
+
+
+def _rows(data: bytes, path: Path, limit: int | None = None) -> Iterator[tuple[int, Any]]:
+    """(line number, object) of the non-empty lines."""
+    seen = 0
+    for number, line in enumerate(io.BytesIO(data), 1):
+        if line.strip():
+            row = _json(line, number, path)
+            if not isinstance(row, dict):
+                raise FosterError(
+                    f"{clean(path)} line {number} is not an object", "write one JSON object per line"
+                )
+            yield number, row
+            seen += 1
+            if seen == limit:
+                return
+
+
+def _columns(rows: Any, path: Path) -> pa.Table:
+    """Rows (dicts, any keys) as a table: whole columns of numbers stay numbers, all else becomes text."""
+    columns: dict[str, list[Any]] = {}
+    count = 0
+    for number, row in rows:
+        if not isinstance(row, dict):
+            raise FosterError(
+                f"{clean(path)} line {number} is not an object", "give objects with named fields"
+            )
+        for key, value in row.items():
+            column = columns.setdefault(key, [])
+            column.extend([None] * (count - len(column)))
+            column.append(value)
+        count += 1
+    arrays = {}
+    for key, column in columns.items():
+        column.extend([None] * (count - len(column)))
+        arrays[_SURROGATE.sub("\ufffd", key)] = _array(column)
+    return pa.table(arrays) if arrays else pa.table({"": pa.nulls(0)})
+
+
+def _array(values: list[Any]) -> pa.Array:
+    kinds = {type(v) for v in values if v is not None}
+    if kinds == {int} and all(v is None or -(2**63) <= v < 2**63 for v in values):
+        return pa.array(values, pa.int64())
+    if kinds == {float}:
+        return pa.array(values, pa.float64())
+    texts = (flat(v) for v in values)
+    return pa.array([t if t is None else _SURROGATE.sub("\ufffd", t) for t in texts], pa.string())

@@ -1,0 +1,299 @@
+"""A generated shop: (users, items, rng) in, one raw interaction table out.
+
+Out: a DataFrame with N ≈ 10 × users rows in order of time and the columns user_id, item_id (str), timestamp
+(int64 milliseconds), title, categories (str). The shop is made so that no simple rule solves it:
+
+- every item belongs to a hidden group (a product type, in large shops a type and a line), and every group
+  has two complements drawn at random, so that tents may lead to headlamps and on to coffee presses: only
+  interactions tell;
+- within the group, the next item tends to share the brand of a recent item and the style word of the
+  user's present taste: titles tell which;
+- popularity follows a Zipf–Mandelbrot law, items are introduced over time, departments have seasons;
+- tastes (department and style) move from an early to a late favourite within each user's history.
+
+Users are simulated side by side, one step of all histories at a time: O(users × longest history) numpy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from foster_cli.errors import FosterError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+MIN_USERS, MIN_ITEMS = 10, 20
+SHORTEST, LONGEST, MEAN = 5, 40, 10
+#: Monday 2022-01-03 00:00 UTC, in days since the epoch, and the number of days the shop is open.
+FIRST_DAY, DAYS = 18_995, 730
+GROUP_SIZE = 40
+CANDIDATES = 32
+
+#: How the next item is found: complement of a recent one, same group, same department, taste, anything.
+MODES = {"complement": 0.46, "group": 0.09, "department": 0.12, "taste": 0.21, "any": 0.12}
+
+DEPARTMENTS = {
+    "Outdoor & Camping": "Dome Tent|LED Headlamp|Sleeping Bag|Hiking Backpack|Trekking Poles|Camping Stove|"
+    "Hammock|Water Filter",
+    "Shoes": "Trail Running Shoes|Leather Boots|Canvas Sneakers|Women's Sandals|Wool Slippers|Rain Boots|"
+    "Climbing Shoes|Ballet Flats",
+    "Kitchen": "Coffee Press|Salt & Pepper Mill|Chef's Knife|Cast Iron Skillet|Crème Brûlée Torch|"
+    "Electric Kettle|Bread Maker|Cutting Board",
+    "Office": "Mechanical Keyboard|Desk Lamp|Fountain Pen|Standing Desk|Paper Shredder|Monitor Arm|"
+    "Dotted Notebook|Swivel Chair",
+    "Music": 'Acoustic Guitar|Ukulele|12" Vinyl Record|Drums|Digital Piano|Violin|Mic Stand|Metronome',
+    "Garden": "Pruning Shears|Watering Can|Bird Feeder|Compost Bin|Garden Hose|Raised Bed|Seed Tray|Rake",
+    "Baby & Toddler": "Baby Carrier|Stroller|Crib Mobile|Teething Ring|High Chair|Night Light|Bottle|Swaddle",
+    "Pets": "Dog Harness|Cat Tree|Aquarium Heater|Chew Toy|Litter Box|Pet Blanket|Hamster Wheel|Bird Cage",
+    "Tools": 'Cordless Drill|3/8" Socket Set|Claw Hammer|Spirit Level|Jigsaw|Paint Roller|Gloves|Tool Belt',
+    "Beauty": "Rosé Lip Balm|Shaving Brush|Face Mask|Hair Dryer|Bath Salts|Nail Polish|Perfume|Sun Cream",
+    "Toys & Games": "Building Blocks|Jigsaw Puzzle|Card Game|Plush Bear|Toy Train|Paint Box|Yo-Yo|Chess Set",
+    "Fitness": "Yoga Mat|Kettlebell|Jump Rope|Resistance Band|Foam Roller|Swim Goggles|Bike Helmet|Racket",
+}
+LINES = ("Classic", "Junior", "Pro", "Travel", "Compact", "Studio", "Heritage", "Winter", "Lite", "Basic")
+STYLES = ("Retro", "Minimalist", "Rugged", "Elegant", "Playful", "Nordic", "Urban", "Sporty")
+COLOURS = ("Blue", "Black", "White", "Red", "Forest Green", "Sand", "Grey", "Écru", "Mustard", "Teal",
+           "Coral", "Lavender", "Café au Lait", "Copper", "Ivory", "Charcoal")  # fmt: skip
+SIZES = ("Small", "Medium", "Large", "Slim", "Extra Large", "Set of 2", "Set of 4", '10" Edition')
+SHOE_SIZES = ("Wide", "Narrow", "EU 38", "EU 39", "EU 40", "EU 41", "EU 42", "EU 43")
+BRANDS = ("Norvik", "O'Malley", "Kaldale", "Brontë & Söhne", "Solano", 'The "Half Moon" Co.', "Lumella",
+          "Ångström", "Torgard", "Fenwick")  # fmt: skip
+#: Relative demand by hour of the day (UTC).
+HOURS = (1.0, 0.6, 0.4, 0.3, 0.3, 0.5, 1.0, 1.8, 2.4, 2.8, 3.0, 3.2, 3.6, 3.3, 3.0, 3.0, 3.3, 3.9, 4.8, 5.6,
+         6.0, 5.2, 3.6, 2.0)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Members 0…n-1 in keyed bins, drawn within a bin in proportion to their weight."""
+
+    order: Ints
+    total: Floats
+    start: Ints
+    stop: Ints
+
+    @classmethod
+    def of(cls, key: Ints, weight: npt.NDArray[Any], bins: int) -> _Pool:
+        order = np.lexsort((-weight, key))
+        edges = np.searchsorted(key[order], np.arange(bins + 1))
+        return cls(order, np.concatenate([[0.0], np.cumsum(weight[order])]), edges[:-1], edges[1:])
+
+    def draw(self, key: Ints, rng: np.random.Generator, k: int = 1) -> Ints:
+        """(len(key), k) members, with replacement."""
+        low, high = self.total[self.start[key]], self.total[self.stop[key]]
+        at = low[:, None] + (high - low)[:, None] * rng.random((len(key), k))
+        slot = np.searchsorted(self.total, at, side="right") - 1
+        slot = np.clip(slot, self.start[key][:, None], self.stop[key][:, None] - 1)
+        return np.asarray(self.order[slot], dtype=np.int64)
+
+    def best(self, key: Ints) -> Ints:
+        """The heaviest member of each bin."""
+        return np.asarray(self.order[self.start[key]], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class _Shop:
+    """n items in g groups in d departments; per item unless said otherwise."""
+
+    group: Ints
+    department: Ints
+    brand: Ints
+    style: Ints
+    introduced: Floats  # day
+    season: Floats  # (d,) phase
+    partner: Ints  # (g, 2) complements of a group
+    group_department: Ints  # (g,)
+    in_group: _Pool
+    in_department: _Pool
+    anywhere: _Pool
+    titles: npt.NDArray[np.object_]
+    categories: npt.NDArray[np.object_]
+
+
+def generate_shop(users: int, items: int, rng: np.random.Generator) -> pd.DataFrame:
+    """The table described above. The same arguments and generator state give the same table.
+
+    Every user has 5 to 40 interactions. Items nobody bought are not in the table (few, unless `items` is
+    large beside `users`). Raises FosterError below 10 users or 20 items.
+    """
+    if users < MIN_USERS:
+        raise FosterError(f"--users {users}: too few for a shop", f"give {MIN_USERS} or more")
+    if items < MIN_ITEMS:
+        raise FosterError(f"--items {items}: too few for a shop", f"give {MIN_ITEMS} or more")
+    import pandas as pd
+
+    shop = _stock(items, rng)
+    extra = rng.gamma(1.1, (MEAN - SHORTEST + 0.5) / 1.1, users).astype(np.int64)
+    lengths = -np.sort(-np.minimum(SHORTEST + extra, LONGEST))
+    times = _times(lengths, rng)
+    bought = _purchases(shop, lengths, times, rng)
+
+    user = np.repeat(rng.permutation(users), lengths)
+    order = np.lexsort((user, times))
+    item_ids = np.array([f"P{i:06d}" for i in range(items)], dtype=object)
+    user_ids = np.array([f"U{u:06d}" for u in range(users)], dtype=object)
+    item = bought[order]
+    return pd.DataFrame(
+        {
+            "user_id": user_ids[user[order]],
+            "item_id": item_ids[item],
+            "timestamp": times[order],
+            "title": shop.titles[item],
+            "categories": shop.categories[item],
+        }
+    )
+
+
+def _stock(items: int, rng: np.random.Generator) -> _Shop:
+    departments = [(name, types.split("|")) for name, types in DEPARTMENTS.items()]
+    kinds = sum(len(types) for _, types in departments)
+    lines = int(np.clip(round(items / GROUP_SIZE / kinds), 1, len(LINES)))
+    groups = kinds * lines if lines > 1 else int(np.clip(items // GROUP_SIZE, 4, kinds))
+    n_departments = min(len(departments), groups)
+    shelf = [rng.permutation(len(types)) for _, types in departments]
+    # Group g: department g mod d, then a type of it, then (in large shops) a line.
+    group_department = np.arange(groups) % n_departments
+    turn = np.arange(groups) // n_departments
+    group_type = np.array([shelf[d][t % len(shelf[d])] for d, t in zip(group_department, turn, strict=True)])
+    group_line = np.arange(groups) // kinds
+
+    group = rng.permutation(np.arange(items) % groups)
+    rank = rng.permutation(items) + 1.0
+    popularity = (rank + items / 80) ** -0.8
+    group_weight = np.bincount(group, popularity, minlength=groups)
+    introduced = np.where(rng.random(items) < 0.3, rng.uniform(0.05, 0.9, items) * DAYS, -1e9)
+    in_group = _Pool.of(group, popularity, groups)
+    introduced[in_group.best(np.arange(groups))] = -1e9  # each group has something to sell from the start
+
+    cycle = rng.permutation(groups)  # one random cycle: no group is its own complement
+    partner = np.empty((groups, 2), dtype=np.int64)
+    partner[cycle, 0], partner[cycle, 1] = np.roll(cycle, -1), np.roll(cycle, -groups // 2)
+    brand = rng.integers(0, max(6, round(items**0.5 / 4)), items)
+    style = rng.integers(0, len(STYLES), items)
+    colour, size = rng.integers(0, len(COLOURS), items), rng.integers(0, len(SIZES), items)
+
+    names = _brands(int(brand.max()) + 1, rng)
+    titles, categories = [], []
+    seen: dict[str, int] = {}
+    for i in range(items):
+        g = group[i]
+        name, types = departments[group_department[g]]
+        line = f"{LINES[group_line[g]]} " if lines > 1 else ""
+        kind = types[group_type[g]]
+        fit = (SHOE_SIZES if name == "Shoes" else SIZES)[size[i]]
+        title = f"{names[brand[i]]} {STYLES[style[i]]} {line}{kind} – {COLOURS[colour[i]]}, {fit}"
+        seen[title] = seen.get(title, 0) + 1
+        titles.append(title if seen[title] == 1 else f"{title} (No. {seen[title]})")
+        categories.append(f"{name} > {kind}")
+    return _Shop(
+        group=group,
+        department=group_department[group],
+        brand=brand,
+        style=style,
+        introduced=introduced,
+        season=rng.uniform(0, 2 * np.pi, n_departments),
+        partner=partner,
+        group_department=group_department,
+        in_group=in_group,
+        in_department=_Pool.of(group_department, group_weight, n_departments),
+        anywhere=_Pool.of(np.zeros(groups, dtype=np.int64), group_weight, 1),
+        titles=np.array(titles, dtype=object),
+        categories=np.array(categories, dtype=object),
+    )
+
+
+def _brands(count: int, rng: np.random.Generator) -> list[str]:
+    starts = ("Bel", "Cor", "Dar", "Fen", "Gal", "Hol", "Jor", "Kal", "Lum", "Mar", "Nor", "Or", "Pel",
+              "Quin", "Ros", "Sol", "Tor", "Ul", "Ver", "Zan")  # fmt: skip
+    ends = ("vik", "dale", "ano", "eska", "mont", "ix", "ella", "gard", "ino", "wick", "stad", "ora", "umi")
+    one = ["".join(p) for p in product(starts, ends)]
+    two = ["".join(p) for p in product(starts, ("a", "e", "i", "o", "um", "er", "is"), ends)]
+    made = [one[i] for i in rng.permutation(len(one))] + [two[i] for i in rng.permutation(len(two))]
+    names = [*BRANDS, *(name for name in made if name not in BRANDS)]
+    n = len(names)
+    return [names[i % n] + (f" {i // n + 1}" if i >= n else "") for i in range(count)]
+
+
+def _times(lengths: Ints, rng: np.random.Generator) -> Ints:
+    """(N,) int64 milliseconds, rising within a user: sessions (bursts) days apart, by hour and weekday."""
+    n = int(lengths.sum())
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    first = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    fresh = rng.random(n) < 0.55  # starts a session
+    fresh[first] = True
+    gap = np.where(fresh, 1.0 + rng.lognormal(np.log(16.0), 1.0, n), 0.0)
+    gap[first] = 0.0
+    since = np.cumsum(gap)
+    since -= since[first][owner]
+    span = since[first + lengths - 1]
+    since *= np.minimum(1.0, 0.95 * DAYS / np.maximum(span, 1.0))[owner]
+    span = since[first + lengths - 1]
+    begin = rng.random(len(lengths)) ** 0.8 * (DAYS - span)
+    day = np.floor(begin[owner] + since)
+    weekend = rng.random(n) < 0.25
+    day += np.where(weekend, (5 + (rng.random(n) < 0.5) - day) % 7, 0)
+
+    hours = np.array(HOURS) / sum(HOURS)
+    seconds = 3600.0 * rng.choice(24, n, p=hours) + rng.uniform(0, 3600, n)
+    start = np.maximum.accumulate(np.where(fresh, np.arange(n), 0))  # the session's first row
+    pause = np.cumsum(np.where(fresh, 0.0, 20.0 + rng.exponential(400.0, n)))
+    moment = (FIRST_DAY + day[start]) * 86_400.0 + seconds[start] + pause - pause[start]
+    stamp = np.round(moment * 1000).astype(np.int64)
+    return np.asarray(stamp[np.lexsort((stamp, owner))], dtype=np.int64)
+
+
+def _purchases(shop: _Shop, lengths: Ints, times: Ints, rng: np.random.Generator) -> Ints:
+    """(N,) items, user by user. `lengths` falls, so that the users still active at a step are the first m."""
+    users, longest = len(lengths), int(lengths[0])
+    first = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    history = np.full((users, longest), -1, dtype=np.int64)
+    departments = len(shop.season)
+    favourite = rng.integers(0, departments, (users, 2))  # early, late
+    style = rng.integers(0, len(STYLES), (users, 2))
+    turning = rng.uniform(0.3, 0.7, users)
+    modes = np.cumsum(list(MODES.values()))
+    for t in range(longest):
+        m = int(np.searchsorted(-lengths, -t, side="left"))
+        rows = np.arange(m)
+        progress = t / (lengths[:m] - 1)
+        late = (rng.random(m) < 1 / (1 + np.exp((turning[:m] - progress) / 0.07))).astype(np.int64)
+        mode = np.searchsorted(modes, rng.random(m) * modes[-1], side="right")
+        if t == 0:
+            mode = np.where(mode == 4, 4, 3)
+        back = np.minimum(1 + np.searchsorted([0.7, 0.92], rng.random(m)), max(t, 1))
+        source = np.where(t > 0, history[rows, t - back], 0)
+        complement = shop.partner[shop.group[source], (rng.random(m) < 0.25).astype(np.int64)]
+        target = np.choose(
+            mode,
+            [
+                complement,
+                shop.group[source],
+                shop.in_department.draw(shop.department[source], rng)[:, 0],
+                shop.in_department.draw(favourite[rows, late], rng)[:, 0],
+                shop.anywhere.draw(np.zeros(m, dtype=np.int64), rng)[:, 0],
+            ],
+        )
+        found = shop.in_group.draw(target, rng, CANDIDATES)
+        day = times[first[:m] + t] / 86_400_000 - FIRST_DAY
+        age = day[:, None] - shop.introduced[found]
+        weight = (age >= 0) * (1 + 1.5 * (age < 60))
+        weight *= 1 + 30.0 * (shop.brand[found] == shop.brand[source][:, None]) * (t > 0)
+        weight *= 1 + 15.0 * (shop.style[found] == style[rows, late][:, None])
+        weight *= 1 + 0.5 * np.cos(2 * np.pi * day[:, None] / 365 - shop.season[shop.department[found]])
+        for before in range(t):
+            weight *= found != history[:m, before][:, None]
+        total = np.cumsum(weight, axis=1)
+        pick = (total <= rng.random((m, 1)) * total[:, -1:]).sum(axis=1)
+        none = total[:, -1] <= 0
+        chosen = found[rows, np.minimum(pick, CANDIDATES - 1)]
+        history[:m, t] = np.where(none, shop.in_group.best(target), chosen)
+    return history[np.arange(longest) < lengths[:, None]]

@@ -1,0 +1,127 @@
+"""Order in time and the split into train, valid and test.
+
+In: codes, times and hashes of N interactions, all (N,). Out: orders (permutations of N) and splits (N,) int8,
+positions in SPLITS. Nothing here depends on the order of the rows: ties in time are broken by a hash of
+(user id, item id, seed).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from foster_cli.console import clean
+from foster_cli.data.columns import factorise
+from foster_cli.data.schema import SPLITS
+from foster_cli.errors import FosterError
+
+Int64 = npt.NDArray[np.int64]
+UInt64 = npt.NDArray[np.uint64]
+Int8 = npt.NDArray[np.int8]
+
+_SPLIT_NAMES = {"train": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2}
+
+
+def pair_hash(
+    user: Int64, user_ids: Sequence[str], item: Int64, item_ids: Sequence[str], seed: int
+) -> UInt64:
+    """A hash (N,) of each interaction's (user id, item id, seed), the same in every file, order and run.
+
+    The ids are hashed by SipHash (`pandas.util.hash_array`) with the seed as key, multiplied with distinct
+    odd constants, added, and mixed by the finalizer of splitmix64.
+    """
+    key = f"{seed % 2**64:016x}"
+    users = pd.util.hash_array(np.array(user_ids, dtype=object), hash_key=key, categorize=False)
+    items = pd.util.hash_array(np.array(item_ids, dtype=object), hash_key=key, categorize=False)
+    x = users[user] * np.uint64(0x9E3779B97F4A7C15) + items[item] * np.uint64(0xC2B2AE3D27D4EB4F)
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x
+
+
+def time_order(time: Int64, ties: UInt64, split: Int8 | None = None) -> npt.NDArray[np.intp]:
+    """The permutation that sorts by time, ties by hash; where a split is given, by split before time."""
+    return np.lexsort((ties, time) if split is None else (ties, time, split))
+
+
+def time_split(order: npt.NDArray[np.intp]) -> Int8:
+    """8:1:1 by interactions (cuts rounded): the first 80 % of `order` are train, 10 % valid, 10 % test."""
+    n = len(order)
+    by_rank = np.full(n, 2, dtype=np.int8)
+    by_rank[: (9 * n + 5) // 10] = 1
+    by_rank[: (8 * n + 5) // 10] = 0
+    split = np.empty(n, dtype=np.int8)
+    split[order] = by_rank
+    return split
+
+
+def read_split(series: pd.Series) -> Int8:
+    """A table's own split column as positions in SPLITS (validation, val, dev = valid; any case)."""
+    codes, names = factorise(series)
+    known = np.array([_SPLIT_NAMES.get(name.strip().lower(), -1) for name in names] + [-1], dtype=np.int8)
+    split = known[codes]
+    if (split < 0).any():
+        row = int((split < 0).argmax())
+        value = names[codes[row]] if codes[row] >= 0 else ""
+        raise FosterError(
+            f"column {clean(series.name)}, row {row + 1} is {clean(value, 60) or 'empty'}, which is no split",
+            "use train, valid (validation, val, dev) and test, or --split-column none to split by time",
+        )
+    return split
+
+
+def first_of_pairs(user: Int64, item: Int64, time: Int64, split: Int8 | None = None) -> Int64:
+    """Rows (ascending) with each (user, item) pair once, the earliest: by time, or by split, then time."""
+    pair = user * (int(item.max()) + 1) + item
+    order = np.lexsort((time, pair) if split is None else (time, split, pair))
+    ordered = pair[order]
+    first = np.ones(len(pair), dtype=bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    return np.sort(order[first])
+
+
+def tie_rates(user: Int64, time: Int64) -> tuple[float, float]:
+    """Shares of interactions at the same time as another one: of the same user, and of anyone."""
+    order = np.lexsort((time, user))
+    users, times = user[order], time[order]
+    same = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
+    everywhere = np.sort(time)
+    return _tied(same), _tied(everywhere[1:] == everywhere[:-1])
+
+
+def _tied(equal_to_last: npt.NDArray[np.bool_]) -> float:
+    tied = np.zeros(len(equal_to_last) + 1, dtype=bool)
+    tied[1:] |= equal_to_last
+    tied[:-1] |= equal_to_last
+    return float(tied.mean())
+
+
+def has_history(user: Int64) -> npt.NDArray[np.bool_]:
+    """For rows sorted by user: whether the user has an earlier one. Held-out rows that have are cases."""
+    later = np.zeros(len(user), dtype=bool)
+    later[1:] = user[1:] == user[:-1]
+    return later
+
+
+def check_split(user: Int64, split: Int8, own: bool) -> None:
+    """Raises FosterError unless train has interactions, valid and test cases (rows sorted by user)."""
+    if own:
+        hint = "give held-out rows to users with earlier ones, or --split-column none to split by time"
+    else:
+        hint = "give more interactions, or a smaller --k-core"
+    if not (split == 0).any():
+        raise FosterError("the split leaves no train interactions", hint)
+    history = has_history(user)
+    for position in (1, 2):
+        if not ((split == position) & history).any():
+            raise FosterError(
+                f"the split leaves no {SPLITS[position]} cases: no interaction in {SPLITS[position]} has an "
+                "earlier one of the same user",
+                hint,
+            )

@@ -1,0 +1,1 @@
+"""FOSTER itself (Algorithms 1 and 2)."""

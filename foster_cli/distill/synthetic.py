@@ -1,0 +1,131 @@
+"""D~: the synthetic set as Tucker factors, and its three starting points.
+
+U (M, d1), T (L, d2), G (d1, d2, d) learn; V (n, d), the item factor, is frozen. Q (M, L, d) is the Tucker
+product; P[m, t] = softmax over a subset S of Q[m, t] V_S^T (Eq. 2, 3).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from foster_cli.data.windows import Windows
+from foster_cli.errors import FosterError
+from foster_cli.models.recommender import Recommender
+from foster_cli.ops import soft_embed, tucker
+
+
+class Synthetic(nn.Module):
+    """U, T, G as parameters; `forward()` gives Q (M, L, d)."""
+
+    def __init__(self, U: Tensor, T: Tensor, G: Tensor) -> None:
+        super().__init__()
+        self.U, self.T, self.G = nn.Parameter(U), nn.Parameter(T), nn.Parameter(G)
+
+    def forward(self) -> Tensor:
+        return tucker(self.U, self.T, self.G)
+
+    def factors(self) -> dict[str, Tensor]:
+        """U, T, G, detached copies on the CPU."""
+        return {name: p.detach().cpu().clone() for name, p in self.named_parameters()}
+
+    def restore(self, factors: dict[str, Tensor]) -> None:
+        """Set U, T, G (from `factors`)."""
+        with torch.no_grad():
+            for name, p in self.named_parameters():
+                p.copy_(factors[name])
+
+
+@dataclass(frozen=True)
+class Start:
+    """A starting point. `error`: share of |Q|^2 that the ranks could not hold; `contexts` (M,) window indices."""
+
+    synthetic: Synthetic
+    error: float
+    contexts: list[int]
+
+
+def from_tensor(Q: Tensor, d1: int | None, d2: int | None) -> tuple[Synthetic, float]:
+    """Factors of Q (M, L, d) by HOSVD in the first two modes; exact (U = I, T = I, G = Q) at full rank.
+
+    Returns the relative squared error |Q - Q'|^2 / |Q|^2 beside them.
+    """
+    M, L, _ = Q.shape
+    d1, d2 = d1 or M, d2 or L
+    if d1 == M and d2 == L:
+        return Synthetic(torch.eye(M).to(Q), torch.eye(L).to(Q), Q.clone()), 0.0
+    if d1 > M or d2 > L:
+        raise FosterError(f"ranks {d1} x {d2} exceed {M} sequences x {L} positions", f"use at most {M} and {L}")
+    wide = Q.double()
+    U = torch.eye(M).to(wide) if d1 == M else torch.linalg.svd(wide.reshape(M, -1), full_matrices=False)[0][:, :d1]
+    by_time = wide.permute(1, 0, 2).reshape(L, -1)
+    T = torch.eye(L).to(wide) if d2 == L else torch.linalg.svd(by_time, full_matrices=False)[0][:, :d2]
+    G = torch.einsum("ma,tb,mtd->abd", U, T, wide)
+    error = float((tucker(U, T, G) - wide).square().sum() / wide.square().sum().clamp_min(1e-300))
+    return Synthetic(U.to(Q), T.to(Q), G.to(Q)), error
+
+
+def random_start(M: int, L: int, d: int, d1: int | None, d2: int | None, rng: torch.Generator) -> Synthetic:
+    """TD3's initialisation: U, T ~ N(0, 0.02^2), G Kaiming normal (fan-in d2 d, as torch counts it)."""
+    d1, d2 = d1 or M, d2 or L
+    U, T = (torch.empty(size).normal_(0.0, 0.02, generator=rng) for size in ((M, d1), (L, d2)))
+    G = torch.empty(d1, d2, d).normal_(0.0, math.sqrt(2.0 / (d2 * d)), generator=rng)
+    return Synthetic(U, T, G)
+
+
+def _unit_rows(V: Tensor) -> Tensor:
+    """Rows of V, centred over the catalogue, at length 1."""
+    return nn.functional.normalize(V - V.mean(0), dim=-1)
+
+
+@torch.no_grad()
+def diverse_contexts(
+    teacher: Recommender, E: Tensor, windows: Windows, M: int, rng: np.random.Generator, most: int = 20000
+) -> list[int]:
+    """M window indices: k-means on the teacher's last outputs over (at most 20,000) windows, nearest real ones."""
+    from sklearn.cluster import KMeans
+
+    if len(windows) < M:
+        raise FosterError(f"--budget {M}: there are only {len(windows)} training windows", f"use --budget {len(windows)}")
+    chosen = np.sort(rng.choice(len(windows), min(most, len(windows)), replace=False))
+    outputs = []
+    for part in np.array_split(chosen, max(1, len(chosen) // 512)):
+        items = torch.from_numpy(windows.items[part, :-1]).to(E.device)
+        last = torch.from_numpy(windows.lengths[part] - 2).to(E.device)
+        outputs.append(teacher(E[items.clamp_min(0)])[torch.arange(len(part), device=E.device), last].cpu())
+    H = torch.cat(outputs).double().numpy()
+    means = KMeans(M, n_init=1, random_state=int(rng.integers(2**31 - 1))).fit(H)
+    distance = means.transform(H)  # (W, M)
+    picked: list[int] = []
+    for m in range(M):
+        order = np.argsort(distance[:, m], kind="stable")
+        picked.append(next(int(i) for i in order if int(i) not in picked))
+    return [int(chosen[i]) for i in picked]
+
+
+def real_tensor(V: Tensor, windows: Windows, contexts: list[int], L: int, gain: float) -> Tensor:
+    """Q (M, L, d) of M real windows: centred unit rows of V times `gain`; a short window is repeated to L."""
+    unit = _unit_rows(V)
+    rows = []
+    for i in contexts:
+        items = windows.items[i, : windows.lengths[i]]
+        rows.append(unit[torch.from_numpy(np.resize(items, L)).to(V.device)])
+    return gain * torch.stack(rows)
+
+
+@torch.no_grad()
+def rollout_tensor(
+    teacher: Recommender, V: Tensor, windows: Windows, contexts: list[int], L: int, gain: float
+) -> Tensor:
+    """Q (M, L, d): Q[m,0] is the context's first item (centred unit row of V times `gain`); then Q[m,t] is the
+    frozen teacher's output on the soft sequence so far, so P[m,t] is its own next-item distribution."""
+    first = torch.from_numpy(windows.items[contexts, 0]).to(V.device)
+    Q = (gain * _unit_rows(V)[first])[:, None, :]
+    for _ in range(1, L):
+        H = teacher(soft_embed(Q, V, V))
+        Q = torch.cat([Q, H[:, -1:, :]], dim=1)
+    return Q

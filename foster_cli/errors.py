@@ -1,0 +1,23 @@
+"""The one exception users see: what is wrong, where, and what to type instead.
+
+`FosterError` is raised wherever input is at fault. `foster_cli.__main__.main` prints it as one line and
+exits with code 2; code that uses foster as a library catches it as any exception.
+"""
+
+from __future__ import annotations
+
+
+class FosterError(Exception):
+    """Bad input. `message` says what is wrong and where, `hint` what to type instead."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
+
+class Interrupted(Exception):
+    """Ctrl-C at a safe point. `message` says what was kept and how to go on."""

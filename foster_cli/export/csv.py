@@ -1,0 +1,47 @@
+"""CSV: the hard sequences of a SyntheticView out, a row per synthetic user and position (M × L, UTF-8).
+
+Columns: synthetic_user, position, item_id, title, probability. An item appears once in a sequence.
+
+Spreadsheets run cells that begin with = + - @ (also their full-width forms, tab or carriage return) as
+formulas. Such an item_id or title is written with a ' before it, and so is one that already begins with
+quotes followed by such a character: to get the original back, drop one ' where ' + and a formula character
+begin the cell. Line breaks and other control characters become spaces, so that a row is always one line.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from typing import TYPE_CHECKING
+
+from foster_cli.export.view import short
+
+if TYPE_CHECKING:
+    from foster_cli.export.view import Sink, SyntheticView
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_SKIPPED = r"[\s\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]*"  # what a spreadsheet may trim or not show
+_FORMULA = re.compile(rf"{_SKIPPED}'*{_SKIPPED}[=+\-@＝＋－＠]")
+
+
+def write(view: SyntheticView, file: Sink, top: int) -> None:
+    """Write the hard sequences; `top` plays no part here."""
+    users, length = view.hard.shape
+    rows: list[list[object]] = [["synthetic_user", "position", "item_id", "title", "probability"]]
+    for user in range(users):
+        for position in range(length):
+            item = int(view.hard[user, position])
+            probability = short(float(view.hard_probability[user, position]))
+            cells = [safe_cell(view.item_ids[item]), safe_cell(view.titles[item])]
+            rows.append([user, position, *cells, probability])
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    file.write(text.getvalue().encode("utf-8"))
+
+
+def safe_cell(text: str) -> str:
+    """`text` on one line, and with a ' before it where a spreadsheet would run it as a formula."""
+    line = _CONTROL.sub(" ", text)
+    risky = text[:1] in ("\t", "\r", "\n") or _FORMULA.match(line)
+    return f"'{line}" if risky else line

@@ -1,0 +1,41 @@
+"""JSON lines: a SyntheticView in, one line per synthetic user and position out (M × L lines, UTF-8).
+
+{"synthetic_user": 0, "position": 0, "mass": 0.83, "items": [{"item_id": …, "title": …, "probability": …}, …]}
+
+`mass` is the probability that the listed items cover. Characters that break lines or reorder text (C1
+controls, U+2028, bidirectional marks) are written as \\u escapes: the value read back is the same.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+from foster_cli.export.view import short
+
+if TYPE_CHECKING:
+    from foster_cli.export.view import Sink, SyntheticView
+
+_INVISIBLE = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+
+
+def write(view: SyntheticView, file: Sink, top: int) -> None:
+    """Write the `top` likeliest items of every position."""
+    users, length = view.hard.shape
+    for user in range(users):
+        for position in range(length):
+            index = view.top_index[user, position, :top].tolist()
+            probability = view.top_probability[user, position, :top].tolist()
+            line = {
+                "synthetic_user": user,
+                "position": position,
+                "mass": min(1.0, sum(probability)),
+                "items": [
+                    {"item_id": view.item_ids[i], "title": view.titles[i], "probability": short(p)}
+                    for i, p in zip(index, probability, strict=True)
+                ],
+            }
+            text = json.dumps(line, ensure_ascii=False, allow_nan=False)
+            text = _INVISIBLE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+            file.write(text.encode("utf-8") + b"\n")

@@ -1,0 +1,1 @@
+"""Text encoder, sequence model, losses."""

@@ -1,0 +1,309 @@
+"""Text to item embeddings: the layers that do not learn run once per item, the rest at every step.
+
+In: tokens of n items. Out: E (B, w) for any B items, w the encoder's own width. With `train_layers`
+- `none`: the pooled vectors (n, w) are kept;
+- a number N: the hidden states below the top N layers are kept, ragged (total tokens, w), the paper's caching;
+- `all`: only the tokens are kept.
+The encoder runs without dropout, so that a step depends on nothing but its inputs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from foster_cli.console import SILENT, Console
+from foster_cli.data.tokens import Tokens, tokenize
+from foster_cli.errors import FosterError
+from foster_cli.models.source import EncoderSource
+from foster_cli.runtime import cache_dir, sha256_json, writing
+
+#: Padded tokens of one chunk of texts that runs at once.
+CHUNK_TOKENS = 4096
+#: Kept hidden states are also written to the cache folder up to this size.
+CACHE_BYTES = 2 << 30
+
+
+def load_backbone(source: EncoderSource) -> tuple[nn.Module, Any]:
+    """The Hugging Face model (fp32, eval mode) and its tokenizer. Raises FosterError if it is no text encoder."""
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    where = f"--encoder {source.name}"
+    hint = "give the folder or hub id of a text encoder such as sentence-transformers/all-MiniLM-L6-v2"
+    try:
+        config = AutoConfig.from_pretrained(source.folder, local_files_only=True)
+        names = [str(a) for a in getattr(config, "architectures", None) or []]
+        if getattr(config, "is_encoder_decoder", False) or any("CausalLM" in a for a in names):
+            raise FosterError(f"{where}: {', '.join(names) or config.model_type} is no encoder", hint)
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, local_files_only=True)
+        # safetensors where there are any; else transformers reads the .bin with torch's weights-only loader
+        model = AutoModel.from_pretrained(source.folder, local_files_only=True, dtype=torch.float32)
+        if getattr(model, "pooler", None) is not None:
+            model.pooler = None
+        model.eval()
+        probe = torch.tensor([tokenizer("a text")["input_ids"]])
+        with torch.no_grad():
+            out = model(input_ids=probe, attention_mask=torch.ones_like(probe)).last_hidden_state
+        if out.shape[:2] != probe.shape:
+            raise FosterError(f"{where}: gives no vector per token", hint)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError, ImportError, SafetensorError) as e:
+        reason = " ".join(str(e).split())[:160]
+        raise FosterError(f"{where}: cannot be loaded as a text encoder ({type(e).__name__}: {reason})", hint) from e
+    return model, tokenizer
+
+
+def load_tokenizer(source: EncoderSource) -> Any:
+    """The tokenizer alone, without torch weights. Raises FosterError if there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source.folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise FosterError(f"--encoder {source.name}: no tokenizer in {source.folder}", "use --encoder minilm") from error
+
+
+def _layers(model: nn.Module) -> nn.ModuleList:
+    """The encoder's stack of layers: its longest ModuleList."""
+    stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) > 0]
+    if not stacks:
+        raise FosterError("this encoder shows no list of layers", "use --train-layers none or all")
+    return max(stacks, key=len)
+
+
+class _Passthrough(nn.Module):
+    """Stands where the embeddings were: the kept hidden states go straight to the top layers."""
+
+    def forward(self, *args: Any, inputs_embeds: Tensor, **kwargs: Any) -> Tensor:
+        return inputs_embeds
+
+
+def _top_of(model: nn.Module, count: int) -> nn.Module:
+    """A copy of `model` that holds its top `count` layers only and reads hidden states as `inputs_embeds`."""
+    stack = _layers(model)
+    if count > len(stack):
+        raise FosterError(f"--train-layers {count}: this encoder has {len(stack)} layers", f"use 1 to {len(stack)}, or all")
+    kept = list(stack)
+    memo: dict[int, Any] = {id(layer): nn.Identity() for layer in kept[: len(kept) - count]}
+    if not isinstance(getattr(model, "embeddings", None), nn.Module):
+        raise FosterError("this encoder's embeddings are not where they are expected", "use --train-layers none or all")
+    memo[id(model.embeddings)] = _Passthrough()
+    top = copy.deepcopy(model, memo)
+    name = next(n for n, m in model.named_modules() if m is stack)
+    copied = top.get_submodule(name)
+    assert isinstance(copied, nn.ModuleList)
+    del copied[: len(kept) - count]
+    return top
+
+
+def _pool(hidden: Tensor, mask: Tensor, pooling: str, normalize: bool) -> Tensor:
+    """(B, l, w), (B, l) -> (B, w), as the encoder was trained."""
+    if pooling == "cls":
+        out = hidden[:, 0]
+    else:
+        weight = mask.unsqueeze(-1).to(hidden.dtype)
+        out = (hidden * weight).sum(1) / weight.sum(1).clamp_min(1.0)
+    return F.normalize(out, dim=-1) if normalize else out
+
+
+class Ragged:
+    """Rows of different length without padding: `values` (total,) or (total, w), `offsets` (n+1,)."""
+
+    def __init__(self, values: Tensor, offsets: Tensor) -> None:
+        self.values, self.offsets = values, offsets
+
+    def padded(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows `items` (B,) as (B, l, ...) with zeros behind, and the mask (B, l) int64."""
+        start = self.offsets[items]
+        size = self.offsets[items + 1] - start
+        column = torch.arange(int(size.max()), device=items.device)
+        mask = column[None, :] < size[:, None]
+        index = torch.where(mask, start[:, None] + column[None, :], 0)
+        values = self.values[index]
+        shape = mask if values.dim() == 2 else mask.unsqueeze(-1)
+        return values * shape.to(values.dtype), mask.to(torch.int64)
+
+    def to(self, device: torch.device) -> Ragged:
+        """The same rows on `device`."""
+        return Ragged(self.values.to(device), self.offsets.to(device))
+
+
+class TextCache:
+    """What is kept of the layers that do not learn. Shared by all recommenders of a run, never copied.
+
+    One of `pooled` (n, w), `hidden` (ragged, below the top N layers), `tokens` (ragged) is what a step reads.
+    """
+
+    def __init__(self, pooled: Tensor | None, hidden: Ragged | None, tokens: Ragged | None, n: int, width: int) -> None:
+        self.pooled, self.hidden, self.tokens, self.n, self.width = pooled, hidden, tokens, n, width
+
+    def to(self, device: torch.device) -> TextCache:
+        """The same cache on `device`."""
+        return TextCache(
+            None if self.pooled is None else self.pooled.to(device),
+            None if self.hidden is None else self.hidden.to(device),
+            None if self.tokens is None else self.tokens.to(device),
+            self.n,
+            self.width,
+        )
+
+
+def _chunks(lengths: np.ndarray, order: np.ndarray) -> Iterator[np.ndarray]:
+    """`order` cut so that rows x longest row stays near CHUNK_TOKENS (`order` runs by rising length)."""
+    a = 0
+    while a < len(order):
+        b = a + 1
+        while b < len(order) and (b + 1 - a) * int(lengths[order[b]]) <= CHUNK_TOKENS:
+            b += 1
+        yield order[a:b]
+        a = b
+
+
+@torch.no_grad()
+def _run_frozen(
+    model: nn.Module, tokens: Tokens, below: int | None, source: EncoderSource, device: torch.device, console: Console
+) -> Tensor:
+    """Every text through `model` once. `below` None: pooled (n, w); else the input of layer `below`, (total, w)."""
+    ragged = Ragged(torch.from_numpy(tokens.ids), torch.from_numpy(tokens.offsets)).to(device)
+    model = model.to(device)
+    width = int(model.config.hidden_size)  # type: ignore[union-attr, arg-type]
+    out = torch.empty(len(tokens) if below is None else len(tokens.ids), width)
+    caught: list[Tensor] = []
+    handle = None
+    if below is not None:
+        layer = _layers(model)[below]
+        handle = layer.register_forward_pre_hook(
+            lambda _, args, kwargs: caught.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+        )
+    lengths = tokens.lengths
+    done = 0
+    with console.progress("reading the item texts", len(tokens)) as bar:
+        for chunk in _chunks(lengths, np.argsort(lengths, kind="stable")):
+            items = torch.from_numpy(chunk).to(device)
+            ids, mask = ragged.padded(items)
+            hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
+            if below is None:
+                out[items.cpu()] = _pool(hidden, mask, source.pooling, source.normalize).cpu()
+            else:
+                below_hidden = caught.pop()
+                start = ragged.offsets[items]
+                index = start[:, None] + torch.arange(mask.shape[1], device=device)[None, :]
+                keep = mask.bool()
+                out[index[keep].cpu()] = below_hidden[keep].cpu()
+            done += len(chunk)
+            bar.at(done)
+    if handle is not None:
+        handle.remove()
+    return out
+
+
+def _kept(key: str, make: Any, use_cache: bool) -> Tensor:
+    """The tensor under `key` in the cache folder, made and written if it is not there."""
+    from filelock import FileLock
+    from safetensors.torch import load_file, save_file
+
+    if not use_cache:
+        return make()  # type: ignore[no-any-return]
+    path = cache_dir() / "texts" / f"{key}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(path) + ".lock"):
+        if path.exists():
+            try:
+                return load_file(path)["x"]
+            except (SafetensorError, KeyError):
+                path.unlink()  # a torn cache entry is made again
+        x: Tensor = make()
+        if x.numel() * x.element_size() <= CACHE_BYTES:
+            with writing(path) as tmp:
+                save_file({"x": x.contiguous()}, tmp)
+        return x
+
+
+class TextEncoder(nn.Module):
+    """E (B, w) of items (B,). Holds the layers that learn; reads the `TextCache` for the rest."""
+
+    def __init__(self, cache: TextCache, top: nn.Module | None, pooling: str, normalize: bool) -> None:
+        super().__init__()
+        self.cache = cache
+        self.top = top
+        self.pooling, self.normalize = pooling, normalize
+
+    def forward(self, items: Tensor) -> Tensor:
+        if self.cache.pooled is not None:
+            return self.cache.pooled[items]
+        rows = self.cache.hidden if self.cache.hidden is not None else self.cache.tokens
+        assert rows is not None and self.top is not None
+        lengths = (rows.offsets[items + 1] - rows.offsets[items]).cpu().numpy()
+        order = np.argsort(lengths, kind="stable")
+        parts = [self._chunk(rows, items[torch.from_numpy(c).to(items.device)]) for c in _chunks(lengths, order)]
+        back = torch.empty(len(order), dtype=torch.int64)
+        back[torch.from_numpy(order)] = torch.arange(len(order))
+        return torch.cat(parts)[back.to(items.device)]
+
+    def _chunk(self, rows: Ragged, items: Tensor) -> Tensor:
+        assert self.top is not None
+        values, mask = rows.padded(items)
+        key = "inputs_embeds" if self.cache.hidden is not None else "input_ids"
+        hidden = self.top(**{key: values}, attention_mask=mask).last_hidden_state
+        return _pool(hidden, mask, self.pooling, self.normalize)
+
+
+def build_text_encoder(
+    texts: list[str],
+    source: EncoderSource,
+    train_layers: str,
+    max_tokens: int,
+    device: torch.device,
+    console: Console = SILENT,
+    use_cache: bool = True,
+) -> TextEncoder:
+    """The encoder for a catalogue's `texts`, its frozen part computed (or read from the cache folder).
+
+    Raises FosterError for a `train_layers` the encoder does not have, or an architecture whose top layers do
+    not give the same result from kept hidden states as the whole model gives from the tokens.
+    """
+    model, tokenizer = load_backbone(source)
+    limit = min(max_tokens, int(getattr(model.config, "max_position_embeddings", max_tokens)))  # type: ignore[arg-type]
+    tokens = tokenize(texts, tokenizer, limit)
+    n, width = len(texts), int(model.config.hidden_size)  # type: ignore[union-attr, arg-type]
+    key = [source.hash, sha256_json(texts), limit]
+    if train_layers == "none":
+        pooled = _kept(
+            sha256_json([*key, "pooled"]), lambda: _run_frozen(model, tokens, None, source, device, console), use_cache
+        )
+        return TextEncoder(TextCache(pooled.to(device), None, None, n, width), None, source.pooling, source.normalize)
+    ragged = Ragged(torch.from_numpy(tokens.ids), torch.from_numpy(tokens.offsets)).to(device)
+    if train_layers == "all":
+        cache = TextCache(None, None, ragged, n, width)
+        return TextEncoder(cache, model.to(device), source.pooling, source.normalize)
+    if not train_layers.isdigit() or int(train_layers) < 1:
+        raise FosterError(f"--train-layers {train_layers}: not a choice", "use none, all, or a number of top layers")
+    top = _top_of(model, int(train_layers)).to(device)
+    below = len(_layers(model)) - int(train_layers)
+    hidden = _kept(
+        sha256_json([*key, "hidden", below]),
+        lambda: _run_frozen(model, tokens, below, source, device, console),
+        use_cache,
+    )
+    cache = TextCache(None, Ragged(hidden.to(device), ragged.offsets), None, n, width)
+    encoder = TextEncoder(cache, top, source.pooling, source.normalize)
+    some = torch.arange(min(n, 4), device=device)
+    with torch.no_grad():
+        ids, mask = ragged.padded(some)
+        whole = _pool(
+            model.to(device)(input_ids=ids, attention_mask=mask).last_hidden_state, mask, source.pooling, source.normalize
+        )
+        if not torch.allclose(whole, encoder(some), atol=1e-4, rtol=1e-4):
+            raise FosterError(
+                f"--train-layers {train_layers}: this encoder's top layers cannot run alone", "use none or all"
+            )
+    return encoder

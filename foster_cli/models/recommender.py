@@ -1,0 +1,126 @@
+"""The recommender phi: text encoder, optional head, SASRec. Input and output share the item embeddings.
+
+`embed(items (B,)) -> E (B, d)`; `forward(X (B, l, d)) -> H (B, l, d)`; the score of an item is H . e.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foster_cli.config import ModelConfig
+from foster_cli.console import SILENT, Console
+from foster_cli.data.schema import Dataset
+from foster_cli.errors import FosterError
+from foster_cli.models.encoder import TextEncoder, build_text_encoder
+from foster_cli.models.sasrec import SASRec
+from foster_cli.models.source import EncoderSource
+from foster_cli.runtime import generator, stream_seed
+
+
+class Recommender(nn.Module):
+    """phi. With frozen texts, or `--width`, a linear head stands between the text vector and SASRec.
+
+    The head starts as the identity (orthogonal where the widths differ), so that an untrained recommender
+    already ranks by text.
+    """
+
+    def __init__(self, text: TextEncoder, config: ModelConfig, length: int, seed: int) -> None:
+        super().__init__()
+        self.text = text
+        width = config.width or text.cache.width
+        if width % config.heads:
+            raise FosterError(f"width {width} is not divisible by {config.heads} heads", "choose another --width or --heads")
+        self.width = width
+        rng = generator(seed, "recommender")
+        self.head: nn.Linear | None = None
+        if text.top is None or config.width is not None:
+            self.head = nn.Linear(text.cache.width, width)
+            nn.init.zeros_(self.head.bias)
+            if width == text.cache.width:
+                nn.init.eye_(self.head.weight)
+            else:
+                nn.init.orthogonal_(self.head.weight, generator=rng)
+        self.sequence = SASRec(width, length, config.layers, config.heads, config.dropout, rng)
+
+    @property
+    def n(self) -> int:
+        """Items in the catalogue."""
+        return self.text.cache.n
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lives."""
+        return self.sequence.position.device
+
+    def train(self, mode: bool = True) -> Recommender:
+        """Dropout on or off; the text encoder always runs without."""
+        super().train(mode)
+        self.text.eval()
+        return self
+
+    def embed(self, items: Tensor) -> Tensor:
+        """E (B, d) of items (B,), with gradient."""
+        e = self.text(items)
+        return e if self.head is None else self.head(e)
+
+    @torch.no_grad()
+    def embed_all(self, block: int = 8192) -> Tensor:
+        """E (n, d) of the whole catalogue, without gradient."""
+        index = torch.arange(self.n, device=self.device)
+        return torch.cat([self.embed(part) for part in index.split(block)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.sequence(x)
+
+    def learnables(self) -> dict[str, Tensor]:
+        """What learns, by name, detached copies on the CPU: what an anchor keeps."""
+        return {k: v.detach().cpu().clone() for k, v in self.named_parameters() if v.requires_grad}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Set what learns to `state` (from `learnables`)."""
+        with torch.no_grad():
+            for name, p in self.named_parameters():
+                if p.requires_grad:
+                    p.copy_(state[name])
+
+    def clone(self) -> Recommender:
+        """A copy with its own weights; the text cache is shared."""
+        return copy.deepcopy(self, {id(self.text.cache): self.text.cache})
+
+    def groups(self, lr: float, encoder_lr: float) -> list[dict[str, Any]]:
+        """AdamW parameter groups: SASRec and head at `lr`, the encoder's own layers at `encoder_lr`."""
+        own = [p for n, p in self.named_parameters() if p.requires_grad and not n.startswith("text.")]
+        top = [p for n, p in self.named_parameters() if p.requires_grad and n.startswith("text.")]
+        return [{"params": own, "lr": lr}, *([{"params": top, "lr": encoder_lr}] if top else [])]
+
+
+#: Makes a fresh recommender from a seed: pretrained text encoder, new head and sequence model.
+Factory = Callable[[int], Recommender]
+
+
+def recommender_factory(
+    data: Dataset,
+    source: EncoderSource,
+    config: ModelConfig,
+    length: int,
+    device: torch.device,
+    console: Console = SILENT,
+    use_cache: bool = True,
+) -> Factory:
+    """A function from a seed to a fresh recommender; the text cache is made once and shared by all of them."""
+    text = build_text_encoder(
+        data.catalogue.texts, source, config.train_layers, config.max_tokens, device, console, use_cache
+    )
+
+    def fresh(seed: int) -> Recommender:
+        own = copy.deepcopy(text, {id(text.cache): text.cache})
+        model = Recommender(own, config, length, seed).to(device)
+        model.sequence.seed_dropout(stream_seed(seed, "dropout"))
+        return model.eval()
+
+    return fresh

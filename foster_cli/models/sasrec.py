@@ -1,0 +1,77 @@
+"""SASRec (Kang and McAuley 2018): causal self-attention over item embeddings, tied with the output.
+
+In: X (B, l, d), l <= L, item embeddings from the left, position 0 the oldest. Out: H (B, l, d); the score of
+item i after position t is H[:, t] . e_i. Padding stands on the right and needs no mask under causal attention.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SeededDropout(nn.Module):
+    """Dropout that draws from its own generator, so that a seed fixes training whatever else draws."""
+
+    def __init__(self, p: float, source: list[torch.Generator]) -> None:
+        super().__init__()
+        self.p = p
+        self.source = source  # one generator on the model's device, shared by all layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0.0:
+            return x
+        keep = torch.empty_like(x).bernoulli_(1.0 - self.p, generator=self.source[0])
+        return x * keep.div_(1.0 - self.p)
+
+
+class Block(nn.Module):
+    """One block: x + attention(norm(x)), then x + feed-forward(norm(x)) with inner width d, as in SASRec."""
+
+    def __init__(self, width: int, heads: int, dropout: SeededDropout) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, width), nn.Linear(width, width)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, l, d = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(b, l, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.dropout(self.out(a.transpose(1, 2).reshape(b, l, d)))
+        return x + self.dropout(self.down(self.dropout(F.relu(self.up(self.norm2(x))))))
+
+
+class SASRec(nn.Module):
+    """Positions, blocks, final norm. Initial weights N(0, 0.02^2) from the generator that is passed in."""
+
+    def __init__(
+        self, width: int, length: int, layers: int, heads: int, dropout: float, rng: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.scale = math.sqrt(width)
+        self.position = nn.Parameter(torch.empty(length, width))
+        self.source = [torch.Generator()]
+        self.dropout = SeededDropout(dropout, self.source)
+        self.blocks = nn.ModuleList(Block(width, heads, self.dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        for name, p in self.named_parameters():
+            if p.dim() > 1:
+                nn.init.normal_(p, 0.0, 0.02, generator=rng)
+            elif "norm" not in name:
+                nn.init.zeros_(p)
+
+    def seed_dropout(self, seed: int) -> None:
+        """Start the dropout's own generator afresh, on the device the model is on."""
+        self.source[0] = torch.Generator(device=self.position.device).manual_seed(seed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.dropout(x * self.scale + self.position[: x.shape[1]])
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)

@@ -1,0 +1,60 @@
+"""The hot path in plain PyTorch: the definition that every other implementation is tested against.
+
+Shapes: U (M, d1), T (L, d2), G (d1, d2, d), V_S and E_S (s, d), Q and H (..., d). All distributions are over
+the s items of the subset S, all losses in nats.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+#: Scores held at once by `rank_counts`: 64 Mi elements, 256 MiB in fp32.
+RANK_BLOCK = 1 << 26
+
+
+def tucker(U: Tensor, T: Tensor, G: Tensor) -> Tensor:
+    """Q (M, L, d) = sum_ab U[m,a] T[t,b] G[a,b,:] (Eq. 2 without the item mode)."""
+    return torch.einsum("ma,tb,abd->mtd", U, T, G)
+
+
+def soft_embed(Q: Tensor, V_S: Tensor, E_S: Tensor) -> Tensor:
+    """X (..., d) = softmax(Q V_S^T) E_S: the probability-weighted item embedding (Eq. 3, 19)."""
+    return torch.softmax(Q @ V_S.T, dim=-1) @ E_S
+
+
+def soft_kl(Q: Tensor, V_S: Tensor, H: Tensor, E_S: Tensor) -> Tensor:
+    """KL(softmax(Q V_S^T) || softmax(H E_S^T)) per row (...,) in nats (Eq. 20, 21)."""
+    target = F.log_softmax(Q @ V_S.T, dim=-1)
+    predicted = F.log_softmax(H @ E_S.T, dim=-1)
+    return (target.exp() * (target - predicted)).sum(-1)
+
+
+def rank_counts(
+    H: Tensor, E: Tensor, target: Tensor, seen: tuple[Tensor, Tensor] | None = None, block: int = RANK_BLOCK
+) -> tuple[Tensor, Tensor]:
+    """For each row of H (R, d): how many of the n items of E (n, d) score above, and equal to, its target (R,).
+
+    Returns `greater`, `equal` (R,) int64; the target itself is counted in neither. `seen` = (items, offsets):
+    items[offsets[r] : offsets[r+1]] are left out of row r. At most `block` scores are held. Raises ValueError on
+    NaN or Inf, which no ranking survives.
+    """
+    if not (torch.isfinite(H).all() and torch.isfinite(E).all()):
+        raise ValueError("NaN or Inf in the outputs or embeddings to be ranked")
+    greater, equal = (torch.empty(len(H), dtype=torch.int64, device=H.device) for _ in range(2))
+    rows = max(1, block // max(1, len(E)))
+    for a in range(0, len(H), rows):
+        b = min(a + rows, len(H))
+        scores = H[a:b] @ E.T
+        goal = target[a:b, None]
+        own = scores.gather(1, goal)
+        scores.scatter_(1, goal, -torch.inf)
+        if seen is not None:
+            items, offsets = seen
+            size = offsets[a + 1 : b + 1] - offsets[a:b]
+            row = torch.repeat_interleave(torch.arange(b - a, device=H.device), size)
+            scores[row, items[offsets[a] : offsets[b]]] = -torch.inf
+        greater[a:b] = (scores > own).sum(1)
+        equal[a:b] = (scores == own).sum(1)
+    return greater, equal

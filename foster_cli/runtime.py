@@ -1,0 +1,172 @@
+"""Device, seeds, hashing, memory and atomic files: what every layer needs from the machine.
+
+Random generators are made here from named seeds and passed on; nothing in foster draws from a global one.
+This module imports no torch at import time, so that `--help` stays fast.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foster_cli.errors import FosterError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def stream_seed(seed: int, *names: object) -> int:
+    """A 63-bit seed for one named stream of randomness, independent between names."""
+    text = ":".join([str(seed), *map(str, names)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+def generator(seed: int, *names: object) -> torch.Generator:
+    """A CPU generator for the stream `names` of `seed` (draws are made on the CPU on every device)."""
+    import torch
+
+    return torch.Generator().manual_seed(stream_seed(seed, *names))
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` takes CUDA where there is one, else the CPU. Raises FosterError for one that is not there."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise FosterError(f"--device {name}: no such device", "use cpu, cuda, cuda:0, mps or auto") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise FosterError(f"--device {name}: torch sees no CUDA device here", "use --device cpu")
+    if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
+        raise FosterError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices", "use cuda:0")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise FosterError(f"--device {name}: torch sees no MPS device here", "use --device cpu")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise FosterError(f"--device {name}: not supported", "use cpu, cuda, mps or auto")
+    return device
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory in MiB: of the CUDA allocator on a GPU, of the process (resident) elsewhere."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 1024
+
+
+def machine() -> dict[str, Any]:
+    """The machine and library versions, for the record beside every measured number."""
+    import numpy
+    import torch
+    import transformers
+
+    from foster_cli import __version__
+
+    return {
+        "foster": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.split(':', 1)[1].strip()} x{os.cpu_count()}"
+    return f"{platform.processor() or platform.machine()} x{os.cpu_count()}"
+
+
+def cache_dir() -> Path:
+    """Where teachers and encoded texts are kept: `FOSTER_CACHE`, else `XDG_CACHE_HOME`/foster, else ~/.cache/foster."""
+    if "FOSTER_CACHE" in os.environ:
+        return Path(os.environ["FOSTER_CACHE"])
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "foster"
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Hex sha256 of a JSON-able value, independent of key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _disk_error(error: OSError, path: Path) -> FosterError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return FosterError(f"the disk is full: writing {path} failed", "free some space or give another --out")
+    reason = error.strerror or str(error)
+    return FosterError(f"cannot write {path}: {reason}", "give another --out")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Write a file beside `path`, then rename it: `path` is whole or untouched. OS faults become FosterError."""
+    tmp: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        tmp = Path(name)
+        yield tmp
+        umask = os.umask(0)
+        os.umask(umask)
+        tmp.chmod(0o666 & ~umask)
+        tmp.replace(path)
+    except OSError as error:
+        raise _disk_error(error, path) from error
+    finally:
+        if tmp is not None:
+            tmp.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing_dir(path: Path) -> Iterator[Path]:
+    """Fill a folder beside `path`, then rename it. An existing `path` is replaced only once the new one is whole."""
+    tmp: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tmp = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        yield tmp
+        tmp.chmod(0o755)
+        old = path.parent / f".{path.name}.old-{os.getpid()}"
+        if path.exists():
+            path.rename(old)
+        tmp.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise _disk_error(error, path) from error
+    finally:
+        if tmp is not None:
+            shutil.rmtree(tmp, ignore_errors=True)

@@ -1,0 +1,167 @@
+"""Training on real sequences: one plain loop, validated every epoch, the best state kept (epoch 0 included).
+
+In: training windows (W, L+1), validation cases, a fresh recommender. Out: the same recommender in its best
+state and a `Fit` with the trajectory. Batches gather windows of like length, so that little is padding.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foster_cli.config import TrainConfig
+from foster_cli.console import SILENT, Console
+from foster_cli.data.windows import Cases, Windows
+from foster_cli.errors import FosterError
+from foster_cli.evaluate.metrics import ndcg, recall
+from foster_cli.evaluate.ranking import score_model
+from foster_cli.models.losses import bce, sampled_softmax
+from foster_cli.models.recommender import Recommender
+from foster_cli.runtime import stream_seed
+
+
+@dataclass
+class Fit:
+    """How a training went. `history`: a dict per validation; `anchors`: learnable state per epoch, if kept."""
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    anchors: list[dict[str, Tensor]] = field(default_factory=list)
+    best: int = 0
+    best_value: float = 0.0
+    seconds: float = 0.0
+
+
+def batches(windows: Windows, size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """A shuffled epoch: indices (B,) of windows of like length, random within it, batches in random order."""
+    order = rng.permutation(len(windows))
+    order = order[np.argsort(windows.lengths[order], kind="stable")]
+    parts = np.array_split(order, max(1, round(len(order) / size)))
+    return [parts[i] for i in rng.permutation(len(parts))]
+
+
+@dataclass(frozen=True)
+class RealBatch:
+    """A batch on the device. `unique` (u,) items; `inputs`, `targets` (B, l) index into it; `valid` (B, l) bool;
+    `negatives` (K,) index into `unique`, or (P,) for BCE, one per valid position."""
+
+    unique: Tensor
+    inputs: Tensor
+    targets: Tensor
+    valid: Tensor
+    negatives: Tensor
+
+
+def real_batch(
+    windows: Windows, n: int, loss: str, negatives: int, rng: np.random.Generator, device: torch.device
+) -> RealBatch:
+    """Windows (B) with their sampled negatives, uniform over the n items (shared ones without replacement)."""
+    size = int(windows.lengths.max())
+    items = windows.items[:, :size]
+    valid = items[:, 1:] >= 0
+    if loss == "bce":
+        drawn = rng.integers(0, n, int(valid.sum()))
+    else:
+        drawn = rng.choice(n, min(negatives, n), replace=False)
+    unique, index = np.unique(np.concatenate([items[items >= 0], drawn]), return_inverse=True)
+    place = np.zeros(items.shape, np.int64)
+    count = int((items >= 0).sum())
+    place[items >= 0] = index[:count]
+
+    def on(x: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(x)).to(device)
+
+    return RealBatch(on(unique), on(place[:, :-1]), on(place[:, 1:]), on(valid), on(index[count:]))
+
+
+def real_outputs(model: Recommender, batch: RealBatch) -> tuple[Tensor, Tensor]:
+    """H (P, d) at the valid positions, and E (u, d) of the batch's items."""
+    E = model.embed(batch.unique)
+    return model(E[batch.inputs])[batch.valid], E
+
+
+def real_loss(H: Tensor, E: Tensor, batch: RealBatch, loss: str) -> Tensor:
+    """The training loss of a batch, in nats, a mean over its valid positions."""
+    goal = batch.targets[batch.valid]
+    if loss == "bce":
+        return bce(H, E[goal], E[batch.negatives])
+    return sampled_softmax(H, E[goal], E[batch.negatives], goal[:, None] == batch.negatives[None, :])
+
+
+def validate(model: Recommender, cases: Cases) -> dict[str, float]:
+    """R@10 and N@10 on `cases`, all of them, against all items."""
+    rank = score_model(model, cases)
+    return {"R@10": float(recall(rank, 10).mean()), "N@10": float(ndcg(rank, 10).mean())}
+
+
+def check_finite(value: float, what: str) -> None:
+    """FosterError for NaN or Inf."""
+    if not np.isfinite(value):
+        raise FosterError(f"{what} became {value}", "use a lower learning rate")
+
+
+class Best:
+    """Keeps the best validated state of a training; `stale` counts validations without a better one."""
+
+    def __init__(self, model: Recommender, cases: Cases, fit: Fit) -> None:
+        self.model, self.cases, self.fit = model, cases, fit
+        self.state: dict[str, Tensor] = {}
+        self.stale = 0
+
+    def check(self, at: int, **extra: float) -> float:
+        """Validate now; returns R@10."""
+        found = validate(self.model, self.cases)
+        self.fit.history.append({"at": float(at), **found, **extra})
+        self.stale += 1
+        if not self.state or found["R@10"] > self.fit.best_value:
+            self.fit.best, self.fit.best_value, self.stale = at, found["R@10"], 0
+            self.state = self.model.learnables()
+        return found["R@10"]
+
+
+def fit_real(
+    model: Recommender,
+    windows: Windows,
+    valid: Cases,
+    config: TrainConfig,
+    seed: int,
+    console: Console = SILENT,
+    label: str = "training",
+    on_epoch: Callable[[int, Recommender], None] | None = None,
+) -> Fit:
+    """Train `model` on real windows; it ends in its best validated state. `on_epoch` sees every state."""
+    began = time.perf_counter()
+    rng = np.random.default_rng(stream_seed(seed, "fit"))
+    fit = Fit()
+    best = Best(model, valid, fit)
+    best.check(0)
+    if on_epoch:
+        on_epoch(0, model)
+    optimizer = torch.optim.AdamW(model.groups(config.lr, config.encoder_lr), weight_decay=config.weight_decay)
+    total = max(1, round(len(windows) / config.batch))
+    with console.progress(label, config.epochs * total) as bar:
+        for epoch in range(1, config.epochs + 1):
+            model.train()
+            losses = []
+            for i, index in enumerate(batches(windows, config.batch, rng)):
+                batch = real_batch(windows.take(index), model.n, config.loss, config.negatives, rng, model.device)
+                loss = real_loss(*real_outputs(model, batch), batch, config.loss)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.item())
+                check_finite(losses[-1], f"{label}: the loss")
+                bar.at((epoch - 1) * total + i + 1, f"loss {losses[-1]:.3f} valid R@10 {fit.history[-1]['R@10']:.4f}")
+            model.eval()
+            best.check(epoch, loss=float(np.mean(losses)))
+            if on_epoch:
+                on_epoch(epoch, model)
+            if best.stale >= config.patience:
+                break
+    model.restore(best.state)
+    fit.seconds = time.perf_counter() - began
+    return fit

@@ -1,0 +1,323 @@
+"""Tables to a dataset, and a dataset to a file and back."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foster_cli.data.prepare import (
+    PrepareSettings,
+    load_dataset,
+    prepare,
+    read_prepared,
+    read_raw,
+    write_prepared,
+)
+from foster_cli.data.schema import Dataset
+from foster_cli.errors import FosterError
+
+ALL = PrepareSettings(k_core=1)
+_SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+real_data = pytest.mark.skipif(not _SHARED.exists(), reason="no ../shared/data here")
+
+
+def _table(rows: list[tuple[Any, ...]], *more: str) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp", "title", *more])
+
+
+def _shop(users: int = 6, items: int = 8, seed: int = 0) -> pd.DataFrame:
+    """Every user buys every item once, at random times."""
+    rng = np.random.default_rng(seed)
+    rows = [(f"u{u}", f"{i:03d}", 0, f"Item {i}") for u in range(users) for i in range(items)]
+    return _table(rows).assign(timestamp=rng.integers(1_600_000_000, 1_700_000_000, users * items))
+
+
+def _fault(call: Any, *args: Any) -> str:
+    with pytest.raises(FosterError) as caught:
+        call(*args)
+    assert "\n" not in str(caught.value)
+    assert caught.value.hint
+    return str(caught.value)
+
+
+def _same(a: Dataset, b: Dataset) -> bool:
+    arrays = ("user", "item", "time", "split")
+    return (
+        (a.hash, a.name, a.user_ids, a.catalogue) == (b.hash, b.name, b.user_ids, b.catalogue)
+        and (a.settings, a.statistics) == (b.settings, b.statistics)
+        and all(np.array_equal(getattr(a.interactions, f), getattr(b.interactions, f)) for f in arrays)
+        and all(getattr(a.interactions, f).dtype == getattr(b.interactions, f).dtype for f in arrays)
+    )
+
+
+def test_small_table_by_hand() -> None:
+    rows = [
+        ("b", "10", 5, "Ten", "test"),
+        ("a", "9", 3, "Nine", "validation"),
+        ("a", "10", 1, "Ten", "train"),
+        ("a", "10", 2, "Ten", "train"),  # a later duplicate
+        ("b", "9", 4, "Nine", "train"),
+        ("a", "7", 4, "Se&amp;ven ", "test"),
+    ]
+    data = prepare(_table(rows, "split"), None, PrepareSettings(), "small")
+    assert data.user_ids == ["a", "b"]
+    assert data.catalogue.ids == ["10", "7", "9"]
+    assert data.catalogue.titles == ["Ten", "Se&ven", "Nine"]
+    assert data.interactions.user.tolist() == [0, 0, 0, 1, 1]
+    assert data.interactions.item.tolist() == [0, 2, 1, 2, 0]
+    assert data.interactions.time.tolist() == [1000, 3000, 4000, 4000, 5000]
+    assert data.interactions.split.tolist() == [0, 1, 2, 0, 2]
+    found = data.statistics
+    assert (found["interactions"], found["duplicates_removed"], found["k_core"]) == (5, 1, 1)
+    assert found["average_length"] == 2.5
+    assert found["splits"]["test"] == {"interactions": 2, "users": 2, "items": 2, "cases": 2}
+    assert (found["tie_rate"], found["tie_rate_global"]) == (0.0, 0.4)
+
+
+def test_own_split_comes_before_time() -> None:
+    rows = [
+        ("a", "1", 9, "x", "train"),
+        ("a", "2", 1, "y", "valid"),
+        ("a", "3", 5, "z", "test"),
+        ("b", "1", 1, "x", "train"),
+    ]
+    data = prepare(_table(rows, "split"), None, PrepareSettings(), "d")
+    assert data.interactions.split.tolist() == [0, 1, 2, 0]
+    assert "no valid cases" in _fault(
+        prepare, _table(rows, "split").replace("valid", "train"), None, PrepareSettings(), "d"
+    )
+
+
+def test_split_column_none_splits_by_time() -> None:
+    table = _shop().assign(split="train")
+    assert "no valid cases" in _fault(prepare, table, None, ALL, "d")
+    data = prepare(table, None, PrepareSettings(split_column="none"), "d")
+    assert data.statistics["split"] == "time"
+    assert np.bincount(data.interactions.split).tolist() == [38, 5, 5]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 4))
+def test_row_order_changes_nothing(seed: int, span: int) -> None:
+    rng = random.Random(seed)
+    rows = [
+        (f"u{rng.randrange(6)}", f"i{rng.randrange(6)}", rng.randrange(span), rng.choice(["A", "B", ""]))
+        for _ in range(60)
+    ]
+    shuffled = rng.sample(rows, len(rows))
+    results = []
+    for table in (_table(rows), _table(shuffled)):
+        try:
+            results.append(prepare(table, None, PrepareSettings(k_core=2), "d"))
+        except FosterError as error:
+            results.append(str(error))
+    assert results[0] == results[1] if isinstance(results[0], str) else _same(*results)
+
+
+def test_texts_are_composed_and_cleaned() -> None:
+    items = pd.DataFrame(
+        {
+            "movieId": ["1", "2", "3", "4", "1"],
+            "genres": ["Drama|War", None, "", "A | B|", "Late"],
+            "title": ["Cafe\u0301 &quot;X&quot;\n\t y", "P | Q", " ", None, "Late"],
+            "description": ["d", "e|f", "word " * 40, None, "Late"],
+        }
+    )
+    table = pd.DataFrame(
+        [(u, i, t) for t, (u, i) in enumerate((u, i) for i in "123456789" for u in "abcdef")],
+        columns=["userId", "movieId", "time"],
+    )
+    data = prepare(table, items, ALL, "d")
+    titles = dict(zip(data.catalogue.ids, data.catalogue.titles, strict=True))
+    texts = dict(zip(data.catalogue.ids, data.catalogue.texts, strict=True))
+    assert texts["1"] == 'Café "X" y. d. Drama, War'
+    assert titles["1"] == 'Café "X" y'
+    assert texts["2"] == "P | Q. e|f"
+    assert titles["3"] == ("word " * 16).strip()
+    assert texts["4"] == titles["4"] == "A, B"
+    assert (titles["5"], texts["5"]) == ("5", "")
+    assert data.statistics["share_without_text"] == 5 / 9
+    only = prepare(table, items, PrepareSettings(k_core=1, text_columns=("genres",)), "d").catalogue
+    assert (only.titles[0], only.texts[0]) == ('Café "X" y', "Drama, War")
+    turned = PrepareSettings(k_core=1, text_columns=("genres", "title"))
+    assert prepare(table, items, turned, "d").catalogue.texts[0] == 'Café "X" y. Drama, War'
+
+
+def test_one_table_takes_the_earliest_text_of_an_item() -> None:
+    table = _shop()
+    table.loc[table["item_id"] == "003", "title"] = ["", "Late", "Early", "Later", "Later", "Later"]
+    table.loc[table["item_id"] == "003", "timestamp"] = [
+        1,
+        1_690_000_000,
+        1_610_000_000,
+        *[1_695_000_000] * 3,
+    ]
+    assert prepare(table, None, ALL, "d").catalogue.titles[3] == "Early"
+
+
+def test_token_counts() -> None:
+    data = prepare(_shop(), None, ALL, "d", lambda texts: np.array([len(t.split()) for t in texts]))
+    assert data.statistics["text_tokens"] == {"mean": 2.0, "p95": 2.0, "max": 2}
+    assert "text_tokens" not in prepare(_shop(), None, ALL, "d").statistics
+
+
+def test_two_files_in_either_order_equal_one_file(tmp_path: Path) -> None:
+    table = _shop()
+    table.to_csv(tmp_path / "buys.csv", index=False)
+    table.drop(columns="title").to_csv(tmp_path / "buys_only.tsv.gz", sep="\t", index=False)
+    items = table[["item_id", "title"]].drop_duplicates()
+    items.to_json(tmp_path / "items.jsonl", orient="records", lines=True)
+    whole = read_raw([tmp_path / "buys.csv"])
+    two = read_raw([tmp_path / "buys_only.tsv.gz", tmp_path / "items.jsonl"])
+    turned = read_raw([tmp_path / "items.jsonl", tmp_path / "buys_only.tsv.gz"])
+    assert whole.hash == two.hash == turned.hash
+    assert (whole.name, two.name) == ("buys", "buys_only")
+    assert whole.catalogue.ids[0] == "000"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t[t["user_id"] == "u0"], "only one user is left"),
+        (lambda t: t[t["item_id"] == "000"], "only one item is left"),
+        (lambda t: t.assign(title=" "), "no text at all"),
+        (lambda t: t.drop(columns="title"), "no text at all"),
+        (lambda t: t.assign(timestamp="x"), "row 1 is no time: x"),
+        (lambda t: t.iloc[6:10], "no test cases"),
+    ],
+)
+def test_bad_tables(change: Any, words: str) -> None:
+    assert words in _fault(prepare, change(_shop()), None, ALL, "d")
+
+
+def test_nothing_left_says_which_k_would_leave_something() -> None:
+    table = _shop(users=3, items=4)
+    assert "--k-core 3 would leave 12 interactions" in _fault(prepare, table, None, PrepareSettings(), "d")
+    assert "--k-core 0 is below 1" in _fault(prepare, table, None, PrepareSettings(k_core=0), "d")
+
+
+def test_no_item_in_common_shows_both_sides() -> None:
+    items = pd.DataFrame({"asin": ["B1"], "title": ["x"]})
+    fault = _fault(prepare, _shop(), items, ALL, "d")
+    assert "item_id, e.g. 000" in fault and "asin, e.g. B1" in fault
+
+
+def test_unclear_files(tmp_path: Path) -> None:
+    _shop().to_csv(tmp_path / "a.csv", index=False)
+    (tmp_path / "items.csv").write_text("item_id,title\n1,x\n")
+    a, items = tmp_path / "a.csv", tmp_path / "items.csv"
+    assert "both tables have a user column" in _fault(read_raw, [a, a])
+    assert "neither table has a user column" in _fault(read_raw, [items, items])
+    assert "3 tables given" in _fault(read_raw, [a, a, a])
+    assert "no user column" in _fault(read_raw, [items])
+
+
+def _hostile() -> Dataset:
+    table = _shop()
+    names = {"000": '"Weird" [red]', "001": "", "002": "漢字 😀", "003": "Item 4"}
+    table["title"] = [names.get(i, t) for i, t in zip(table["item_id"], table["title"], strict=True)]
+    return prepare(table, None, PrepareSettings(seed=5), "höstile")
+
+
+def test_prepared_file_round_trip(tmp_path: Path) -> None:
+    data = _hostile()
+    write_prepared(data, tmp_path / "p.parquet")
+    again = load_dataset(tmp_path / "p.parquet")
+    assert _same(data, again)
+    assert again.catalogue.texts[1] == "" and again.catalogue.titles[1] == "001"
+    write_prepared(again, tmp_path / "q.parquet")
+    assert (tmp_path / "p.parquet").read_bytes() == (tmp_path / "q.parquet").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["p.parquet", "q.parquet"]
+    row = pd.read_parquet(tmp_path / "p.parquet").iloc[0]
+    assert (row["user_id"], row["split"]) == ("u0", "train")
+
+
+def test_prepared_file_takes_no_settings_and_is_not_prepared_twice(tmp_path: Path) -> None:
+    write_prepared(_hostile(), tmp_path / "p.parquet")
+    assert "already prepared" in _fault(load_dataset, tmp_path / "p.parquet", PrepareSettings(k_core=2))
+    assert "already prepared" in _fault(read_raw, [tmp_path / "p.parquet"])
+
+
+@pytest.mark.parametrize("column", ["user_id", "item_id", "time", "split", "title", "text"])
+def test_changed_prepared_file_is_refused(tmp_path: Path, column: str) -> None:
+    path = tmp_path / "p.parquet"
+    write_prepared(_hostile(), path)
+    table = pq.read_table(path)
+    frame = table.to_pandas()
+    old = frame[column].iloc[0]
+    frame[column] = [
+        old + 1 if column == "time" and v == old else f"{v}x" if v == old else v for v in frame[column]
+    ]
+    place = table.schema.get_field_index(column)
+    values = pd.Series(frame[column].tolist())
+    pq.write_table(table.set_column(place, column, pa.array(values)), path)
+    assert "was changed" in _fault(read_prepared, path)
+    pq.write_table(table.drop([column]), path)
+    assert "was changed" in _fault(read_prepared, path)
+
+
+def test_prepared_file_of_another_format_or_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    write_prepared(_hostile(), path)
+    whole = path.read_bytes()
+    table = pq.read_table(path)
+    header = json.loads(table.schema.metadata[b"foster"])
+    for value, words in (
+        (json.dumps({**header, "format": 99}), "format 99"),
+        ("{", "was changed"),
+        ("[]", "was changed"),
+        (json.dumps({"format": 1}), "was changed"),
+    ):
+        pq.write_table(table.replace_schema_metadata({b"foster": value.encode()}), path)
+        assert words in _fault(load_dataset, path)
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "damaged" in _fault(load_dataset, path)
+
+
+def test_hash_follows_the_data_and_not_the_name() -> None:
+    base = prepare(_shop(), None, ALL, "d").hash
+    assert prepare(_shop(), None, ALL, "other").hash == base
+    changed = [
+        _shop().replace("Item 3", "Item 33"),
+        _shop().replace("u3", "u33"),
+        _shop().assign(timestamp=lambda t: t["timestamp"] + 1),
+    ]
+    assert len({base, *(prepare(t, None, ALL, "d").hash for t in changed)}) == 4
+
+
+@real_data
+def test_games_come_out_unchanged(tmp_path: Path) -> None:
+    data = load_dataset(_SHARED / "games.parquet")
+    rows = data.interactions
+    assert (len(rows), len(data.user_ids), len(data.catalogue)) == (342_329, 49_156, 17_332)
+    assert np.bincount(rows.split).tolist() == [299_987, 22_609, 19_733]
+    raw = pd.read_parquet(_SHARED / "games.parquet").astype({"user_id": str, "item_id": str})
+    raw = raw.sort_values(["user_id", "timestamp"])
+    assert [data.catalogue.ids[i] for i in rows.item.tolist()] == raw["item_id"].tolist()
+    write_prepared(data, tmp_path / "g.parquet")
+    assert _same(data, load_dataset(tmp_path / "g.parquet"))
+
+
+@real_data
+def test_movielens_from_its_two_files() -> None:
+    folder = _SHARED / "movielens-small"
+    data = load_dataset([folder / "ratings.csv", folder / "movies.csv"])
+    rows = data.interactions
+    assert (len(rows), len(data.user_ids), len(data.catalogue)) == (90_274, 610, 3_650)
+    assert np.bincount(rows.split).tolist() == [72_219, 9_028, 9_027]
+    assert min(np.bincount(rows.user).min(), np.bincount(rows.item).min()) >= 5
+    assert data.statistics["splits"]["test"]["cases"] == 8_975
+    toy_story = data.catalogue.ids.index("1")
+    assert (
+        data.catalogue.texts[toy_story] == "Toy Story (1995). Adventure, Animation, Children, Comedy, Fantasy"
+    )

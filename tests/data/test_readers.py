@@ -1,0 +1,227 @@
+"""Every format gives back what was written; a damaged or doubtful file is one line, never a silent change."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foster_cli.data.readers import read_table
+from foster_cli.errors import FosterError
+
+# Titles with all that hurts but line ends: quotes, delimiters, tabs, markup, accents, emoji, spaces.
+_titles = st.text(
+    st.one_of(
+        st.sampled_from("\"',;\t|\\[]&# é漢😀"), st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"])
+    ),
+    max_size=12,
+)
+_rows = st.lists(st.tuples(st.from_regex(r"[0-9a-z]{1,5}", fullmatch=True), _titles), min_size=1, max_size=6)
+
+
+def _write(folder: Path, name: str, data: bytes | str) -> Path:
+    path = folder / name
+    data = data.encode() if isinstance(data, str) else data
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    return path
+
+
+def _strings(frame: pd.DataFrame, column: str) -> list[str]:
+    return [str(v) for v in frame[column]]
+
+
+def _fault(path: Path) -> FosterError:
+    with pytest.raises(FosterError) as caught:
+        read_table(path)
+    assert "\n" not in str(caught.value)
+    assert caught.value.hint
+    return caught.value
+
+
+def _bytes_of(rows: list[tuple[str, str]], kind: str) -> bytes:
+    if kind == "parquet":
+        sink = io.BytesIO()
+        pq.write_table(pa.table({"item_id": [r[0] for r in rows], "title": [r[1] for r in rows]}), sink)
+        return sink.getvalue()
+    if kind == "jsonl":
+        return b"".join(json.dumps({"item_id": i, "title": t}).encode() + b"\n" for i, t in rows)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter="\t" if kind == "tsv" else ",")
+    writer.writerows([("item_id", "title"), *rows])
+    return text.getvalue().encode()
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=_rows, kind=st.sampled_from(["csv", "tsv", "jsonl", "parquet"]), gz=st.booleans())
+def test_round_trip(rows: list[tuple[str, str]], kind: str, gz: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = _write(Path(folder), f"t.{kind}" + ".gz" * gz, _bytes_of(rows, kind))
+        frame = read_table(path)
+    assert list(zip(_strings(frame, "item_id"), _strings(frame, "title"), strict=True)) == rows
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=_rows)
+def test_a_writer_that_never_quotes_loses_no_row(rows: list[tuple[str, str]]) -> None:
+    rows = [(i, t.replace("\t", " ")) for i, t in rows]
+    data = "".join(f"{i}\t{t}\tend\n" for i, t in [("item_id", "title"), *rows])
+    with tempfile.TemporaryDirectory() as folder:
+        frame = read_table(_write(Path(folder), "t.tsv", data))
+    assert _strings(frame, "item_id") == [i for i, _ in rows]
+
+
+def test_unpaired_quotes_are_text(tmp_path: Path) -> None:
+    text = 'id,title,n\n1,"Weird Al,5\n2,7" tablet,6\n3,Foo",7\n'
+    frame = read_table(_write(tmp_path, "a.csv", text))
+    assert _strings(frame, "title") == ['"Weird Al', '7" tablet', 'Foo"']
+
+
+def test_quoted_line_end_is_one_row(tmp_path: Path) -> None:
+    frame = read_table(_write(tmp_path, "a.csv", 'id,title,n\n1,"one\ntwo",5\n2,"a, b",6\n'))
+    assert _strings(frame, "title") == ["one\ntwo", "a, b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("id,title\n1,a\n2,b,c\n", "line 3"),
+        ("id,title\n1,a\n2\n3,c\n", "line 3"),
+        ('id,title\n1,"a, b"\n2,"c" d, e\n', "line 3"),
+        ('"id","title"\n"1","Weird" Al"\n', "line 2"),
+        ('id,title\n1,"a, b\n2,c\n', "line 2"),
+    ],
+)
+def test_ragged_or_misquoted_line_is_named(tmp_path: Path, text: str, line: str) -> None:
+    assert line in _fault(_write(tmp_path, "a.csv", text)).message
+
+
+def test_bom_crlf_and_blank_lines(tmp_path: Path) -> None:
+    frame = read_table(_write(tmp_path, "a.csv", b"\xef\xbb\xbfuser_id,title\r\n007,x\r\n\r\n008,\r\n"))
+    assert list(frame.columns) == ["user_id", "title"]
+    assert _strings(frame, "user_id") == ["007", "008"]
+
+
+def test_quoted_field_of_any_length(tmp_path: Path) -> None:
+    frame = read_table(_write(tmp_path, "a.csv", 'id,title\n1,"' + "x" * 200_000 + '"\n'))
+    assert _strings(frame, "title") == ["x" * 200_000]
+
+
+def test_unnamed_index_column_is_dropped(tmp_path: Path) -> None:
+    frame = read_table(_write(tmp_path, "a.csv", ",id,title\n0,1,a\n1,2,b\n"))
+    assert frame.to_numpy().tolist() == [["1", "a"], ["2", "b"]]
+
+
+def test_values_that_look_like_nothing_are_kept(tmp_path: Path) -> None:
+    frame = read_table(_write(tmp_path, "a.csv", "id,title\nnull,NA\nnan,None\n"))
+    assert frame.to_numpy().tolist() == [["null", "NA"], ["nan", "None"]]
+
+
+def test_json_of_mixed_and_nested_values(tmp_path: Path) -> None:
+    rows = [
+        {"asin": 7, "description": ["a", "b"], "categories": [["x", "y"], ["z"]], "n": None},
+        {"asin": "007", "description": "c", "title": "2019-01-01"},
+        {"asin": 8.0, "description": [], "title": "caf\u00e9 \ud83d"},
+    ]
+    data = "".join(json.dumps(r) + "\n" for r in rows)
+    frame = read_table(_write(tmp_path, "a.json.gz", data))
+    assert _strings(frame, "asin") == ["7", "007", "8"]
+    assert _strings(frame, "description") == ["a, b", "c", ""]
+    assert frame["categories"].tolist()[0] == "x, y, z"
+    assert frame["title"].tolist()[1:] == ["2019-01-01", "café \ufffd"]
+
+
+def test_json_titles_that_look_like_dates_stay_text(tmp_path: Path) -> None:
+    rows = [{"id": i} for i in range(1500)] + [{"id": 1, "title": "1984-01-01"}]
+    frame = read_table(_write(tmp_path, "a.jsonl", "".join(json.dumps(r) + "\n" for r in rows)))
+    assert frame["title"].iloc[-1] == "1984-01-01"
+
+
+def test_json_array_of_objects(tmp_path: Path) -> None:
+    frame = read_table(_write(tmp_path, "a.json", '[{"user": 1, "t": "x"}, {"user": 2}]'))
+    assert frame["user"].tolist() == [1, 2]
+    assert frame["t"].isna().tolist() == [False, True]
+
+
+def test_large_integers_beside_missing_ones_stay_exact(tmp_path: Path) -> None:
+    big = 2**60 + 1
+    pq.write_table(pa.table({"id": pa.array([big, None], pa.int64())}), tmp_path / "a.parquet")
+    assert read_table(tmp_path / "a.parquet")["id"].iloc[0] == big
+
+
+def test_parquet_lists_binary_and_dictionaries(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "item": pa.array([b"a", b"b"]),
+            "categories": pa.array([["x", "y"], None]),
+            "genres": pa.array([["x", None, ""], ["z"]]),
+            "title": pa.array(["t", "u"]).dictionary_encode(),
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    frame = read_table(tmp_path / "a.parquet")
+    assert _strings(frame, "item") == ["a", "b"]
+    assert frame["categories"].iloc[0] == "x, y"
+    assert frame["categories"].isna().tolist() == [False, True]
+    assert _strings(frame, "genres") == ["x", "z"]
+    assert _strings(frame, "title") == ["t", "u"]
+
+
+def test_gzip_is_told_by_content(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(gzip.compress(b"id,title\n1,x\n"))
+    assert _strings(read_table(tmp_path / "a.csv"), "title") == ["x"]
+
+
+_GZ = gzip.compress(b"id,title\n" + b"1,x\n" * 1000)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("a.csv", b"", "is empty"),
+        ("a.csv", b"\xef\xbb\xbf \n", "is empty"),
+        ("a.csv", b"id,title\n", "has no rows"),
+        ("a.csv", b'"id","title"\n', "has no rows"),
+        ("a.jsonl", b"[]", "has no rows"),
+        ("a.csv", b"id,id\n1,2\n", "two columns named id"),
+        ("a.csv", "id,title\n1,a\n2,é\n".encode("latin1"), "not UTF-8 (line 3"),
+        ("a.csv", "id,title\n1,a\n".encode("utf-16"), "UTF-16"),
+        ("a.xls", b"x", "unknown kind"),
+        ("noending", b"x", "unknown kind"),
+        ("a.csv", b"PK\x03\x04....", "zip archive"),
+        ("a.parquet", b"id,title\n1,x\n", "not a parquet file"),
+        ("a.parquet", b"PAR1 and then nothing PAR1", "not a parquet file"),
+        ("a.jsonl", b'{"a": 1}\n{"a": \n', "line 2 is not JSON"),
+        ("a.jsonl", b'{"a": 1}\n[1]\n', "line 2 is not an object"),
+        ("a.json", b"[1, 2]", "is not an object"),
+        ("a.jsonl", b"{'a': 1}\n", "line 1 is not JSON"),
+    ],
+)
+def test_bad_files(tmp_path: Path, name: str, data: bytes, words: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    fault = _fault(tmp_path / name)
+    assert words in fault.message
+    assert "a." in fault.message or name in fault.message
+
+
+@pytest.mark.parametrize("data", [_GZ[:-5], _GZ[:20], _GZ[:30] + b"\0\0\0" + _GZ[33:]])
+def test_damaged_gzip(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.csv.gz").write_bytes(data)
+    assert "damaged or cut-off gzip" in _fault(tmp_path / "a.csv.gz").message
+
+
+def test_plain_file_named_gz_missing_file_and_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.csv.gz").write_bytes(b"id,title\n1,x\n")
+    assert "not gzipped" in _fault(tmp_path / "a.csv.gz").message
+    assert "no such file" in _fault(tmp_path / "b.csv").message
+    assert "is a folder" in _fault(tmp_path).message
+    assert "cannot read" in _fault(tmp_path / ("x" * 300 + ".csv")).message

@@ -1,0 +1,210 @@
+"""The generated shop: shape, determinism, and that neither popularity nor titles alone solve it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.preprocessing import normalize
+
+from foster_cli.commands.sample import command
+from foster_cli.data.sample import generate_shop
+from foster_cli.errors import FosterError
+
+COLUMNS = ["user_id", "item_id", "timestamp", "title", "categories"]
+Scores = npt.NDArray[np.float64]
+
+
+@pytest.fixture(scope="module")
+def shop() -> pd.DataFrame:
+    return generate_shop(5000, 2000, np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
+def hits(shop: pd.DataFrame) -> dict[str, float]:
+    """Hit@10 in the last tenth of time, ranked among all items, of simple rules fitted on the first 8/10."""
+    items = shop.drop_duplicates("item_id").sort_values("item_id").reset_index(drop=True)
+    n = len(items)
+    number = pd.Series(items.index, index=items["item_id"])
+    group, kinds = pd.factorize(items["categories"])  # product types: what shows of the hidden groups
+    group_words = [kind.split(" > ")[1] for kind in items["categories"]]
+    other_words = [t.replace(k, "") for t, k in zip(items["title"], group_words, strict=True)]
+    bag = normalize(CountVectorizer().fit_transform(items["title"]).astype(float))
+    has = CountVectorizer(binary=True).fit_transform(other_words).toarray().astype(float)
+
+    table = shop.assign(item=shop["item_id"].map(number).to_numpy())
+    table["period"] = np.minimum(np.arange(len(table)) * 10 // len(table), 9)  # rows are in order of time
+    table = table.sort_values(["user_id", "timestamp"], kind="stable")
+    same = table["user_id"].to_numpy()[1:] == table["user_id"].to_numpy()[:-1]
+    item, period = table["item"].to_numpy(), table["period"].to_numpy()
+
+    popularity = np.bincount(item[period < 8], minlength=n).astype(float)
+    pairs = same & (period[1:] < 8)
+    before, after = item[:-1][pairs], item[1:][pairs]
+    moves = np.zeros((len(kinds), len(kinds)))
+    np.add.at(moves, (group[before], group[after]), 1.0)
+    share = np.bincount(group, popularity) / popularity.sum()
+    moves = (moves + 20 * share) / (moves.sum(1, keepdims=True) + 20)
+    within = (popularity + 1) / np.bincount(group, popularity + 1)[group]
+    # How much likelier a word of the last title is in the next one than in any.
+    lift = np.log((has[before] * has[after]).sum(0) + 5) - np.log(has[before].sum(0) * has[after].mean(0) + 5)
+
+    at = np.flatnonzero(same & (period[1:] == 9))
+    last, target = item[at], item[at + 1]
+
+    def hit(score: Scores) -> float:
+        """Ties count half."""
+        goal = score[np.arange(len(target)), target][:, None]
+        above, tied = (score > goal).sum(1), (score == goal).sum(1) - 1
+        return float((above + tied / 2 < 10).mean())
+
+    nearest = (bag[last] @ bag.T).toarray()
+    nearest[np.arange(len(last)), last] = -1.0
+    next_group = moves[group[last]][:, group] * within
+    return {
+        "cases": float(len(target)),
+        "popularity": hit(np.broadcast_to(popularity, nearest.shape)),
+        "text": hit(nearest),
+        "transitions": hit(next_group),
+        "both": hit(next_group * np.exp((has[last] * lift) @ has.T)),
+    }
+
+
+def test_columns_and_shape(shop: pd.DataFrame) -> None:
+    assert list(shop.columns) == COLUMNS
+    assert shop["timestamp"].dtype == np.int64
+    assert not shop.isna().any().any()
+    assert shop["timestamp"].is_monotonic_increasing
+    lengths = shop.groupby("user_id").size()
+    assert len(lengths) == 5000
+    assert lengths.min() >= 5
+    assert 8 <= lengths.mean() <= 12
+    counts = shop["item_id"].value_counts()
+    assert len(counts) > 1950
+    assert (counts >= 5).mean() > 0.9, "the 5-core keeps most items"
+
+
+def test_titles_are_unique_readable_and_some_awkward(shop: pd.DataFrame) -> None:
+    titles = shop.drop_duplicates("item_id")["title"]
+    assert titles.is_unique
+    assert shop.groupby("item_id")["title"].nunique().max() == 1
+    for character in ('"', "&", "'", "é", "Å"):
+        assert titles.str.contains(character, regex=False).any(), character
+    assert titles.str.split().str.len().between(4, 14).all()
+
+
+def test_timestamps_have_rhythm_and_bursts(shop: pd.DataFrame) -> None:
+    moment = pd.to_datetime(shop["timestamp"], unit="ms")
+    assert moment.min() >= pd.Timestamp("2022-01-01")
+    assert moment.max() < pd.Timestamp("2024-02-01")
+    weekend = moment.map(lambda m: m.weekday() >= 5).mean()
+    assert 0.4 < weekend < 0.6
+    hours = moment.dt.hour.value_counts(normalize=True)
+    assert hours[20] > 5 * hours[3]
+    gaps = shop.sort_values(["user_id", "timestamp"]).groupby("user_id")["timestamp"].diff().dropna()
+    assert 0.25 < (gaps < 3_600_000).mean() < 0.65
+    assert (gaps > 5 * 86_400_000).mean() > 0.3
+
+
+def test_popularity_is_a_power_law(shop: pd.DataFrame) -> None:
+    counts = shop["item_id"].value_counts().to_numpy()
+    slope = np.polyfit(np.log(np.arange(1, len(counts) + 1)), np.log(counts), 1)[0]
+    assert -1.6 < slope < -0.4
+
+
+def test_items_are_introduced_over_time(shop: pd.DataFrame) -> None:
+    first = shop.groupby("item_id")["timestamp"].min()
+    start, end = shop["timestamp"].iloc[[0, -1]]
+    late = (first > start + 0.4 * (end - start)).mean()
+    assert 0.1 < late < 0.4
+
+
+def test_neither_popularity_nor_titles_nor_transitions_alone_solve_it(hits: dict[str, float]) -> None:
+    assert hits["cases"] > 3000
+    assert 0.015 < hits["popularity"] < 0.045
+    assert 0.03 < hits["text"] < 0.08
+    assert hits["both"] > 0.15
+    for alone in ("popularity", "text", "transitions"):
+        assert hits["both"] >= 1.3 * hits[alone], hits
+
+
+def test_tastes_drift(shop: pd.DataFrame) -> None:
+    """Departments of a user's first and last third differ more than those of odd and even positions."""
+    table = shop.sort_values(["user_id", "timestamp"], kind="stable").reset_index(drop=True)
+    table["department"] = table["categories"].str.split(" > ").str[0]
+    by_user = table.groupby("user_id")
+    size, position = by_user["item_id"].transform("size"), by_user.cumcount()
+    table, position, size = table[size >= 12], position[size >= 12], size[size >= 12]
+
+    def distance(half: pd.Series) -> float:
+        counts = table.groupby([table["user_id"], half])["department"].value_counts(normalize=True)
+        wide = counts.unstack(level=1).fillna(0.0)
+        return float((wide[0] - wide[1]).abs().groupby(level=0).sum().mean() / 2)
+
+    rng = np.random.default_rng(0)
+    noise = pd.Series(rng.random(len(table)), index=table.index)
+    shuffled = noise.groupby(table["user_id"]).rank() > size / 2
+    early_late = distance((position >= size / 2).astype(int))
+    by_chance = distance(shuffled.astype(int))
+    assert early_late > by_chance + 0.03, (early_late, by_chance)
+
+
+def test_same_seed_same_bytes_other_seed_other_shop(tmp_path: Path) -> None:
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        command(out=tmp_path / f"{name}.parquet", users=60, items=50, seed=seed, json=False)
+    a, b, c = ((tmp_path / f"{name}.parquet").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.parquet", "b.parquet", "c.parquet"]
+    assert pq.read_schema(tmp_path / "a.parquet").names == COLUMNS
+
+
+def test_json_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command(out=tmp_path / "s.parquet", users=20, items=30, seed=0, json=True)
+    result = json.loads(capsys.readouterr().out)
+    table = pd.read_parquet(tmp_path / "s.parquet")
+    assert result["interactions"] == len(table)
+    assert result["users"] == 20
+    assert result["items_bought"] == table["item_id"].nunique()
+
+
+@pytest.mark.parametrize(("users", "items"), [(10, 20), (11, 2000), (300, 20), (40, 8000)])
+def test_odd_sizes(users: int, items: int) -> None:
+    shop = generate_shop(users, items, np.random.default_rng(1))
+    assert shop["user_id"].nunique() == users
+    assert shop["item_id"].nunique() <= items
+    assert shop.drop_duplicates("item_id")["title"].is_unique
+
+
+def test_bad_arguments(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(FosterError, match="--users 9"):
+        generate_shop(9, 100, rng)
+    with pytest.raises(FosterError, match="--items 19"):
+        generate_shop(100, 19, rng)
+    with pytest.raises(FosterError, match=r"shop\.parquet"):
+        command(out=tmp_path / "shop.csv", users=20, items=30, seed=0, json=False)
+    (tmp_path / "dir.parquet").mkdir()
+    with pytest.raises(FosterError, match="folder"):
+        command(out=tmp_path / "dir.parquet", users=20, items=30, seed=0, json=False)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(FosterError, match="cannot write"):
+        command(out=tmp_path / "file" / "shop.parquet", users=20, items=30, seed=0, json=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dir.parquet", "file"]
+
+
+def test_command_module_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, foster_cli.commands.sample, foster_cli.commands.export; "
+        "sys.stdout.write(' '.join({'numpy', 'pandas', 'pyarrow', 'torch'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
