@@ -61,17 +61,17 @@ class TrainConfig:
 class StudentConfig:
     """Training a fresh recommender on a synthetic set (Algorithm 1, repeated)."""
 
-    lr: float = 1e-3
+    lr: float = 5e-4
     """AdamW rate of SASRec and the linear head."""
     encoder_lr: float = 5e-5
     """AdamW rate of the text encoder's own layers."""
     weight_decay: float = 1e-4
     """AdamW weight decay."""
-    steps: int = 600
+    steps: int = 400
     """Most steps."""
     check_every: int = 50
     """Steps between validations; the best state is kept, step 0 included."""
-    patience: int = 4
+    patience: int = 3
     """Stop after this many validations without a better R@10."""
 
 
@@ -83,12 +83,12 @@ class DistillConfig:
     """M, synthetic sequences."""
     length: int = 20
     """L, positions of a synthetic sequence; also the longest history a recommender reads."""
-    steps: int = 200
+    steps: int = 100
     """K, outer steps."""
     init: str = "rollout"
     """Where D~ starts: `rollout`, `real` or `random` (TD3's)."""
-    gain: float = 6.0
-    """Length of the first vector of a rollout and of every vector of a `real` start."""
+    gain: float = 40.0
+    """Length of the first vector of a rollout, and of every vector of a `real` start: the larger, the harder P."""
     rank_user: int | None = None
     """d1, rank of the user factor; None: M (full)."""
     rank_time: int | None = None
@@ -109,6 +109,8 @@ class DistillConfig:
     """AdamW weight decay of U, T, G."""
     barrier: str = "gradient"
     """`gradient`: phi_k = eta * |grad q|^2 (Eq. 7); `loss`: phi_k = eta * L_in (the BOME code's other form)."""
+    outer_loss: str = "bce"
+    """Real-data part of the outer loss: `bce` (Eq. 16) or `softmax`."""
     eta: float = 0.5
     """Barrier strength."""
     alpha: float = 1.0
@@ -116,9 +118,9 @@ class DistillConfig:
     dh_weight: float = 0.1
     """lambda, weight of the distributional-hypothesis loss (Eq. 11)."""
     dh_form: str = "rank"
-    """How d_sem and d_cond come to one scale: `rank`, `mean` (each over its running mean), `raw` (Eq. 10 as read)."""
-    dh_pairs: int = 256
-    """Item pairs per step."""
+    """How d_sem and d_cond come to one scale: `rank`, `mean` (each over its mean), `raw` (Eq. 10 as read)."""
+    dh_items: int = 64
+    """Items per step whose pairs L_DH compares."""
     reset: str = "anchor"
     """`anchor`: to a random checkpoint of the real trajectory; `random`: to a fresh model; `never`."""
     reset_every: int = 100

@@ -83,7 +83,10 @@ class Console:
         widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
         lines = [title] if title else []
         for row in cells:
-            first, rest = row[0].ljust(widths[0]), [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)]
+            first, rest = (
+                row[0].ljust(widths[0]),
+                [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)],
+            )
             lines.append("  ".join([first, *rest]).rstrip())
         self._out.print(escape("\n".join(lines)))
 

@@ -19,5 +19,5 @@ class FosterError(Exception):
         return f"{self.message}; {self.hint}" if self.hint else self.message
 
 
-class Interrupted(Exception):
-    """Ctrl-C at a safe point. `message` says what was kept and how to go on."""
+class NotFinite(FosterError):
+    """A loss or parameter became NaN or Inf."""

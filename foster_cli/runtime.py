@@ -6,6 +6,7 @@ This module imports no torch at import time, so that `--help` stays fast.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -51,7 +52,9 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise FosterError(f"--device {name}: torch sees no CUDA device here", "use --device cpu")
     if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
-        raise FosterError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices", "use cuda:0")
+        raise FosterError(
+            f"--device {name}: there are {torch.cuda.device_count()} CUDA devices", "use cuda:0"
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise FosterError(f"--device {name}: torch sees no MPS device here", "use --device cpu")
     if device.type not in ("cpu", "cuda", "mps"):
@@ -59,12 +62,40 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def adamw(groups: Any, lr: float = 1e-3, weight_decay: float = 0.0) -> torch.optim.AdamW:
+    """AdamW, fused where the device has it (CPU and CUDA)."""
+    import torch
+
+    groups = list(groups)
+    first = groups[0]["params"][0] if isinstance(groups[0], dict) else groups[0]
+    return torch.optim.AdamW(
+        groups, lr=lr, weight_decay=weight_decay, fused=first.device.type in ("cpu", "cuda")
+    )
+
+
+def reset_peak() -> None:
+    """Start counting peak memory afresh (CUDA's allocator, and the process where Linux lets it)."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(
+        OSError
+    ):  # not Linux, or not permitted: the peak is then that of the whole process
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory in MiB: of the CUDA allocator on a GPU, of the process (resident) elsewhere."""
+    """Peak memory in MiB since `reset_peak`: of the CUDA allocator on a GPU, resident in the process elsewhere."""
     if device.type == "cuda":
         import torch
 
         return torch.cuda.max_memory_allocated(device) / 2**20
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -125,7 +156,9 @@ def sha256_json(value: Any) -> str:
 
 def _disk_error(error: OSError, path: Path) -> FosterError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return FosterError(f"the disk is full: writing {path} failed", "free some space or give another --out")
+        return FosterError(
+            f"the disk is full: writing {path} failed", "free some space or give another --out"
+        )
     reason = error.strerror or str(error)
     return FosterError(f"cannot write {path}: {reason}", "give another --out")
 

@@ -70,7 +70,9 @@ def training_windows(data: Dataset, length: int, stride: int | None = None) -> W
     keep = data.interactions.split == SPLITS.index("train")
     user, items = data.interactions.user[keep], data.interactions.item[keep]
     if len(user) == 0:
-        raise FosterError("no training interactions", "check the split column, or leave it out with --split-column none")
+        raise FosterError(
+            "no training interactions", "check the split column, or leave it out with --split-column none"
+        )
     first = np.flatnonzero(np.r_[True, user[1:] != user[:-1]])
     count = np.diff(np.r_[first, len(user)])
     starts, lengths = [], []
@@ -85,7 +87,9 @@ def training_windows(data: Dataset, length: int, stride: int | None = None) -> W
     order = np.argsort(start, kind="stable")
     start, size = start[order], size[order]
     if len(start) == 0:
-        raise FosterError("no user has two training interactions", "give longer histories, or a lower --k-core")
+        raise FosterError(
+            "no user has two training interactions", "give longer histories, or a lower --k-core"
+        )
     return Windows(_gather(items, start, size, length + 1), size)
 
 

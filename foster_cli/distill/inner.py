@@ -16,7 +16,7 @@ from foster_cli.console import SILENT, Console
 from foster_cli.data.windows import Cases
 from foster_cli.models.recommender import Recommender
 from foster_cli.ops import soft_embed, soft_kl
-from foster_cli.runtime import generator
+from foster_cli.runtime import adamw, generator
 from foster_cli.train.fit import Best, Fit, check_finite
 
 #: Draws the subset S (s,) of a step.
@@ -39,7 +39,13 @@ def inner_loss(phi: Recommender, Q: Tensor, V: Tensor, S: Tensor) -> Tensor:
 
 
 def inner_steps(
-    phi: Recommender, Q: Tensor, V: Tensor, subset: Subset, count: int, optimizer: torch.optim.Optimizer, rng: torch.Generator
+    phi: Recommender,
+    Q: Tensor,
+    V: Tensor,
+    subset: Subset,
+    count: int,
+    optimizer: torch.optim.Optimizer,
+    rng: torch.Generator,
 ) -> float:
     """`count` steps of Algorithm 1 on phi, a fresh S each; the last loss."""
     value = float("nan")
@@ -70,7 +76,7 @@ def fit_synthetic(
     fit = Fit()
     best = Best(phi, valid, fit)
     best.check(0)
-    optimizer = torch.optim.AdamW(phi.groups(config.lr, config.encoder_lr), weight_decay=config.weight_decay)
+    optimizer = adamw(phi.groups(config.lr, config.encoder_lr), weight_decay=config.weight_decay)
     Q = Q.detach()
     with console.progress(label, config.steps) as bar:
         for step in range(config.check_every, config.steps + 1, config.check_every):

@@ -56,9 +56,20 @@ def load_backbone(source: EncoderSource) -> tuple[nn.Module, Any]:
             out = model(input_ids=probe, attention_mask=torch.ones_like(probe)).last_hidden_state
         if out.shape[:2] != probe.shape:
             raise FosterError(f"{where}: gives no vector per token", hint)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError, ImportError, SafetensorError) as e:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        RuntimeError,
+        ImportError,
+        SafetensorError,
+    ) as e:
         reason = " ".join(str(e).split())[:160]
-        raise FosterError(f"{where}: cannot be loaded as a text encoder ({type(e).__name__}: {reason})", hint) from e
+        raise FosterError(
+            f"{where}: cannot be loaded as a text encoder ({type(e).__name__}: {reason})", hint
+        ) from e
     return model, tokenizer
 
 
@@ -69,7 +80,9 @@ def load_tokenizer(source: EncoderSource) -> Any:
     try:
         return AutoTokenizer.from_pretrained(source.folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise FosterError(f"--encoder {source.name}: no tokenizer in {source.folder}", "use --encoder minilm") from error
+        raise FosterError(
+            f"--encoder {source.name}: no tokenizer in {source.folder}", "use --encoder minilm"
+        ) from error
 
 
 def _layers(model: nn.Module) -> nn.ModuleList:
@@ -91,11 +104,15 @@ def _top_of(model: nn.Module, count: int) -> nn.Module:
     """A copy of `model` that holds its top `count` layers only and reads hidden states as `inputs_embeds`."""
     stack = _layers(model)
     if count > len(stack):
-        raise FosterError(f"--train-layers {count}: this encoder has {len(stack)} layers", f"use 1 to {len(stack)}, or all")
+        raise FosterError(
+            f"--train-layers {count}: this encoder has {len(stack)} layers", f"use 1 to {len(stack)}, or all"
+        )
     kept = list(stack)
     memo: dict[int, Any] = {id(layer): nn.Identity() for layer in kept[: len(kept) - count]}
     if not isinstance(getattr(model, "embeddings", None), nn.Module):
-        raise FosterError("this encoder's embeddings are not where they are expected", "use --train-layers none or all")
+        raise FosterError(
+            "this encoder's embeddings are not where they are expected", "use --train-layers none or all"
+        )
     memo[id(model.embeddings)] = _Passthrough()
     top = copy.deepcopy(model, memo)
     name = next(n for n, m in model.named_modules() if m is stack)
@@ -143,7 +160,9 @@ class TextCache:
     One of `pooled` (n, w), `hidden` (ragged, below the top N layers), `tokens` (ragged) is what a step reads.
     """
 
-    def __init__(self, pooled: Tensor | None, hidden: Ragged | None, tokens: Ragged | None, n: int, width: int) -> None:
+    def __init__(
+        self, pooled: Tensor | None, hidden: Ragged | None, tokens: Ragged | None, n: int, width: int
+    ) -> None:
         self.pooled, self.hidden, self.tokens, self.n, self.width = pooled, hidden, tokens, n, width
 
     def to(self, device: torch.device) -> TextCache:
@@ -170,7 +189,12 @@ def _chunks(lengths: np.ndarray, order: np.ndarray) -> Iterator[np.ndarray]:
 
 @torch.no_grad()
 def _run_frozen(
-    model: nn.Module, tokens: Tokens, below: int | None, source: EncoderSource, device: torch.device, console: Console
+    model: nn.Module,
+    tokens: Tokens,
+    below: int | None,
+    source: EncoderSource,
+    device: torch.device,
+    console: Console,
 ) -> Tensor:
     """Every text through `model` once. `below` None: pooled (n, w); else the input of layer `below`, (total, w)."""
     ragged = Ragged(torch.from_numpy(tokens.ids), torch.from_numpy(tokens.offsets)).to(device)
@@ -182,7 +206,8 @@ def _run_frozen(
     if below is not None:
         layer = _layers(model)[below]
         handle = layer.register_forward_pre_hook(
-            lambda _, args, kwargs: caught.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+            lambda _, args, kwargs: caught.append(args[0] if args else kwargs["hidden_states"]),
+            with_kwargs=True,
         )
     lengths = tokens.lengths
     done = 0
@@ -244,7 +269,9 @@ class TextEncoder(nn.Module):
         assert rows is not None and self.top is not None
         lengths = (rows.offsets[items + 1] - rows.offsets[items]).cpu().numpy()
         order = np.argsort(lengths, kind="stable")
-        parts = [self._chunk(rows, items[torch.from_numpy(c).to(items.device)]) for c in _chunks(lengths, order)]
+        parts = [
+            self._chunk(rows, items[torch.from_numpy(c).to(items.device)]) for c in _chunks(lengths, order)
+        ]
         back = torch.empty(len(order), dtype=torch.int64)
         back[torch.from_numpy(order)] = torch.arange(len(order))
         return torch.cat(parts)[back.to(items.device)]
@@ -278,15 +305,21 @@ def build_text_encoder(
     key = [source.hash, sha256_json(texts), limit]
     if train_layers == "none":
         pooled = _kept(
-            sha256_json([*key, "pooled"]), lambda: _run_frozen(model, tokens, None, source, device, console), use_cache
+            sha256_json([*key, "pooled"]),
+            lambda: _run_frozen(model, tokens, None, source, device, console),
+            use_cache,
         )
-        return TextEncoder(TextCache(pooled.to(device), None, None, n, width), None, source.pooling, source.normalize)
+        return TextEncoder(
+            TextCache(pooled.to(device), None, None, n, width), None, source.pooling, source.normalize
+        )
     ragged = Ragged(torch.from_numpy(tokens.ids), torch.from_numpy(tokens.offsets)).to(device)
     if train_layers == "all":
         cache = TextCache(None, None, ragged, n, width)
         return TextEncoder(cache, model.to(device), source.pooling, source.normalize)
     if not train_layers.isdigit() or int(train_layers) < 1:
-        raise FosterError(f"--train-layers {train_layers}: not a choice", "use none, all, or a number of top layers")
+        raise FosterError(
+            f"--train-layers {train_layers}: not a choice", "use none, all, or a number of top layers"
+        )
     top = _top_of(model, int(train_layers)).to(device)
     below = len(_layers(model)) - int(train_layers)
     hidden = _kept(
@@ -300,10 +333,14 @@ def build_text_encoder(
     with torch.no_grad():
         ids, mask = ragged.padded(some)
         whole = _pool(
-            model.to(device)(input_ids=ids, attention_mask=mask).last_hidden_state, mask, source.pooling, source.normalize
+            model.to(device)(input_ids=ids, attention_mask=mask).last_hidden_state,
+            mask,
+            source.pooling,
+            source.normalize,
         )
         if not torch.allclose(whole, encoder(some), atol=1e-4, rtol=1e-4):
             raise FosterError(
-                f"--train-layers {train_layers}: this encoder's top layers cannot run alone", "use none or all"
+                f"--train-layers {train_layers}: this encoder's top layers cannot run alone",
+                "use none or all",
             )
     return encoder

@@ -34,7 +34,9 @@ class Recommender(nn.Module):
         self.text = text
         width = config.width or text.cache.width
         if width % config.heads:
-            raise FosterError(f"width {width} is not divisible by {config.heads} heads", "choose another --width or --heads")
+            raise FosterError(
+                f"width {width} is not divisible by {config.heads} heads", "choose another --width or --heads"
+            )
         self.width = width
         rng = generator(seed, "recommender")
         self.head: nn.Linear | None = None

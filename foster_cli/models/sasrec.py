@@ -40,11 +40,32 @@ class Block(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, l, d) -> (B, l, d)."""
         b, l, d = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(b, l, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.dropout(self.out(a.transpose(1, 2).reshape(b, l, d)))
+        return self.feed_forward(x)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """The second half, position by position."""
         return x + self.dropout(self.down(self.dropout(F.relu(self.up(self.norm2(x))))))
+
+    def at(self, x: Tensor, last: Tensor) -> Tensor:
+        """(B, l, d), positions `last` (B,) -> (B, d): what `forward` gives there, at a third of the work."""
+        b, l, d = x.shape
+        row = torch.arange(b, device=x.device)
+        y = self.norm1(x)
+        weight, bias = self.qkv.weight, self.qkv.bias
+        q = F.linear(y[row, last], weight[:d], bias[:d]).view(b, self.heads, 1, d // self.heads)
+        k, v = (
+            F.linear(y, weight[d:], bias[d:])
+            .view(b, l, 2, self.heads, d // self.heads)
+            .permute(2, 0, 3, 1, 4)
+        )
+        mask = (torch.arange(l, device=x.device)[None, :] <= last[:, None])[:, None, None, :]
+        a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.feed_forward(x[row, last] + self.dropout(self.out(a.reshape(b, d))))
 
 
 class SASRec(nn.Module):
@@ -69,6 +90,15 @@ class SASRec(nn.Module):
     def seed_dropout(self, seed: int) -> None:
         """Start the dropout's own generator afresh, on the device the model is on."""
         self.source[0] = torch.Generator(device=self.position.device).manual_seed(seed)
+
+    def last(self, x: Tensor, last: Tensor) -> Tensor:
+        """H (B, d) at positions `last` (B,): equal to `forward` there, for ranking."""
+        x = self.dropout(x * self.scale + self.position[: x.shape[1]])
+        for block in self.blocks[:-1]:
+            x = block(x)
+        final = self.blocks[-1]
+        assert isinstance(final, Block)
+        return self.norm(final.at(x, last))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.dropout(x * self.scale + self.position[: x.shape[1]])

@@ -17,12 +17,15 @@ from torch import Tensor
 from foster_cli.config import TrainConfig
 from foster_cli.console import SILENT, Console
 from foster_cli.data.windows import Cases, Windows
-from foster_cli.errors import FosterError
+from foster_cli.errors import NotFinite
 from foster_cli.evaluate.metrics import ndcg, recall
 from foster_cli.evaluate.ranking import score_model
 from foster_cli.models.losses import bce, sampled_softmax
 from foster_cli.models.recommender import Recommender
-from foster_cli.runtime import stream_seed
+from foster_cli.runtime import adamw, stream_seed
+
+#: Fewest steps between two validations.
+LEAST_STEPS = 20
 
 
 @dataclass
@@ -99,9 +102,9 @@ def validate(model: Recommender, cases: Cases) -> dict[str, float]:
 
 
 def check_finite(value: float, what: str) -> None:
-    """FosterError for NaN or Inf."""
+    """NotFinite for NaN or Inf."""
     if not np.isfinite(value):
-        raise FosterError(f"{what} became {value}", "use a lower learning rate")
+        raise NotFinite(f"{what} became {value}", "use a lower learning rate")
 
 
 class Best:
@@ -132,8 +135,13 @@ def fit_real(
     console: Console = SILENT,
     label: str = "training",
     on_epoch: Callable[[int, Recommender], None] | None = None,
+    check_every: int | None = None,
 ) -> Fit:
-    """Train `model` on real windows; it ends in its best validated state. `on_epoch` sees every state."""
+    """Train `model` on real windows; it ends in its best validated state. `on_epoch` sees every state.
+
+    Validated every `check_every` epochs (None: every epoch, or every 20 steps where an epoch has fewer);
+    `config.epochs` and `config.patience` count validations.
+    """
     began = time.perf_counter()
     rng = np.random.default_rng(stream_seed(seed, "fit"))
     fit = Fit()
@@ -141,25 +149,34 @@ def fit_real(
     best.check(0)
     if on_epoch:
         on_epoch(0, model)
-    optimizer = torch.optim.AdamW(model.groups(config.lr, config.encoder_lr), weight_decay=config.weight_decay)
+    optimizer = adamw(model.groups(config.lr, config.encoder_lr), weight_decay=config.weight_decay)
     total = max(1, round(len(windows) / config.batch))
-    with console.progress(label, config.epochs * total) as bar:
-        for epoch in range(1, config.epochs + 1):
+    check_every = check_every or -(-LEAST_STEPS // total)
+    epochs = config.epochs * check_every
+    with console.progress(label, epochs * total) as bar:
+        for epoch in range(1, epochs + 1):
             model.train()
             losses = []
             for i, index in enumerate(batches(windows, config.batch, rng)):
-                batch = real_batch(windows.take(index), model.n, config.loss, config.negatives, rng, model.device)
+                batch = real_batch(
+                    windows.take(index), model.n, config.loss, config.negatives, rng, model.device
+                )
                 loss = real_loss(*real_outputs(model, batch), batch, config.loss)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 losses.append(loss.item())
                 check_finite(losses[-1], f"{label}: the loss")
-                bar.at((epoch - 1) * total + i + 1, f"loss {losses[-1]:.3f} valid R@10 {fit.history[-1]['R@10']:.4f}")
+                bar.at(
+                    (epoch - 1) * total + i + 1,
+                    f"loss {losses[-1]:.3f} valid R@10 {fit.history[-1]['R@10']:.4f}",
+                )
             model.eval()
-            best.check(epoch, loss=float(np.mean(losses)))
             if on_epoch:
                 on_epoch(epoch, model)
+            if epoch % check_every:
+                continue
+            best.check(epoch, loss=float(np.mean(losses)))
             if best.stale >= config.patience:
                 break
     model.restore(best.state)

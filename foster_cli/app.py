@@ -1,0 +1,42 @@
+"""The Typer app: one command per file in `commands/`. Imports nothing heavy, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from foster_cli import __version__
+from foster_cli.commands import demo, distill, eval, export, preprocess, sample
+
+app = typer.Typer(
+    name="foster",
+    help="Shrink a sequential-recommendation dataset to about 20 synthetic sequences that train as well as all of it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"foster {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Options of every command; `--debug` is read in `__main__`."""
+
+
+app.command("preprocess")(preprocess.command)
+app.command("sample")(sample.command)
+app.command("distill")(distill.command)
+app.command("eval")(eval.command)
+app.command("export")(export.command)
+app.command("demo")(demo.command)

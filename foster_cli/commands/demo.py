@@ -1,0 +1,43 @@
+"""`foster demo`: the whole way on generated data: sample, distill, eval, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    out: Annotated[Path, typer.Option("--out", help="The folder to fill.")] = Path("demo"),
+    users: Annotated[int, typer.Option("--users", help="Users of the generated shop.")] = 2000,
+    items: Annotated[int, typer.Option("--items", help="Items of the generated shop.")] = 800,
+    steps: Annotated[int, typer.Option("--steps", help="Outer steps.")] = 20,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fresh models per row.")] = 2,
+    seed: Annotated[int, typer.Option("--seed", help="Fixes the result on a given machine.")] = 0,
+    train_layers: Annotated[str, typer.Option("--train-layers", help="As in foster distill.")] = "none",
+) -> None:
+    """Generate a shop, distil it, evaluate and export: leaves shop.parquet, bundle/, metrics.json, synthetic.jsonl.
+
+    Example: foster demo --out demo
+    """
+    import shutil
+
+    from foster_cli.commands import distill, export, sample
+    from foster_cli.commands import eval as evaluate
+    from foster_cli.errors import FosterError
+
+    if out.exists() and not out.is_dir():
+        raise FosterError(f"--out {out}: is a file", "give a folder")
+    bundle = out / "bundle"
+    if bundle.exists():
+        if not (bundle / "SHA256SUMS").is_file():
+            raise FosterError(f"{bundle}: exists and is no bundle", "give another --out")
+        shutil.rmtree(bundle)
+    shop = out / "shop.parquet"
+    sample.command(out=shop, users=users, items=items, seed=seed)
+    distill.command(
+        data=[shop], out=bundle, seed=seed, steps=steps, train_layers=train_layers, check_every=max(1, steps)
+    )
+    evaluate.command(bundle=bundle, seeds=seeds, out=out / "metrics.json")
+    export.command(bundle=bundle, format="jsonl", out=out / "synthetic.jsonl")

@@ -1,0 +1,100 @@
+"""`foster eval`: a bundle in; the table of its models beside honest baselines on the test split out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+_ROWS = "synthetic,full,random,untrained,popularity,text_similarity"
+
+
+def command(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="The bundle; the newest in ./runs without it.")
+    ] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option("--data", help="The data it was distilled from, if it has moved (repeatable)."),
+    ] = None,
+    rows: Annotated[str, typer.Option("--rows", help="Which rows, by comma.")] = _ROWS,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fresh models per trained row.")] = 3,
+    k: Annotated[str, typer.Option("--k", help="Cut-offs of R@k and N@k.")] = "10,20",
+    mask_seen: Annotated[
+        bool, typer.Option("--mask-seen", help="Leave out what the user already has.")
+    ] = False,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Reuse models trained on the full data.")
+    ] = True,
+    out: Annotated[Path | None, typer.Option("--out", help="Also write the JSON to this file.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
+) -> None:
+    """Train fresh models on the synthetic set and compare them on the test split, over all items.
+
+    Rows: the synthetic set, all the data, random real sequences at the same budget, an untrained model,
+    popularity, nearest texts. 95 % intervals and paired differences by bootstrap over users and seeds.
+
+    Example: foster eval runs/games-foster-b20-1 --seeds 3
+    """
+    import json as json_module
+    import sys
+
+    from foster_cli.bundle import load
+    from foster_cli.commands.common import bundle_data, resolve_bundle
+    from foster_cli.commands.settings import numbers
+    from foster_cli.console import Console
+    from foster_cli.evaluate.compare import check_rows
+    from foster_cli.evaluate.run import evaluate_bundle
+    from foster_cli.runtime import pick_device, writing
+
+    console = Console(json_mode=json)
+    names = check_rows(tuple(r.strip() for r in rows.split(",") if r.strip()))
+    ks = numbers("--k", k)
+    where = pick_device(device)
+    loaded = load(resolve_bundle(bundle, console))
+    dataset = bundle_data(loaded, data)
+    found = evaluate_bundle(loaded, dataset, names, seeds, ks, mask_seen, where, console, cache)
+    text = json_module.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
+    if out is not None:
+        with writing(out) as tmp:
+            tmp.write_text(text + "\n", encoding="utf-8")
+    if json:
+        sys.stdout.write(text + "\n")
+        return
+    show(console, found, ks)
+
+
+def show(console: Any, found: dict[str, Any], ks: tuple[int, ...]) -> None:
+    """The table and the paired differences, for a person."""
+    metrics = [f"{m}@{k}" for k in ks for m in ("R", "N")] + ["MRR"]
+    lines = []
+    for name, row in found["rows"].items():
+        cells = [f"{row[m]['mean']:.4f} [{row[m]['low']:.4f}, {row[m]['high']:.4f}]" for m in metrics[:2]]
+        cells += [f"{row[m]['mean']:.4f}" for m in metrics[2:]]
+        lines.append(
+            [name, *cells, f"{row['coverage']:.1%}", f"{row['train_seconds']:.0f}", f"{row['peak_mb']:.0f}"]
+        )
+    data = found["data"]["name"]
+    title = f"{data}: {found['cases']:,} test cases, all items ranked, seeds {', '.join(map(str, found['seeds']))}"
+    console.table(title, ["", *metrics, "coverage", "train s", "peak MiB"], lines)
+    pairs = []
+    for name, values in found["paired"].items():
+        pairs.append(
+            [
+                name,
+                *[
+                    f"{values[m]['diff']:+.4f} [{values[m]['low']:+.4f}, {values[m]['high']:+.4f}]"
+                    for m in metrics[:2]
+                ],
+            ]
+        )
+    if pairs:
+        console.table("paired differences, 95 % intervals", ["", *metrics[:2]], pairs)
+    if "full" in found["rows"] and "synthetic" in found["rows"]:
+        share = {
+            m: found["rows"]["synthetic"][m]["mean"] / max(found["rows"]["full"][m]["mean"], 1e-12)
+            for m in metrics[:2]
+        }
+        console.result("synthetic / full: " + ", ".join(f"{m} {v:.3f}" for m, v in share.items()))

@@ -1,0 +1,57 @@
+"""The options that `foster distill` shares with the settings dataclasses, and how they become one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foster_cli.errors import FosterError
+
+if TYPE_CHECKING:
+    from foster_cli.data.columns import PrepareSettings
+
+DATA_HELP = "A prepared parquet file, or raw tables (interactions, or interactions and items)."
+
+
+def items_per_step(value: str) -> int | None:
+    """`all` or a number."""
+    if value == "all":
+        return None
+    if not value.isdigit():
+        raise FosterError(f"--items-per-step {value}: not a number", "use a number such as 512, or all")
+    return int(value)
+
+
+def numbers(name: str, value: str) -> tuple[int, ...]:
+    """`10,20` as numbers of at least 1."""
+    parts = [p.strip() for p in value.split(",")]
+    if not all(p.isdigit() and int(p) > 0 for p in parts):
+        raise FosterError(f"{name} {value}: not a list of numbers", f"use for example {name} 10,20")
+    return tuple(dict.fromkeys(int(p) for p in parts))
+
+
+def prepare_settings(
+    user: str | None,
+    item: str | None,
+    time: str | None,
+    text: str | None,
+    split: str | None,
+    k_core: int | None,
+) -> PrepareSettings:
+    """The column options and the k-core as `PrepareSettings`."""
+    from foster_cli.data.columns import PrepareSettings
+
+    columns = tuple(c.strip() for c in text.split(",") if c.strip()) if text else None
+    return PrepareSettings(
+        user_column=user,
+        item_column=item,
+        time_column=time,
+        text_columns=columns,
+        split_column=split,
+        k_core=k_core,
+    )
+
+
+def absolute(paths: list[Path]) -> list[str]:
+    """Paths as a bundle keeps them."""
+    return [str(p.resolve()) for p in paths]

@@ -1,0 +1,60 @@
+"""The distributional-hypothesis loss L_DH (Eq. 8 to 10), our reading of the paper's formulas.
+
+For one random sequence s and position t of D~ and all pairs i < j of m items drawn from S:
+d_sem(i, j)  total variation between the frozen teacher's next-item distributions over S after the soft context
+             s[:t] followed by i, and by j. No gradient.
+d_cond(i, j) 1 - exp(-|log P[s,t,i] - log P[s,t,j]|), from D~ alone. It carries the gradient.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from foster_cli.models.recommender import Recommender
+from foster_cli.ops import soft_embed
+
+
+@torch.no_grad()
+def semantic_distance(teacher: Recommender, context: Tensor, E_S: Tensor, picked: Tensor) -> Tensor:
+    """d_sem (m, m) in [0, 1]. `context` (t, d) soft embeddings, `E_S` (s, d) the teacher's, `picked` (m,) in S."""
+    m = len(picked)
+    sequences = torch.cat([context.expand(m, -1, -1), E_S[picked][:, None, :]], dim=1)
+    following = torch.softmax(teacher(sequences)[:, -1] @ E_S.T, dim=-1)
+    return 0.5 * torch.cdist(following, following, p=1)
+
+
+def conditional_distance(log_p: Tensor) -> Tensor:
+    """d_cond (m, m) in [0, 1) of log-probabilities (m,)."""
+    return 1.0 - torch.exp(-(log_p[:, None] - log_p[None, :]).abs())
+
+
+def match(d_sem: Tensor, d_cond: Tensor, form: str) -> Tensor:
+    """L_DH of pair distances (p,), after bringing both to one scale.
+
+    `raw`: (d_sem - d_cond)^2 as Eq. 10 reads. It flattens P, because d_sem is small for almost all pairs.
+    `mean`: each divided by its mean, so that the loss does not change when all of d_cond shrinks.
+    `rank`: d_sem is replaced by the value of d_cond with the same rank, so that only the order is asked for.
+    """
+    if form == "mean":
+        d_sem, d_cond = d_sem / d_sem.mean().clamp_min(1e-12), d_cond / d_cond.mean().clamp_min(1e-12)
+    elif form == "rank":
+        rank = d_sem.argsort().argsort()
+        d_sem = d_cond.detach().sort().values[rank]
+    return (d_sem - d_cond).square().mean()
+
+
+def alignment_loss(
+    teacher: Recommender, V: Tensor, Q: Tensor, S: Tensor, items: int, form: str, rng: torch.Generator
+) -> Tensor:
+    """L_DH at a random (s, t), t >= 1, on all pairs of `items` random items of S; a scalar, gradient to Q."""
+    M, L, _ = Q.shape
+    s = int(torch.randint(M, (1,), generator=rng))
+    t = int(torch.randint(1, L, (1,), generator=rng)) if L > 1 else 0
+    picked = torch.randperm(len(S), generator=rng)[:items].to(S.device)
+    V_S = V[S]
+    context = soft_embed(Q[s, :t].detach(), V_S, V_S)
+    log_p = torch.log_softmax(Q[s, t] @ V_S.T, dim=-1)[picked]
+    i, j = torch.triu_indices(len(picked), len(picked), offset=1, device=S.device)
+    d_sem = semantic_distance(teacher, context, V_S, picked)[i, j]
+    return match(d_sem, conditional_distance(log_p)[i, j], form)

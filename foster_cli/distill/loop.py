@@ -1,0 +1,251 @@
+"""Algorithm 2: the outer loop. Its lines stand in `outer_step` in the paper's order.
+
+In: a `Teacher` with its anchors, V (n, d), real windows, a starting point. Out: a `Distilled` with the best
+D~ by validation (step 0 included), the log table and the validations. No second derivative is taken.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foster_cli.config import DistillConfig, StudentConfig, TrainConfig
+from foster_cli.console import SILENT, Console
+from foster_cli.data.windows import Cases, Windows
+from foster_cli.distill.alignment import alignment_loss
+from foster_cli.distill.barrier import direction, multiplier
+from foster_cli.distill.inner import Subset, fit_synthetic, inner_loss, inner_steps, uniform_subset
+from foster_cli.distill.synthetic import Synthetic
+from foster_cli.errors import FosterError, NotFinite
+from foster_cli.models.recommender import Factory, Recommender
+from foster_cli.runtime import adamw, generator, stream_seed
+from foster_cli.train.anchors import Teacher
+from foster_cli.train.fit import batches, real_batch, real_loss, real_outputs
+
+
+@dataclass
+class Distilled:
+    """`factors` of the best D~; `best_step`; `log`: a row per outer step; `checks`: a row per validation."""
+
+    factors: dict[str, Tensor]
+    best_step: int = 0
+    log: list[dict[str, float]] = field(default_factory=list)
+    checks: list[dict[str, float]] = field(default_factory=list)
+    stopped: str | None = None
+
+
+@dataclass
+class State:
+    """What changes: phi with its optimizer, D~ with its own, the generators of the run."""
+
+    phi: Recommender
+    phi_optimizer: torch.optim.Optimizer
+    synthetic: Synthetic
+    synthetic_optimizer: torch.optim.Optimizer
+    rng: torch.Generator
+    numpy_rng: np.random.Generator
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What stays: the teacher M, V (n, d), the real windows, how S is drawn, the settings."""
+
+    teacher: Teacher
+    fresh: Factory
+    V: Tensor
+    windows: Windows
+    subset: Subset
+    config: DistillConfig
+    train: TrainConfig
+    seed: int
+
+
+def kmeans_subset(V: Tensor, size: int, seed: int) -> Subset:
+    """S fixed to the `size` items nearest to k-means centres of V (Table 3's KM)."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    X = V.cpu().double().numpy()
+    distance = MiniBatchKMeans(size, n_init=3, random_state=seed % 2**31).fit(X).transform(X)
+    fixed = torch.from_numpy(np.unique(distance.argmin(axis=0))).to(V.device)
+    return lambda rng: fixed
+
+
+def make_subset(config: DistillConfig, V: Tensor, seed: int) -> Subset:
+    """How S is drawn: fresh at every step, or fixed by k-means."""
+    if config.subset == "kmeans":
+        if config.items_per_step is None or config.items_per_step >= len(V):
+            raise FosterError(
+                "--subset kmeans needs --items-per-step below the catalogue's size", "use --subset fly"
+            )
+        return kmeans_subset(V, config.items_per_step, stream_seed(seed, "kmeans"))
+    return uniform_subset(len(V), config.items_per_step, V.device)
+
+
+def reset(problem: Problem, state: State, step: int) -> None:
+    """phi <- a random anchor (or a fresh model), with a fresh optimizer (3.2)."""
+    if problem.config.reset == "random" and step > 0:
+        state.phi.restore(problem.fresh(stream_seed(problem.seed, "reset", step)).learnables())
+    else:
+        chosen = int(torch.randint(len(problem.teacher.anchors), (1,), generator=state.rng))
+        state.phi.restore(problem.teacher.anchors[chosen])
+    state.phi_optimizer = adamw(
+        state.phi.groups(problem.config.model_lr, problem.config.model_lr),
+        weight_decay=problem.train.weight_decay,
+    )
+
+
+def outer_loss(problem: Problem, state: State, Q: Tensor, S: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """L_out = L_BCE(phi) + alpha |h_phi - h_real|^2 + lambda L_DH(D~) (Eq. 11, 16, 17), and its parts."""
+    c = problem.config
+    index = batches(problem.windows, c.real_batch, state.numpy_rng)[0]
+    real = real_batch(
+        problem.windows.take(index),
+        state.phi.n,
+        c.outer_loss,
+        problem.train.negatives,
+        state.numpy_rng,
+        Q.device,
+    )
+    H, E = real_outputs(state.phi, real)
+    base = real_loss(H, E, real, c.outer_loss)
+    total, parts = base, {"outer_real": base.item(), "outer_feature": 0.0, "outer_dh": 0.0}
+    if c.alpha > 0:
+        with torch.no_grad():
+            H_real, _ = real_outputs(problem.teacher.model, real)
+        feature = (H - H_real).square().mean()
+        total, parts["outer_feature"] = total + c.alpha * feature, feature.item()
+    if c.dh_weight > 0:
+        dh = alignment_loss(problem.teacher.model, problem.V, Q, S, c.dh_items, c.dh_form, state.rng)
+        total, parts["outer_dh"] = total + c.dh_weight * dh, dh.item()
+    return total, parts
+
+
+def gradient(loss: Tensor, over: list[torch.nn.Parameter]) -> list[Tensor]:
+    """d loss over each parameter; zeros where it does not depend on one."""
+    found = torch.autograd.grad(loss, over, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(over, found, strict=True)]
+
+
+def outer_step(problem: Problem, state: State, k: int) -> dict[str, float]:
+    """Lines 5 to 12 of Algorithm 2. Returns the row of the log."""
+    c, V = problem.config, problem.V
+    began = time.perf_counter()
+    if k == 0 or (c.reset != "never" and k % c.reset_every == 0):  # lines 6, 7
+        reset(problem, state, k)
+    Q = state.synthetic()
+    ahead = state.phi.clone()  # line 8: phi^T, T inner steps from phi, a fresh S each
+    optimizer = adamw(ahead.groups(c.inner_lr, c.inner_lr), weight_decay=problem.train.weight_decay)
+    inner_steps(ahead, Q.detach(), V, problem.subset, c.inner_steps, optimizer, state.rng)
+
+    S = problem.subset(state.rng)  # line 9: q on one S
+    phi = [p for p in state.phi.parameters() if p.requires_grad]
+    over = phi + list(state.synthetic.parameters())
+    before = inner_loss(state.phi, Q, V, S)
+    for p in ahead.parameters():
+        p.requires_grad_(False)
+    after = inner_loss(ahead, Q, V, S)  # sg phi^T: gradient to D~ alone
+    q = before - after
+    grad_q = gradient(q, over)
+
+    Q = state.synthetic()
+    f, parts = outer_loss(problem, state, Q, S)  # line 10
+    grad_f = gradient(f, over)
+    weight = multiplier(grad_f, grad_q, c.eta, c.barrier, q.item(), before.item())
+    step = direction(grad_f, grad_q, weight)  # line 11
+    for p, g in zip(over, step, strict=True):
+        p.grad = g
+    state.phi_optimizer.step()  # line 12
+    state.synthetic_optimizer.step()
+
+    with torch.no_grad():
+        log_p = torch.log_softmax(Q.detach() @ V[S].T, dim=-1)
+        entropy = float(-(log_p.exp() * log_p).sum(-1).mean())
+    norm = [
+        math.sqrt(sum(float(g.double().square().sum()) for g in part))
+        for part in (step[: len(phi)], step[len(phi) :])
+    ]
+    return {
+        "step": float(k + 1), "inner_before": before.item(), "inner_after": after.item(), "q": q.item(),
+        "q_sign": float(np.sign(q.item())), "lambda": weight, **parts, "entropy": entropy,
+        "gradient_phi": norm[0], "gradient_synthetic": norm[1], "seconds": time.perf_counter() - began,
+    }  # fmt: skip
+
+
+#: Scores D~'s Q (M, L, d): validation R@10, a mean over fresh models with the same seeds at every call.
+Check = Callable[[Tensor], dict[str, float]]
+
+
+def fresh_check(
+    fresh: Factory,
+    V: Tensor,
+    subset: Subset,
+    valid: Cases,
+    student: StudentConfig,
+    seed: int,
+    count: int,
+    console: Console,
+) -> Check:
+    """Trains `count` fresh models on D~ and validates them on all cases, with common random numbers."""
+
+    def check(Q: Tensor) -> dict[str, float]:
+        fits = []
+        for i in range(count):
+            own = stream_seed(seed, "check", i)
+            label = f"fresh model {i + 1} of {count} on D~"
+            fits.append(fit_synthetic(fresh(own), Q, V, subset, valid, student, own, console, label))
+        values = [fit.best_value for fit in fits]
+        return {
+            "R@10": float(np.mean(values)),
+            "sd": float(np.std(values)),
+            "student_steps": float(np.mean([f.best for f in fits])),
+        }
+
+    return check
+
+
+def distill(problem: Problem, synthetic: Synthetic, check: Check, console: Console = SILENT) -> Distilled:
+    """K outer steps from `synthetic`; the best validated D~. NaN or Inf ends it with the last good state."""
+    c = problem.config
+    rng = generator(problem.seed, "distill")
+    phi = problem.fresh(stream_seed(problem.seed, "phi"))
+    state = State(
+        phi, adamw(phi.parameters()), synthetic,
+        adamw(synthetic.parameters(), lr=c.synthetic_lr, weight_decay=c.synthetic_weight_decay),
+        rng, np.random.default_rng(stream_seed(problem.seed, "outer")),
+    )  # fmt: skip
+    out = Distilled(synthetic.factors())
+
+    def validate(step: int) -> None:
+        found = check(synthetic().detach())
+        if not out.checks or found["R@10"] > max(row["R@10"] for row in out.checks):
+            out.factors, out.best_step = synthetic.factors(), step
+        out.checks.append({"step": float(step), **found})
+        console.event(event="check", step=step, **found)
+        console.note(
+            f"step {step}: D~ trains fresh models to validation R@10 {found['R@10']:.4f} (best: step {out.best_step})"
+        )
+
+    validate(0)
+    with console.progress("distilling", c.steps) as bar:
+        for k in range(c.steps):
+            try:
+                row = outer_step(problem, state, k)
+                bad = [name for name, value in row.items() if not math.isfinite(value)]
+                if bad or not all(torch.isfinite(p).all() for p in synthetic.parameters()):
+                    raise NotFinite(f"{', '.join(bad) or 'D~'} became NaN or Inf")
+            except NotFinite as error:
+                out.stopped = f"step {k + 1}: {error.message}; the last good state is kept"
+                console.note(out.stopped)
+                break
+            out.log.append(row)
+            console.event(event="step", **row)
+            bar.at(k + 1, f"q {row['q']:+.4f} L_out {row['outer_real']:.3f} entropy {row['entropy']:.2f}")
+            if (k + 1) % c.check_every == 0 or k + 1 == c.steps:
+                validate(k + 1)
+    return out

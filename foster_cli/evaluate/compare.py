@@ -1,0 +1,233 @@
+"""The results table: rows, intervals, paired tests. Every row is ranked on the same test cases, over all items.
+
+In: a `Setting` (data, fresh models) and a bundle's Q and V. Out: the JSON that `foster eval` prints. A row's
+ranks are (seeds, C); intervals resample users and seeds together, so they carry both kinds of noise.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from foster_cli.config import StudentConfig, TrainConfig
+from foster_cli.console import SILENT, Console
+from foster_cli.data.schema import SPLITS
+from foster_cli.data.windows import Cases, evaluation_cases, seen_items
+from foster_cli.distill.inner import Subset, fit_synthetic
+from foster_cli.errors import FosterError
+from foster_cli.evaluate.metrics import Bootstrap, per_case
+from foster_cli.evaluate.ranking import Seen, covered, last_outputs, ranks
+from foster_cli.models.recommender import Recommender
+from foster_cli.runtime import peak_memory_mb, reset_peak, stream_seed
+from foster_cli.train.fit import fit_real
+from foster_cli.train.setting import Setting, full_teacher
+
+Float = npt.NDArray[np.float64]
+#: Most validations of a model on random sequences, 20 steps apart.
+RANDOM_CHECKS = 15
+ROWS = ("synthetic", "full", "random", "untrained", "popularity", "text_similarity")
+PAIRS = (("synthetic", "full"), ("synthetic", "random"), ("synthetic", "untrained"), ("full", "untrained"))
+
+
+@dataclass
+class Row:
+    """One line of the table. `ranks` (seeds, C), 1 is best; `coverage` per seed, share of the catalogue."""
+
+    ranks: Float
+    coverage: list[float]
+    train_seconds: list[float]
+    peak_mb: list[float]
+    chosen: list[Any]
+
+
+@dataclass(frozen=True)
+class Test:
+    """Test cases and what each user has seen (only with `--mask-seen`)."""
+
+    cases: Cases
+    seen: Seen | None
+    k: int
+
+
+def ranked(H: Tensor, E: Tensor, test: Test) -> tuple[Float, float]:
+    """Ranks (C,) and catalogue coverage of the top k."""
+    return ranks(H, E, test.cases.target, test.seen), covered(H, E, test.k, test.seen) / len(E)
+
+
+def model_row(
+    test: Test, seeds: list[int], train: Callable[[int], tuple[Recommender, float, float, Any]]
+) -> Row:
+    """A row of trained models: `train(seed)` gives a model, its seconds, its peak MiB and what was chosen."""
+    found = []
+    for seed in seeds:
+        model, seconds, peak, chosen = train(seed)
+        E = model.embed_all()
+        rank, share = ranked(last_outputs(model, E, test.cases), E, test)
+        found.append((rank, share, seconds, peak, chosen))
+    columns = list(zip(*found, strict=True))
+    return Row(np.stack(columns[0]), list(columns[1]), list(columns[2]), list(columns[3]), list(columns[4]))
+
+
+def popularity_row(setting: Setting, test: Test) -> Row:
+    """Items ranked by their number of training interactions."""
+    train = setting.data.interactions.split == SPLITS.index("train")
+    count = np.bincount(setting.data.interactions.item[train], minlength=len(setting.data.catalogue))
+    E = torch.from_numpy(count.astype(np.float32))[:, None].to(setting.device)
+    H = torch.ones(len(test.cases), 1, device=setting.device)
+    rank, share = ranked(H, E, test)
+    return Row(rank[None], [share], [0.0], [peak_memory_mb(setting.device)], [None])
+
+
+def profiles(E: Tensor, cases: Cases, last: int) -> Tensor:
+    """(C, w): the mean text vector of each history's last `last` items."""
+    out = torch.empty(len(cases), E.shape[1], device=E.device)
+    for part in np.array_split(np.arange(len(cases)), max(1, len(cases) // 2048)):
+        column = np.arange(cases.history.shape[1])[None, :]
+        size = cases.lengths[part][:, None]
+        keep = (column < size) & (column >= size - last)
+        weight = torch.from_numpy(keep / keep.sum(1, keepdims=True)).to(E)
+        items = torch.from_numpy(cases.history[part]).to(E.device).clamp_min(0)
+        out[torch.from_numpy(part).to(E.device)] = (E[items] * weight[..., None]).sum(1)
+    return out
+
+
+def text_row(setting: Setting, test: Test) -> Row:
+    """Nearest texts to the last items by cosine; how many last items are averaged is chosen on validation."""
+    E = torch.nn.functional.normalize(setting.text_vectors(), dim=-1)
+    valid = setting.valid
+    score = {
+        last: float((ranks(profiles(E, valid, last), E, valid.target) <= 10).mean())
+        for last in (1, 2, 3, 5, 10, 20)
+    }
+    last = max(score, key=lambda key: score[key])
+    rank, share = ranked(profiles(E, test.cases, last), E, test)
+    return Row(rank[None], [share], [0.0], [peak_memory_mb(setting.device)], [f"last {last}"])
+
+
+def random_model(
+    setting: Setting, config: TrainConfig, budget: int, seed: int, console: Console
+) -> tuple[Recommender, float, float, Any]:
+    """A model trained on `budget` random real windows: the better of both losses on validation."""
+    rng = np.random.default_rng(stream_seed(seed, "random"))
+    windows = setting.windows.take(np.sort(rng.choice(len(setting.windows), budget, replace=False)))
+    reset_peak()
+    best: tuple[float, Recommender, str] | None = None
+    began = time.perf_counter()
+    for loss in ("softmax", "bce"):
+        model = setting.fresh(seed)
+        few = replace(config, loss=loss, batch=budget, epochs=RANDOM_CHECKS)
+        fit = fit_real(model, windows, setting.valid, few, seed, console, f"random {budget}, {loss}")
+        if best is None or fit.best_value > best[0]:
+            best = (fit.best_value, model, f"{loss}, {fit.best} steps")
+    assert best is not None
+    return best[1], (time.perf_counter() - began) / 2, peak_memory_mb(setting.device), best[2]
+
+
+def rows(
+    setting: Setting, test: Test, Q: Tensor | None, V: Tensor | None, subset: Subset | None, student: StudentConfig,
+    train: TrainConfig, budget: int, names: tuple[str, ...], seeds: list[int], console: Console = SILENT,
+    use_cache: bool = True,
+) -> dict[str, Row]:  # fmt: skip
+    """The asked-for rows, in the table's order."""
+
+    def synthetic(seed: int) -> tuple[Recommender, float, float, Any]:
+        assert Q is not None and V is not None and subset is not None
+        reset_peak()
+        model = setting.fresh(seed)
+        fit = fit_synthetic(
+            model, Q, V, subset, setting.valid, student, seed, console, f"synthetic, seed {seed}"
+        )
+        return model, fit.seconds, peak_memory_mb(setting.device), f"step {fit.best}"
+
+    def full(seed: int) -> tuple[Recommender, float, float, Any]:
+        teacher = full_teacher(setting, train, seed, console, use_cache, f"full data, seed {seed}")
+        return teacher.model, teacher.seconds, teacher.peak_mb, f"{len(teacher.anchors) - 1} epochs"
+
+    def untrained(seed: int) -> tuple[Recommender, float, float, Any]:
+        return setting.fresh(seed), 0.0, peak_memory_mb(setting.device), None
+
+    makers: dict[str, Callable[[], Row]] = {
+        "synthetic": lambda: model_row(test, seeds, synthetic),
+        "full": lambda: model_row(test, seeds, full),
+        "random": lambda: model_row(test, seeds, lambda s: random_model(setting, train, budget, s, console)),
+        "untrained": lambda: model_row(test, seeds, untrained),
+        "popularity": lambda: popularity_row(setting, test),
+        "text_similarity": lambda: text_row(setting, test),
+    }
+    out = {}
+    for name in [n for n in ROWS if n in names]:
+        console.note(f"row {name}")
+        out[name] = makers[name]()
+    return out
+
+
+def _seed_draws(count: int, draws: int, rng: np.random.Generator) -> Float:
+    """How often each of `count` seeds is drawn in each resample, as shares, (B, count)."""
+    return rng.multinomial(count, np.full(count, 1.0 / count), size=draws) / count
+
+
+def summarise(
+    found: dict[str, Row], test: Test, ks: tuple[int, ...], seeds: list[int], draws: int = 2000
+) -> dict[str, Any]:
+    """`rows` and `paired` of the JSON: means, 95 % intervals, per-seed values, paired bootstrap differences."""
+    rng = np.random.default_rng(stream_seed(0, "bootstrap"))
+    boot = Bootstrap.of(test.cases.user, draws, rng)
+    table: dict[str, Any] = {}
+    resampled: dict[str, dict[str, Float]] = {}
+    for name, row in found.items():
+        shares = _seed_draws(len(row.ranks), draws, rng)
+        entry: dict[str, Any] = {}
+        resampled[name] = {}
+        for metric, value in per_case(row.ranks, ks).items():
+            means = np.stack([boot.means(v) for v in value])  # (seeds, B)
+            drawn = (shares.T * means).sum(0)
+            low, high = np.percentile(drawn, [2.5, 97.5])
+            per_seed = value.mean(1)
+            entry[metric] = {
+                "mean": float(per_seed.mean()),
+                "low": float(low),
+                "high": float(high),
+                "seeds": per_seed.tolist(),
+            }
+            resampled[name][metric] = drawn
+        entry["coverage"] = float(np.mean(row.coverage))
+        entry["train_seconds"] = float(np.mean(row.train_seconds))
+        entry["peak_mb"] = float(np.max(row.peak_mb))
+        entry["chosen"] = row.chosen
+        table[name] = entry
+    paired: dict[str, Any] = {}
+    for a, b in PAIRS:
+        if a in table and b in table:
+            paired[f"{a}-{b}"] = {}
+            for metric in resampled[a]:
+                low, high = np.percentile(resampled[a][metric] - resampled[b][metric], [2.5, 97.5])
+                diff = table[a][metric]["mean"] - table[b][metric]["mean"]
+                paired[f"{a}-{b}"][metric] = {"diff": diff, "low": float(low), "high": float(high)}
+    return {
+        "rows": table,
+        "paired": paired,
+        "cases": len(test.cases),
+        "seeds": seeds,
+        "bootstrap_draws": draws,
+    }
+
+
+def make_test(setting: Setting, mask_seen: bool, k: int) -> Test:
+    """The test cases; read once, after everything is chosen."""
+    cases = evaluation_cases(setting.data, "test", setting.length)
+    return Test(cases, seen_items(setting.data, cases) if mask_seen else None, k)
+
+
+def check_rows(names: tuple[str, ...]) -> tuple[str, ...]:
+    """`names` if all are rows of the table, else FosterError."""
+    for name in names:
+        if name not in ROWS:
+            raise FosterError(f"--rows {name}: no such row", f"use some of {','.join(ROWS)}")
+    return names

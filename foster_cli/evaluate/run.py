@@ -1,0 +1,52 @@
+"""A bundle's evaluation: settings read from its manifest, rows trained, one JSON-able result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from foster_cli.bundle import Bundle
+from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig, from_dict
+from foster_cli.console import SILENT, Console
+from foster_cli.data.schema import Dataset
+from foster_cli.distill.loop import make_subset
+from foster_cli.errors import FosterError
+from foster_cli.evaluate.compare import make_test, rows, summarise
+from foster_cli.runtime import machine
+from foster_cli.train.setting import make_setting
+
+
+def evaluate_bundle(
+    bundle: Bundle, data: Dataset, names: tuple[str, ...], seeds: int, ks: tuple[int, ...], mask_seen: bool,
+    device: torch.device, console: Console = SILENT, use_cache: bool = True,
+) -> dict[str, Any]:  # fmt: skip
+    """The evaluation JSON of README: data, cases, rows, paired. Seeds are the bundle's seed and those after it."""
+    m = bundle.manifest
+    model, train = from_dict(ModelConfig, m["model"]), from_dict(TrainConfig, m["train"])
+    config, student = from_dict(DistillConfig, m["distill"]), from_dict(StudentConfig, m["student"])
+    if data.catalogue.ids != bundle.item_ids:
+        raise FosterError(
+            f"{bundle.path} is of another catalogue than the data", "name its data: --data FILE"
+        )
+    setting = make_setting(data, model, config.length, device, console, use_cache)
+    if setting.source.hash != m["encoder"]["hash"]:
+        raise FosterError(
+            f"the encoder {model.encoder} is another than the bundle was made with "
+            f"({setting.source.hash[:12]}… instead of {m['encoder']['hash'][:12]}…)",
+            f"install revision {m['encoder']['revision']}",
+        )
+    used = [int(m["seed"]) + i for i in range(seeds)]
+    test = make_test(setting, mask_seen, min(ks))
+    Q, V = bundle.Q.to(device), bundle.V.to(device)
+    subset = make_subset(config, V, int(m["seed"]))
+    found = rows(setting, test, Q, V, subset, student, train, config.budget, names, used, console, use_cache)
+    head = {"data": {"name": data.name, "hash": data.hash}, "bundle": str(bundle.path)}
+    settings = {"model": m["model"], "train": m["train"], "distill": m["distill"], "student": m["student"]}
+    return {
+        **head,
+        **summarise(found, test, ks, used),
+        "mask_seen": mask_seen,
+        "settings": settings,
+        "machine": machine(),
+    }

@@ -1,0 +1,123 @@
+"""The teacher and its trajectory: trained once, kept in the cache folder, reused between runs.
+
+In: data, model and training settings, a seed. Out: a `Teacher` with its best state and one learnable state
+per epoch, the anchor pool of Algorithm 2. The cache key is a hash of everything that decides the result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from foster_cli.config import ModelConfig, TrainConfig
+from foster_cli.console import SILENT, Console
+from foster_cli.data.schema import Dataset
+from foster_cli.data.windows import Cases, Windows
+from foster_cli.models.recommender import Factory, Recommender
+from foster_cli.runtime import cache_dir, peak_memory_mb, reset_peak, sha256_json, writing_dir
+from foster_cli.train.fit import fit_real
+
+#: Raised whenever training changes what a given key would give.
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A recommender trained on the real data. `anchors`: learnable states, one per epoch from 0."""
+
+    model: Recommender
+    anchors: list[dict[str, Tensor]]
+    history: list[dict[str, float]]
+    seconds: float
+    peak_mb: float
+    cached: bool
+
+
+def teacher_key(
+    data: Dataset,
+    encoder_hash: str,
+    model: ModelConfig,
+    train: TrainConfig,
+    length: int,
+    seed: int,
+    device: str,
+) -> str:
+    """Hash of data, encoder, settings, seed and kind of device: equal key, equal teacher."""
+    fields: list[Any] = [FORMAT, data.hash, encoder_hash, length, seed, device, torch.__version__]
+    shape = {k: v for k, v in dataclasses.asdict(model).items() if k != "encoder"}
+    return sha256_json([*fields, shape, dataclasses.asdict(train)])
+
+
+def train_teacher(
+    key: str,
+    fresh: Factory,
+    windows: Windows,
+    valid: Cases,
+    config: TrainConfig,
+    seed: int,
+    console: Console = SILENT,
+    use_cache: bool = True,
+    label: str = "training on the full data",
+) -> Teacher:
+    """The teacher under `key`, read from the cache folder or trained (and written there)."""
+    if not use_cache:
+        return _train(fresh, windows, valid, config, seed, console, label)
+    folder = cache_dir() / "teachers" / key
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(folder) + ".lock"):
+        if (folder / "teacher.json").exists():
+            try:
+                return _read(folder, fresh(seed))
+            except (SafetensorError, KeyError, ValueError, OSError) as error:
+                console.note(f"a damaged cache entry is made again: {folder} ({type(error).__name__})")
+                shutil.rmtree(folder)
+        teacher = _train(fresh, windows, valid, config, seed, console, label)
+        with writing_dir(folder) as tmp:
+            for i, state in enumerate(teacher.anchors):
+                save_file(state, tmp / f"anchor-{i:03d}.safetensors")
+            save_file(teacher.model.learnables(), tmp / "best.safetensors")
+            record = {"anchors": len(teacher.anchors), "history": teacher.history}
+            record |= {"seconds": teacher.seconds, "peak_mb": teacher.peak_mb}
+            (tmp / "teacher.json").write_text(json.dumps(record))
+        return teacher
+
+
+def _read(folder: Any, model: Recommender) -> Teacher:
+    record = json.loads((folder / "teacher.json").read_text())
+    model.restore(load_file(folder / "best.safetensors"))
+    anchors = [load_file(folder / f"anchor-{i:03d}.safetensors") for i in range(record["anchors"])]
+    return Teacher(model, anchors, record["history"], record["seconds"], record["peak_mb"], True)
+
+
+def _train(
+    fresh: Factory,
+    windows: Windows,
+    valid: Cases,
+    config: TrainConfig,
+    seed: int,
+    console: Console,
+    label: str,
+) -> Teacher:
+    reset_peak()
+    model = fresh(seed)
+    anchors: list[dict[str, Tensor]] = []
+    fit = fit_real(
+        model,
+        windows,
+        valid,
+        config,
+        seed,
+        console,
+        label,
+        on_epoch=lambda _, m: anchors.append(m.learnables()),
+    )
+    return Teacher(model, anchors, fit.history, fit.seconds, peak_memory_mb(model.device), False)

@@ -1,0 +1,74 @@
+"""What distillation and evaluation share: data, windows, validation cases and a factory of fresh recommenders.
+
+In: a `Dataset` and the model's settings. Out: a `Setting`; `full_teacher` trains on all of it (or reads it
+from the cache).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from foster_cli.config import ModelConfig, TrainConfig
+from foster_cli.console import SILENT, Console
+from foster_cli.data.schema import Dataset
+from foster_cli.data.windows import Cases, Windows, evaluation_cases, training_windows
+from foster_cli.models.recommender import Factory, recommender_factory
+from foster_cli.models.source import EncoderSource, find_encoder
+from foster_cli.train.anchors import Teacher, teacher_key, train_teacher
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything a training needs. `length` is L."""
+
+    data: Dataset
+    source: EncoderSource
+    model: ModelConfig
+    length: int
+    device: torch.device
+    fresh: Factory
+    windows: Windows
+    valid: Cases
+
+    def text_vectors(self) -> Tensor:
+        """(n, w): the text encoder's own vectors, before anything learned."""
+        text = self.fresh(0).text
+        with torch.no_grad():
+            index = torch.arange(text.cache.n, device=self.device)
+            return torch.cat([text(part) for part in index.split(4096)])
+
+
+def make_setting(
+    data: Dataset,
+    model: ModelConfig,
+    length: int,
+    device: torch.device,
+    console: Console = SILENT,
+    use_cache: bool = True,
+) -> Setting:
+    """Find the encoder, cut windows and cases, read the texts. Raises FosterError for what does not fit."""
+    windows, valid = training_windows(data, length), evaluation_cases(data, "valid", length)
+    source = find_encoder(model.encoder)
+    fresh = recommender_factory(data, source, model, length, device, console, use_cache)
+    return Setting(data, source, model, length, device, fresh, windows, valid)
+
+
+def full_teacher(
+    setting: Setting, train: TrainConfig, seed: int, console: Console = SILENT, use_cache: bool = True,
+    label: str = "training on the full data",
+) -> Teacher:  # fmt: skip
+    """A recommender trained on all real windows with `seed`, and its trajectory."""
+    key = teacher_key(
+        setting.data, setting.source.hash, setting.model, train, setting.length, seed, setting.device.type
+    )
+    teacher = train_teacher(
+        key, setting.fresh, setting.windows, setting.valid, train, seed, console, use_cache, label
+    )
+    if teacher.cached:
+        console.note(
+            f"{label}: from the cache ({teacher.seconds:.0f} s when it was trained; --no-cache trains again)"
+        )
+    return teacher
