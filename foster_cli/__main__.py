@@ -30,9 +30,7 @@ def main() -> None:
             raise
         fail(f"foster: {error}", 2)
     except KeyboardInterrupt:
-        fail(
-            "foster: interrupted; nothing half-written is left, and a trained teacher stays in the cache", 130
-        )
+        fail("foster: interrupted; nothing half-written is left, and a trained teacher stays in the cache", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise SystemExit(0) from None

@@ -106,9 +106,7 @@ def save(
             save_file({k: v.contiguous() for k, v in factors.items()}, folder / FILES[1])
             save_file({"V": V.detach().cpu().contiguous()}, folder / FILES[2])
         except SafetensorError as error:  # how safetensors reports a full disk
-            raise FosterError(
-                f"cannot write {path}: {error}", "free some space or give another --out"
-            ) from error
+            raise FosterError(f"cannot write {path}: {error}", "free some space or give another --out") from error
         pd.DataFrame({"item_id": item_ids, "title": titles}).to_parquet(folder / FILES[3], index=False)
         pd.DataFrame(log).to_csv(folder / FILES[4], index=False)
         pd.DataFrame(checks).to_csv(folder / FILES[5], index=False)
@@ -148,9 +146,7 @@ def load(path: str | Path) -> Bundle:
         U, T, G = factors["U"], factors["T"], factors["G"]
         fits = (U.shape[1], T.shape[1], V.shape[1]) == tuple(G.shape) and len(items) == len(V)
     except (ValueError, KeyError, SafetensorError, OSError, IndexError) as error:
-        raise FosterError(
-            f"{path}: cannot be read ({type(error).__name__}: {error})", "distill again"
-        ) from error
+        raise FosterError(f"{path}: cannot be read ({type(error).__name__}: {error})", "distill again") from error
     if not fits:
         raise FosterError(f"{path}: the shapes of its factors do not fit together", "distill again")
     return Bundle(path, manifest, factors, V, items["item_id"].tolist(), items["title"].tolist())

@@ -52,9 +52,7 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise FosterError(f"--device {name}: torch sees no CUDA device here", "use --device cpu")
     if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
-        raise FosterError(
-            f"--device {name}: there are {torch.cuda.device_count()} CUDA devices", "use cuda:0"
-        )
+        raise FosterError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices", "use cuda:0")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise FosterError(f"--device {name}: torch sees no MPS device here", "use --device cpu")
     if device.type not in ("cpu", "cuda", "mps"):
@@ -68,9 +66,7 @@ def adamw(groups: Any, lr: float = 1e-3, weight_decay: float = 0.0) -> torch.opt
 
     groups = list(groups)
     first = groups[0]["params"][0] if isinstance(groups[0], dict) else groups[0]
-    return torch.optim.AdamW(
-        groups, lr=lr, weight_decay=weight_decay, fused=first.device.type in ("cpu", "cuda")
-    )
+    return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=first.device.type in ("cpu", "cuda"))
 
 
 def reset_peak() -> None:
@@ -79,9 +75,7 @@ def reset_peak() -> None:
 
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(
-        OSError
-    ):  # not Linux, or not permitted: the peak is then that of the whole process
+    with contextlib.suppress(OSError):  # not Linux, or not permitted: the peak is then that of the whole process
         Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -156,9 +150,7 @@ def sha256_json(value: Any) -> str:
 
 def _disk_error(error: OSError, path: Path) -> FosterError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return FosterError(
-            f"the disk is full: writing {path} failed", "free some space or give another --out"
-        )
+        return FosterError(f"the disk is full: writing {path} failed", "free some space or give another --out")
     reason = error.strerror or str(error)
     return FosterError(f"cannot write {path}: {reason}", "give another --out")
 

@@ -45,6 +45,7 @@ def next_run(name: str, method: str, budget: int) -> Path:
 
 def bundle_data(bundle: Bundle, data: list[Path] | None) -> Dataset:
     """The dataset a bundle was distilled from: its recorded files, or `data`; FosterError if it is another one."""
+    from foster_cli.config import from_dict
     from foster_cli.data.columns import PrepareSettings
     from foster_cli.data.prepare import load_dataset
 
@@ -55,8 +56,10 @@ def bundle_data(bundle: Bundle, data: list[Path] | None) -> Dataset:
         raise FosterError(
             f"{missing[0]}: no such file (the bundle was distilled from it)", "name the data: --data FILE"
         )
-    used = recorded["prepare"]
-    settings = PrepareSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in used.items()})
+    used = dict(recorded["prepare"])
+    if used["text_columns"] is not None:
+        used["text_columns"] = tuple(used["text_columns"])
+    settings = from_dict(PrepareSettings, used)
     found = load_dataset(paths, settings)
     if found.hash != recorded["hash"]:
         raise FosterError(

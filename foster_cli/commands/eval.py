@@ -11,9 +11,7 @@ _ROWS = "synthetic,full,random,untrained,popularity,text_similarity"
 
 
 def command(
-    bundle: Annotated[
-        Path | None, typer.Argument(help="The bundle; the newest in ./runs without it.")
-    ] = None,
+    bundle: Annotated[Path | None, typer.Argument(help="The bundle; the newest in ./runs without it.")] = None,
     data: Annotated[
         list[Path] | None,
         typer.Option("--data", help="The data it was distilled from, if it has moved (repeatable)."),
@@ -21,13 +19,9 @@ def command(
     rows: Annotated[str, typer.Option("--rows", help="Which rows, by comma.")] = _ROWS,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fresh models per trained row.")] = 3,
     k: Annotated[str, typer.Option("--k", help="Cut-offs of R@k and N@k.")] = "10,20",
-    mask_seen: Annotated[
-        bool, typer.Option("--mask-seen", help="Leave out what the user already has.")
-    ] = False,
+    mask_seen: Annotated[bool, typer.Option("--mask-seen", help="Leave out what the user already has.")] = False,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
-    cache: Annotated[
-        bool, typer.Option("--cache/--no-cache", help="Reuse models trained on the full data.")
-    ] = True,
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Reuse models trained on the full data.")] = True,
     out: Annotated[Path | None, typer.Option("--out", help="Also write the JSON to this file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:
@@ -73,9 +67,7 @@ def show(console: Any, found: dict[str, Any], ks: tuple[int, ...]) -> None:
     for name, row in found["rows"].items():
         cells = [f"{row[m]['mean']:.4f} [{row[m]['low']:.4f}, {row[m]['high']:.4f}]" for m in metrics[:2]]
         cells += [f"{row[m]['mean']:.4f}" for m in metrics[2:]]
-        lines.append(
-            [name, *cells, f"{row['coverage']:.1%}", f"{row['train_seconds']:.0f}", f"{row['peak_mb']:.0f}"]
-        )
+        lines.append([name, *cells, f"{row['coverage']:.1%}", f"{row['train_seconds']:.0f}", f"{row['peak_mb']:.0f}"])
     data = found["data"]["name"]
     title = f"{data}: {found['cases']:,} test cases, all items ranked, seeds {', '.join(map(str, found['seeds']))}"
     console.table(title, ["", *metrics, "coverage", "train s", "peak MiB"], lines)
@@ -84,17 +76,13 @@ def show(console: Any, found: dict[str, Any], ks: tuple[int, ...]) -> None:
         pairs.append(
             [
                 name,
-                *[
-                    f"{values[m]['diff']:+.4f} [{values[m]['low']:+.4f}, {values[m]['high']:+.4f}]"
-                    for m in metrics[:2]
-                ],
+                *[f"{values[m]['diff']:+.4f} [{values[m]['low']:+.4f}, {values[m]['high']:+.4f}]" for m in metrics[:2]],
             ]
         )
     if pairs:
         console.table("paired differences, 95 % intervals", ["", *metrics[:2]], pairs)
     if "full" in found["rows"] and "synthetic" in found["rows"]:
         share = {
-            m: found["rows"]["synthetic"][m]["mean"] / max(found["rows"]["full"][m]["mean"], 1e-12)
-            for m in metrics[:2]
+            m: found["rows"]["synthetic"][m]["mean"] / max(found["rows"]["full"][m]["mean"], 1e-12) for m in metrics[:2]
         }
         console.result("synthetic / full: " + ", ".join(f"{m} {v:.3f}" for m, v in share.items()))

@@ -27,9 +27,7 @@ def command(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", help="The file to write, - for standard output; BUNDLE/synthetic.ENDING without it."
-        ),
+        typer.Option("--out", help="The file to write, - for standard output; BUNDLE/synthetic.ENDING without it."),
     ] = None,
     top: Annotated[int, typer.Option("--top", help="How many items to list per position.")] = 10,
     json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,

@@ -92,9 +92,7 @@ def command(
     dataset = read_raw(inputs, settings, token_counter(lambda: load_tokenizer(source)))
     dataset = replace(dataset, name=out.stem)
     write_prepared(dataset, out)
-    console.event(
-        command="preprocess", out=str(out), name=dataset.name, hash=dataset.hash, **dataset.statistics
-    )
+    console.event(command="preprocess", out=str(out), name=dataset.name, hash=dataset.hash, **dataset.statistics)
     console.table("", ("", *_COUNTS), split_rows(dataset.statistics))
     console.result("")
     console.table("", ("statistic", "value"), statistic_rows(dataset.statistics))
@@ -107,9 +105,7 @@ _COUNTS = ("interactions", "users", "items", "cases")
 
 def _check_out(out: Path, inputs: list[Path]) -> None:
     if out.suffix.lower() != ".parquet":
-        raise FosterError(
-            f"--out {clean(out)} does not end in .parquet", f"use --out {clean(out.stem)}.parquet"
-        )
+        raise FosterError(f"--out {clean(out)} does not end in .parquet", f"use --out {clean(out.stem)}.parquet")
     if out.is_dir():
         raise FosterError(f"--out {clean(out)} is a folder", f"use --out {clean(out / 'data.parquet')}")
     for path in inputs:

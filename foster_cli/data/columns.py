@@ -126,9 +126,7 @@ def _one(names: Sequence[str], candidates: Sequence[str], given: str | None, opt
     if not found:
         raise FosterError(f"no {what} column recognised; found: {_listed(names)}", f"name it with {option}")
     if len(found) > 1:
-        raise FosterError(
-            f"more than one {what} column: {_listed(found)}", f"choose with {option} {clean(found[0])}"
-        )
+        raise FosterError(f"more than one {what} column: {_listed(found)}", f"choose with {option} {clean(found[0])}")
     return found[0]
 
 
@@ -165,9 +163,7 @@ def encode_ids(series: pd.Series, what: str) -> tuple[Int64, list[str]]:
     missing = blank[codes]
     if missing.any():
         row = int(missing.argmax()) + 1
-        raise FosterError(
-            f"column {clean(series.name)}, row {row}: no {what} id", "fill it in or remove the row"
-        )
+        raise FosterError(f"column {clean(series.name)}, row {row}: no {what} id", "fill it in or remove the row")
     return codes, ids
 
 

@@ -209,9 +209,7 @@ def _catalogue(
     return Catalogue(ids, titles, texts)
 
 
-def _statistics(
-    rows: Interactions, users: int, catalogue: Catalogue, count: CountTokens | None
-) -> dict[str, Any]:
+def _statistics(rows: Interactions, users: int, catalogue: Catalogue, count: CountTokens | None) -> dict[str, Any]:
     history = has_history(rows.user)
     splits: dict[str, dict[str, int]] = {}
     for position, split in enumerate(SPLITS):

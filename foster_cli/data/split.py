@@ -25,9 +25,7 @@ Int8 = npt.NDArray[np.int8]
 _SPLIT_NAMES = {"train": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2}
 
 
-def pair_hash(
-    user: Int64, user_ids: Sequence[str], item: Int64, item_ids: Sequence[str], seed: int
-) -> UInt64:
+def pair_hash(user: Int64, user_ids: Sequence[str], item: Int64, item_ids: Sequence[str], seed: int) -> UInt64:
     """A hash (N,) of each interaction's (user id, item id, seed), the same in every file, order and run.
 
     The ids are hashed by SipHash (`pandas.util.hash_array`) with the seed as key, multiplied with distinct

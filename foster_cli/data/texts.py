@@ -47,9 +47,7 @@ def column_texts(column: pd.Series, item: Int64, when: Int64, n: int) -> list[st
     return texts
 
 
-def compose(
-    ids: Sequence[str], columns: Sequence[list[str]], titles: list[str] | None
-) -> tuple[list[str], list[str]]:
+def compose(ids: Sequence[str], columns: Sequence[list[str]], titles: list[str] | None) -> tuple[list[str], list[str]]:
     """(titles, texts) of the items `ids`, each a list of n.
 
     A text joins its columns with ". ", skipping empty ones. A missing title is the text's first 80
@@ -58,7 +56,6 @@ def compose(
     texts = [". ".join(part for part in parts if part) for parts in zip(*columns, strict=True)]
     named = titles if titles is not None else [""] * len(ids)
     filled = [
-        title or text[:_TITLE_LENGTH].rstrip() or name
-        for title, text, name in zip(named, texts, ids, strict=True)
+        title or text[:_TITLE_LENGTH].rstrip() or name for title, text, name in zip(named, texts, ids, strict=True)
     ]
     return filled, texts

@@ -87,9 +87,7 @@ def training_windows(data: Dataset, length: int, stride: int | None = None) -> W
     order = np.argsort(start, kind="stable")
     start, size = start[order], size[order]
     if len(start) == 0:
-        raise FosterError(
-            "no user has two training interactions", "give longer histories, or a lower --k-core"
-        )
+        raise FosterError("no user has two training interactions", "give longer histories, or a lower --k-core")
     return Windows(_gather(items, start, size, length + 1), size)
 
 

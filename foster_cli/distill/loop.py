@@ -80,9 +80,7 @@ def make_subset(config: DistillConfig, V: Tensor, seed: int) -> Subset:
     """How S is drawn: fresh at every step, or fixed by k-means."""
     if config.subset == "kmeans":
         if config.items_per_step is None or config.items_per_step >= len(V):
-            raise FosterError(
-                "--subset kmeans needs --items-per-step below the catalogue's size", "use --subset fly"
-            )
+            raise FosterError("--subset kmeans needs --items-per-step below the catalogue's size", "use --subset fly")
         return kmeans_subset(V, config.items_per_step, stream_seed(seed, "kmeans"))
     return uniform_subset(len(V), config.items_per_step, V.device)
 
@@ -167,8 +165,7 @@ def outer_step(problem: Problem, state: State, k: int) -> dict[str, float]:
         log_p = torch.log_softmax(Q.detach() @ V[S].T, dim=-1)
         entropy = float(-(log_p.exp() * log_p).sum(-1).mean())
     norm = [
-        math.sqrt(sum(float(g.double().square().sum()) for g in part))
-        for part in (step[: len(phi)], step[len(phi) :])
+        math.sqrt(sum(float(g.double().square().sum()) for g in part)) for part in (step[: len(phi)], step[len(phi) :])
     ]
     return {
         "step": float(k + 1), "inner_before": before.item(), "inner_after": after.item(), "q": q.item(),

@@ -43,9 +43,7 @@ def check_settings(model: ModelConfig, train: TrainConfig, config: DistillConfig
     choice("--dh-form", config.dh_form, ("rank", "mean", "raw"))
     choice("--outer-loss", config.outer_loss, ("bce", "softmax"))
     choice("--loss", train.loss, ("softmax", "bce"))
-    if model.train_layers not in ("all", "none") and not (
-        model.train_layers.isdigit() and int(model.train_layers)
-    ):
+    if model.train_layers not in ("all", "none") and not (model.train_layers.isdigit() and int(model.train_layers)):
         raise FosterError(
             f"--train-layers {model.train_layers}: not a choice", "use none, all, or a number of top layers"
         )
@@ -68,26 +66,25 @@ def check_settings(model: ModelConfig, train: TrainConfig, config: DistillConfig
             raise FosterError(f"{name} {rank}: out of range", f"use 1 to {most}")
 
 
-def starting_point(
-    setting: Setting, teacher: Recommender, V: Tensor, config: DistillConfig, seed: int
-) -> Start:
-    """D~ before the first outer step: `random`, `real` or `rollout`."""
-    if len(setting.windows) < config.budget:
+def check_budget(setting: Setting, config: DistillConfig) -> None:
+    """FosterError for more synthetic sequences than there are training windows."""
+    if config.budget > len(setting.windows):
         raise FosterError(
             f"--budget {config.budget}: there are only {len(setting.windows)} training windows",
             f"use --budget {len(setting.windows)} or fewer",
         )
+
+
+def starting_point(setting: Setting, teacher: Recommender, V: Tensor, config: DistillConfig, seed: int) -> Start:
+    """D~ before the first outer step: `random`, `real` or `rollout`."""
     M, L = config.budget, config.length
     if config.init == "random":
         rng = torch.Generator().manual_seed(stream_seed(seed, "init"))
         start = random_start(M, L, V.shape[1], config.rank_user, config.rank_time, rng)
         return Start(start.to(V.device), 0.0, [])
-    contexts = diverse_contexts(
-        teacher, V, setting.windows, M, np.random.default_rng(stream_seed(seed, "contexts"))
-    )
-    make = rollout_tensor if config.init == "rollout" else None
-    if make is not None:
-        Q = make(teacher, V, setting.windows, contexts, L, config.gain)
+    contexts = diverse_contexts(teacher, V, setting.windows, M, np.random.default_rng(stream_seed(seed, "contexts")))
+    if config.init == "rollout":
+        Q = rollout_tensor(teacher, V, setting.windows, contexts, L, config.gain)
     else:
         Q = real_tensor(V, setting.windows, contexts, L, config.gain)
     synthetic, error = from_tensor(Q, config.rank_user, config.rank_time)
@@ -95,18 +92,24 @@ def starting_point(
 
 
 def run(
-    data: Dataset, paths: list[str], prepare: PrepareSettings, model: ModelConfig, train: TrainConfig, config: DistillConfig, student: StudentConfig,
-    seed: int, device: torch.device, out: Path, console: Console = SILENT, use_cache: bool = True,
-) -> dict[str, Any]:  # fmt: skip
+    data: Dataset,
+    paths: list[str],
+    prepare: PrepareSettings,
+    model: ModelConfig,
+    train: TrainConfig,
+    config: DistillConfig,
+    student: StudentConfig,
+    seed: int,
+    device: torch.device,
+    out: Path,
+    console: Console = SILENT,
+    use_cache: bool = True,
+) -> dict[str, Any]:
     """Distil `data` into the bundle `out`; returns its manifest."""
     check_settings(model, train, config)
     began = time.perf_counter()
     setting = make_setting(data, model, config.length, device, console, use_cache)
-    if config.init != "random" and len(setting.windows) < config.budget:
-        raise FosterError(
-            f"--budget {config.budget}: there are only {len(setting.windows)} training windows",
-            f"use --budget {len(setting.windows)} or fewer",
-        )
+    check_budget(setting, config)
     teacher = full_teacher(setting, train, seed, console, use_cache)
     full_valid = max(row["R@10"] for row in teacher.history)
     console.note(f"full data: validation R@10 {full_valid:.4f} (untrained {teacher.history[0]['R@10']:.4f})")
@@ -117,15 +120,20 @@ def run(
         console.note(f"the ranks leave out {start.error:.1%} of the squared length of Q")
     subset = make_subset(config, V, seed)
     problem = Problem(teacher, setting.fresh, V, setting.windows, subset, config, train, seed)
-    check = fresh_check(
-        setting.fresh, V, subset, setting.valid, student, seed, config.check_seeds, Console(quiet=True)
-    )
+    check = fresh_check(setting.fresh, V, subset, setting.valid, student, seed, config.check_seeds, Console(quiet=True))
     result = distill(problem, start.synthetic, check, console)
     steps = [row["seconds"] for row in result.log]
     best = max(row["R@10"] for row in result.checks)
     manifest: dict[str, Any] = {
         "method": "foster",
-        "data": {"name": data.name, "path": paths, "prepare": dataclasses.asdict(prepare), "hash": data.hash, "statistics": data.statistics, "settings": data.settings},
+        "data": {
+            "name": data.name,
+            "path": paths,
+            "prepare": dataclasses.asdict(prepare),
+            "hash": data.hash,
+            "statistics": data.statistics,
+            "settings": data.settings,
+        },
         "encoder": {**setting.source.identity(), "train_layers": model.train_layers},
         "item_factor": {"shape": list(V.shape), "sha256_of_ids": sha256_json(data.catalogue.ids)},
         "model": dataclasses.asdict(model),
@@ -143,7 +151,5 @@ def run(
         },
         "machine": machine(),
     }  # fmt: skip
-    bundle.save(
-        out, manifest, result.factors, V, data.catalogue.ids, data.catalogue.titles, result.log, result.checks
-    )
+    bundle.save(out, manifest, result.factors, V, data.catalogue.ids, data.catalogue.titles, result.log, result.checks)
     return manifest

@@ -61,9 +61,7 @@ def ranked(H: Tensor, E: Tensor, test: Test) -> tuple[Float, float]:
     return ranks(H, E, test.cases.target, test.seen), covered(H, E, test.k, test.seen) / len(E)
 
 
-def model_row(
-    test: Test, seeds: list[int], train: Callable[[int], tuple[Recommender, float, float, Any]]
-) -> Row:
+def model_row(test: Test, seeds: list[int], train: Callable[[int], tuple[Recommender, float, float, Any]]) -> Row:
     """A row of trained models: `train(seed)` gives a model, its seconds, its peak MiB and what was chosen."""
     found = []
     for seed in seeds:
@@ -103,8 +101,7 @@ def text_row(setting: Setting, test: Test) -> Row:
     E = torch.nn.functional.normalize(setting.text_vectors(), dim=-1)
     valid = setting.valid
     score = {
-        last: float((ranks(profiles(E, valid, last), E, valid.target) <= 10).mean())
-        for last in (1, 2, 3, 5, 10, 20)
+        last: float((ranks(profiles(E, valid, last), E, valid.target) <= 10).mean()) for last in (1, 2, 3, 5, 10, 20)
     }
     last = max(score, key=lambda key: score[key])
     rank, share = ranked(profiles(E, test.cases, last), E, test)
@@ -141,9 +138,7 @@ def rows(
         assert Q is not None and V is not None and subset is not None
         reset_peak()
         model = setting.fresh(seed)
-        fit = fit_synthetic(
-            model, Q, V, subset, setting.valid, student, seed, console, f"synthetic, seed {seed}"
-        )
+        fit = fit_synthetic(model, Q, V, subset, setting.valid, student, seed, console, f"synthetic, seed {seed}")
         return model, fit.seconds, peak_memory_mb(setting.device), f"step {fit.best}"
 
     def full(seed: int) -> tuple[Recommender, float, float, Any]:

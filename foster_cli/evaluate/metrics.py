@@ -59,7 +59,7 @@ class Bootstrap:
         users = self.weights.shape[1]
         total = np.bincount(self.user, weights=value, minlength=users)
         count = np.bincount(self.user, minlength=users).astype(np.float64)
-        return (self.weights @ total) / (self.weights @ count)  # type: ignore[no-any-return]
+        return (self.weights @ total) / (self.weights @ count)
 
     def interval(self, value: Float) -> tuple[float, float]:
         """95 % percentile interval of the mean of `value` (C,)."""

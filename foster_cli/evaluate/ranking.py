@@ -35,11 +35,7 @@ def last_outputs(model: Recommender, E: Tensor, cases: Cases, batch: int = 1024)
 def ranks(H: Tensor, E: Tensor, target: npt.NDArray[np.int64], seen: Seen | None = None) -> Float:
     """Rank of each case's target among all n items: 1 + items above it + half of those equal to it."""
     goal = torch.from_numpy(target).to(H.device)
-    masked = (
-        None
-        if seen is None
-        else (torch.from_numpy(seen[0]).to(H.device), torch.from_numpy(seen[1]).to(H.device))
-    )
+    masked = None if seen is None else (torch.from_numpy(seen[0]).to(H.device), torch.from_numpy(seen[1]).to(H.device))
     greater, equal = rank_counts(H, E, goal, masked)
     return (1.0 + greater.double() + 0.5 * equal.double()).cpu().numpy()
 

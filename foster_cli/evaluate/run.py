@@ -26,9 +26,7 @@ def evaluate_bundle(
     model, train = from_dict(ModelConfig, m["model"]), from_dict(TrainConfig, m["train"])
     config, student = from_dict(DistillConfig, m["distill"]), from_dict(StudentConfig, m["student"])
     if data.catalogue.ids != bundle.item_ids:
-        raise FosterError(
-            f"{bundle.path} is of another catalogue than the data", "name its data: --data FILE"
-        )
+        raise FosterError(f"{bundle.path} is of another catalogue than the data", "name its data: --data FILE")
     setting = make_setting(data, model, config.length, device, console, use_cache)
     if setting.source.hash != m["encoder"]["hash"]:
         raise FosterError(

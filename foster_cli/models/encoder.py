@@ -67,9 +67,7 @@ def load_backbone(source: EncoderSource) -> tuple[nn.Module, Any]:
         SafetensorError,
     ) as e:
         reason = " ".join(str(e).split())[:160]
-        raise FosterError(
-            f"{where}: cannot be loaded as a text encoder ({type(e).__name__}: {reason})", hint
-        ) from e
+        raise FosterError(f"{where}: cannot be loaded as a text encoder ({type(e).__name__}: {reason})", hint) from e
     return model, tokenizer
 
 
@@ -110,9 +108,7 @@ def _top_of(model: nn.Module, count: int) -> nn.Module:
     kept = list(stack)
     memo: dict[int, Any] = {id(layer): nn.Identity() for layer in kept[: len(kept) - count]}
     if not isinstance(getattr(model, "embeddings", None), nn.Module):
-        raise FosterError(
-            "this encoder's embeddings are not where they are expected", "use --train-layers none or all"
-        )
+        raise FosterError("this encoder's embeddings are not where they are expected", "use --train-layers none or all")
     memo[id(model.embeddings)] = _Passthrough()
     top = copy.deepcopy(model, memo)
     name = next(n for n, m in model.named_modules() if m is stack)
@@ -160,9 +156,7 @@ class TextCache:
     One of `pooled` (n, w), `hidden` (ragged, below the top N layers), `tokens` (ragged) is what a step reads.
     """
 
-    def __init__(
-        self, pooled: Tensor | None, hidden: Ragged | None, tokens: Ragged | None, n: int, width: int
-    ) -> None:
+    def __init__(self, pooled: Tensor | None, hidden: Ragged | None, tokens: Ragged | None, n: int, width: int) -> None:
         self.pooled, self.hidden, self.tokens, self.n, self.width = pooled, hidden, tokens, n, width
 
     def to(self, device: torch.device) -> TextCache:
@@ -237,7 +231,7 @@ def _kept(key: str, make: Any, use_cache: bool) -> Tensor:
     from safetensors.torch import load_file, save_file
 
     if not use_cache:
-        return make()  # type: ignore[no-any-return]
+        return make()
     path = cache_dir() / "texts" / f"{key}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(str(path) + ".lock"):
@@ -269,9 +263,7 @@ class TextEncoder(nn.Module):
         assert rows is not None and self.top is not None
         lengths = (rows.offsets[items + 1] - rows.offsets[items]).cpu().numpy()
         order = np.argsort(lengths, kind="stable")
-        parts = [
-            self._chunk(rows, items[torch.from_numpy(c).to(items.device)]) for c in _chunks(lengths, order)
-        ]
+        parts = [self._chunk(rows, items[torch.from_numpy(c).to(items.device)]) for c in _chunks(lengths, order)]
         back = torch.empty(len(order), dtype=torch.int64)
         back[torch.from_numpy(order)] = torch.arange(len(order))
         return torch.cat(parts)[back.to(items.device)]
@@ -299,7 +291,7 @@ def build_text_encoder(
     not give the same result from kept hidden states as the whole model gives from the tokens.
     """
     model, tokenizer = load_backbone(source)
-    limit = min(max_tokens, int(getattr(model.config, "max_position_embeddings", max_tokens)))  # type: ignore[arg-type]
+    limit = min(max_tokens, int(getattr(model.config, "max_position_embeddings", max_tokens)))
     tokens = tokenize(texts, tokenizer, limit)
     n, width = len(texts), int(model.config.hidden_size)  # type: ignore[union-attr, arg-type]
     key = [source.hash, sha256_json(texts), limit]
@@ -309,17 +301,13 @@ def build_text_encoder(
             lambda: _run_frozen(model, tokens, None, source, device, console),
             use_cache,
         )
-        return TextEncoder(
-            TextCache(pooled.to(device), None, None, n, width), None, source.pooling, source.normalize
-        )
+        return TextEncoder(TextCache(pooled.to(device), None, None, n, width), None, source.pooling, source.normalize)
     ragged = Ragged(torch.from_numpy(tokens.ids), torch.from_numpy(tokens.offsets)).to(device)
     if train_layers == "all":
         cache = TextCache(None, None, ragged, n, width)
         return TextEncoder(cache, model.to(device), source.pooling, source.normalize)
     if not train_layers.isdigit() or int(train_layers) < 1:
-        raise FosterError(
-            f"--train-layers {train_layers}: not a choice", "use none, all, or a number of top layers"
-        )
+        raise FosterError(f"--train-layers {train_layers}: not a choice", "use none, all, or a number of top layers")
     top = _top_of(model, int(train_layers)).to(device)
     below = len(_layers(model)) - int(train_layers)
     hidden = _kept(

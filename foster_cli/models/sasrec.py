@@ -41,10 +41,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, l, d) -> (B, l, d)."""
-        b, l, d = x.shape
-        q, k, v = self.qkv(self.norm1(x)).view(b, l, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        b, size, d = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(b, size, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.dropout(self.out(a.transpose(1, 2).reshape(b, l, d)))
+        x = x + self.dropout(self.out(a.transpose(1, 2).reshape(b, size, d)))
         return self.feed_forward(x)
 
     def feed_forward(self, x: Tensor) -> Tensor:
@@ -53,17 +53,13 @@ class Block(nn.Module):
 
     def at(self, x: Tensor, last: Tensor) -> Tensor:
         """(B, l, d), positions `last` (B,) -> (B, d): what `forward` gives there, at a third of the work."""
-        b, l, d = x.shape
+        b, size, d = x.shape
         row = torch.arange(b, device=x.device)
         y = self.norm1(x)
         weight, bias = self.qkv.weight, self.qkv.bias
         q = F.linear(y[row, last], weight[:d], bias[:d]).view(b, self.heads, 1, d // self.heads)
-        k, v = (
-            F.linear(y, weight[d:], bias[d:])
-            .view(b, l, 2, self.heads, d // self.heads)
-            .permute(2, 0, 3, 1, 4)
-        )
-        mask = (torch.arange(l, device=x.device)[None, :] <= last[:, None])[:, None, None, :]
+        k, v = F.linear(y, weight[d:], bias[d:]).view(b, size, 2, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        mask = (torch.arange(size, device=x.device)[None, :] <= last[:, None])[:, None, None, :]
         a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.feed_forward(x[row, last] + self.dropout(self.out(a.reshape(b, d))))
 
@@ -71,9 +67,7 @@ class Block(nn.Module):
 class SASRec(nn.Module):
     """Positions, blocks, final norm. Initial weights N(0, 0.02^2) from the generator that is passed in."""
 
-    def __init__(
-        self, width: int, length: int, layers: int, heads: int, dropout: float, rng: torch.Generator
-    ) -> None:
+    def __init__(self, width: int, length: int, layers: int, heads: int, dropout: float, rng: torch.Generator) -> None:
         super().__init__()
         self.scale = math.sqrt(width)
         self.position = nn.Parameter(torch.empty(length, width))

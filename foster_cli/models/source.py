@@ -83,9 +83,7 @@ def _from_hub(name: str) -> tuple[Path, str]:
         folder = Path(snapshot_download(repo, revision=revision or None, allow_patterns=_HUB_FILES))
         if not list(folder.glob("*.safetensors")):
             folder = Path(
-                snapshot_download(
-                    repo, revision=revision or None, allow_patterns=[*_HUB_FILES, "pytorch_model.bin"]
-                )
+                snapshot_download(repo, revision=revision or None, allow_patterns=[*_HUB_FILES, "pytorch_model.bin"])
             )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise FosterError(
@@ -97,18 +95,14 @@ def _from_hub(name: str) -> tuple[Path, str]:
 
 def _read_json(path: Path) -> dict[str, object] | list[object]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise FosterError(
-            f"cannot read {path}: {error}", "give the folder of a Hugging Face encoder"
-        ) from error
+        raise FosterError(f"cannot read {path}: {error}", "give the folder of a Hugging Face encoder") from error
 
 
 def _describe(name: str, folder: Path, revision: str) -> EncoderSource:
     if not (folder / "config.json").is_file():
-        raise FosterError(
-            f"--encoder {name}: no config.json in {folder}", "give the folder of a Hugging Face encoder"
-        )
+        raise FosterError(f"--encoder {name}: no config.json in {folder}", "give the folder of a Hugging Face encoder")
     weights = [p for p in sorted(folder.iterdir()) if p.suffix == ".safetensors" or p.name in _WEIGHTS]
     if not weights:
         raise FosterError(

@@ -66,10 +66,8 @@ def real_batch(
     size = int(windows.lengths.max())
     items = windows.items[:, :size]
     valid = items[:, 1:] >= 0
-    if loss == "bce":
-        drawn = rng.integers(0, n, int(valid.sum()))
-    else:
-        drawn = rng.choice(n, min(negatives, n), replace=False)
+    per_position = loss == "bce"
+    drawn = rng.integers(0, n, int(valid.sum())) if per_position else rng.choice(n, min(negatives, n), replace=False)
     unique, index = np.unique(np.concatenate([items[items >= 0], drawn]), return_inverse=True)
     place = np.zeros(items.shape, np.int64)
     count = int((items >= 0).sum())
@@ -158,9 +156,7 @@ def fit_real(
             model.train()
             losses = []
             for i, index in enumerate(batches(windows, config.batch, rng)):
-                batch = real_batch(
-                    windows.take(index), model.n, config.loss, config.negatives, rng, model.device
-                )
+                batch = real_batch(windows.take(index), model.n, config.loss, config.negatives, rng, model.device)
                 loss = real_loss(*real_outputs(model, batch), batch, config.loss)
                 optimizer.zero_grad()
                 loss.backward()

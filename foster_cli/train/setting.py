@@ -64,11 +64,7 @@ def full_teacher(
     key = teacher_key(
         setting.data, setting.source.hash, setting.model, train, setting.length, seed, setting.device.type
     )
-    teacher = train_teacher(
-        key, setting.fresh, setting.windows, setting.valid, train, seed, console, use_cache, label
-    )
+    teacher = train_teacher(key, setting.fresh, setting.windows, setting.valid, train, seed, console, use_cache, label)
     if teacher.cached:
-        console.note(
-            f"{label}: from the cache ({teacher.seconds:.0f} s when it was trained; --no-cache trains again)"
-        )
+        console.note(f"{label}: from the cache ({teacher.seconds:.0f} s when it was trained; --no-cache trains again)")
     return teacher

@@ -79,9 +79,7 @@ def test_unclear_columns(names: list[str], settings: dict[str, object], words: l
 
 def test_options_settle_what_is_unclear() -> None:
     names = ["user", "asin", "parent_asin", "time", "date", "title", "name", "split"]
-    chosen = PrepareSettings(
-        item_column="asin", time_column="date", text_columns=("name",), split_column="none"
-    )
+    chosen = PrepareSettings(item_column="asin", time_column="date", text_columns=("name",), split_column="none")
     found = recognise(names, None, chosen)
     assert (found.item, found.time, found.text, found.split) == ("asin", "date", ("name",), None)
     assert found.title == "title"

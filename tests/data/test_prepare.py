@@ -255,9 +255,7 @@ def test_changed_prepared_file_is_refused(tmp_path: Path, column: str) -> None:
     table = pq.read_table(path)
     frame = table.to_pandas()
     old = frame[column].iloc[0]
-    frame[column] = [
-        old + 1 if column == "time" and v == old else f"{v}x" if v == old else v for v in frame[column]
-    ]
+    frame[column] = [old + 1 if column == "time" and v == old else f"{v}x" if v == old else v for v in frame[column]]
     place = table.schema.get_field_index(column)
     values = pd.Series(frame[column].tolist())
     pq.write_table(table.set_column(place, column, pa.array(values)), path)
@@ -318,6 +316,4 @@ def test_movielens_from_its_two_files() -> None:
     assert min(np.bincount(rows.user).min(), np.bincount(rows.item).min()) >= 5
     assert data.statistics["splits"]["test"]["cases"] == 8_975
     toy_story = data.catalogue.ids.index("1")
-    assert (
-        data.catalogue.texts[toy_story] == "Toy Story (1995). Adventure, Animation, Children, Comedy, Fantasy"
-    )
+    assert data.catalogue.texts[toy_story] == "Toy Story (1995). Adventure, Animation, Children, Comedy, Fantasy"

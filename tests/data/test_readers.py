@@ -21,9 +21,7 @@ from foster_cli.errors import FosterError
 
 # Titles with all that hurts but line ends: quotes, delimiters, tabs, markup, accents, emoji, spaces.
 _titles = st.text(
-    st.one_of(
-        st.sampled_from("\"',;\t|\\[]&# é漢😀"), st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"])
-    ),
+    st.one_of(st.sampled_from("\"',;\t|\\[]&# é漢😀"), st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"])),
     max_size=12,
 )
 _rows = st.lists(st.tuples(st.from_regex(r"[0-9a-z]{1,5}", fullmatch=True), _titles), min_size=1, max_size=6)

@@ -108,9 +108,7 @@ def test_split_names() -> None:
     assert read_split(values).tolist() == [0, 2, 1, 1, 1, 1]
 
 
-@pytest.mark.parametrize(
-    ("value", "shown"), [("holdout", "is holdout"), (None, "is empty"), ("", "is empty")]
-)
+@pytest.mark.parametrize(("value", "shown"), [("holdout", "is holdout"), (None, "is empty"), ("", "is empty")])
 def test_unknown_split_is_named(value: str | None, shown: str) -> None:
     with pytest.raises(FosterError, match=f"column fold, row 2 {shown}"):
         read_split(pd.Series(["train", value], name="fold"))

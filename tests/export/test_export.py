@@ -295,9 +295,7 @@ def test_json_event(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
-def test_stdout_carries_nothing_else(
-    run_dir: Path, name: str, capfdbinary: pytest.CaptureFixture[bytes]
-) -> None:
+def test_stdout_carries_nothing_else(run_dir: Path, name: str, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     command(bundle=None, format=name, out=Path("-"), top=2, json=True)
     printed = capfdbinary.readouterr()
     assert printed.out == exported(fake(), name, 2)

@@ -72,11 +72,7 @@ def _tidy(column: pa.ChunkedArray, name: str, path: Path) -> pa.ChunkedArray:
         return column.cast(pa.timestamp("ms"))
     try:
         if pa.types.is_integer(kind):
-            too_big = (
-                kind == pa.uint64()
-                and column.length() > column.null_count
-                and pc.max(column).as_py() >= 2**63
-            )
+            too_big = kind == pa.uint64() and column.length() > column.null_count and pc.max(column).as_py() >= 2**63
             return column.cast(pa.large_string() if too_big else pa.int64())
         if pa.types.is_list(kind) or pa.types.is_large_list(kind):
             return _joined(column)

@@ -27,9 +27,7 @@ def kind_of(path: Path) -> str:
     try:
         folder, there = path.is_dir(), path.exists()
     except OSError as error:
-        raise FosterError(
-            f"cannot read {clean(path)}: {error.strerror or error}", "check the path"
-        ) from error
+        raise FosterError(f"cannot read {clean(path)}: {error.strerror or error}", "check the path") from error
     if folder:
         raise FosterError(f"{clean(path)} is a folder", "give the files in it, e.g. ratings.csv movies.csv")
     if not there:
@@ -50,9 +48,7 @@ def load(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise FosterError(
-            f"cannot read {clean(path)}: {error.strerror or error}", "check the path"
-        ) from error
+        raise FosterError(f"cannot read {clean(path)}: {error.strerror or error}", "check the path") from error
     if data[:2] == b"\x1f\x8b":
         try:
             data = gzip.decompress(data)

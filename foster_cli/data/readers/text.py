@@ -157,9 +157,7 @@ def _rows(data: bytes, path: Path, limit: int | None = None) -> Iterator[tuple[i
         if line.strip():
             row = _json(line, number, path)
             if not isinstance(row, dict):
-                raise FosterError(
-                    f"{clean(path)} line {number} is not an object", "write one JSON object per line"
-                )
+                raise FosterError(f"{clean(path)} line {number} is not an object", "write one JSON object per line")
             yield number, row
             seen += 1
             if seen == limit:
@@ -172,9 +170,7 @@ def _columns(rows: Any, path: Path) -> pa.Table:
     count = 0
     for number, row in rows:
         if not isinstance(row, dict):
-            raise FosterError(
-                f"{clean(path)} line {number} is not an object", "give objects with named fields"
-            )
+            raise FosterError(f"{clean(path)} line {number} is not an object", "give objects with named fields")
         for key, value in row.items():
             column = columns.setdefault(key, [])
             column.extend([None] * (count - len(column)))
