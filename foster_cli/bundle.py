@@ -21,12 +21,12 @@ from typing import Any
 import pandas as pd
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from foster_cli.errors import FosterError
 from foster_cli.ops import tucker
-from foster_cli.runtime import generator, sha256_file, writing_dir
+from foster_cli.runtime import generator, save_tensors, sha256_file, writing_dir
 
 FORMAT = 1
 FILES = (
@@ -102,11 +102,8 @@ def save(
 ) -> None:
     """Write a bundle beside `path`, then rename it. Raises FosterError where the disk does not let it."""
     with writing_dir(path) as folder:
-        try:
-            save_file({k: v.contiguous() for k, v in factors.items()}, folder / FILES[1])
-            save_file({"V": V.detach().cpu().contiguous()}, folder / FILES[2])
-        except SafetensorError as error:  # how safetensors reports a full disk
-            raise FosterError(f"cannot write {path}: {error}", "free some space or give another --out") from error
+        save_tensors(factors, folder / FILES[1])
+        save_tensors({"V": V}, folder / FILES[2])
         pd.DataFrame({"item_id": item_ids, "title": titles}).to_parquet(folder / FILES[3], index=False)
         pd.DataFrame(log).to_csv(folder / FILES[4], index=False)
         pd.DataFrame(checks).to_csv(folder / FILES[5], index=False)

@@ -53,8 +53,8 @@ class TrainConfig:
     """AdamW weight decay."""
     epochs: int = 30
     """Most passes over the training windows."""
-    patience: int = 3
-    """Stop after this many epochs without a better validation R@10."""
+    patience: int = 5
+    """Stop after this many epochs without a better validation R@10 (3 stopped Games before it had begun to rise)."""
 
 
 @dataclass(frozen=True)

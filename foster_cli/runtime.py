@@ -176,6 +176,18 @@ def writing(path: Path) -> Iterator[Path]:
             tmp.unlink(missing_ok=True)
 
 
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write safetensors. Its own error for a failed write becomes an OSError, so that `writing` can name it."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path)
+    except SafetensorError as error:
+        code = errno.ENOSPC if "os error 28" in str(error) or "No space" in str(error) else errno.EIO
+        raise OSError(code, str(error)) from error
+
+
 @contextmanager
 def writing_dir(path: Path) -> Iterator[Path]:
     """Fill a folder beside `path`, then rename it. An existing `path` is replaced only once the new one is whole."""

@@ -15,7 +15,7 @@ def command(
     steps: Annotated[int, typer.Option("--steps", help="Outer steps.")] = 20,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fresh models per row.")] = 2,
     seed: Annotated[int, typer.Option("--seed", help="Fixes the result on a given machine.")] = 0,
-    train_layers: Annotated[str, typer.Option("--train-layers", help="As in foster distill.")] = "none",
+    width: Annotated[int, typer.Option("--width", help="Width of the recommender; narrow, so that it is quick.")] = 128,
 ) -> None:
     """Generate a shop, distil it, evaluate and export: leaves shop.parquet, bundle/, metrics.json, synthetic.jsonl.
 
@@ -36,8 +36,6 @@ def command(
         shutil.rmtree(bundle)
     shop = out / "shop.parquet"
     sample.command(out=shop, users=users, items=items, seed=seed)
-    distill.command(
-        data=[shop], out=bundle, seed=seed, steps=steps, train_layers=train_layers, check_every=max(1, steps)
-    )
+    distill.command(data=[shop], out=bundle, seed=seed, steps=steps, width=width, check_every=max(1, steps))
     evaluate.command(bundle=bundle, seeds=seeds, out=out / "metrics.json")
     export.command(bundle=bundle, format="jsonl", out=out / "synthetic.jsonl")

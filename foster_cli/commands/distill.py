@@ -43,6 +43,7 @@ def command(
     max_tokens: Annotated[int, _opt("--max-tokens", "Texts are cut to this many tokens.", _MODEL)] = _M.max_tokens,
     loss: Annotated[str, _opt("--loss", "softmax (512 shared negatives) or bce (the paper's).", _REAL)] = _T.loss,
     epochs: Annotated[int, _opt("--epochs", "Most epochs; stops early on validation.", _REAL)] = _T.epochs,
+    patience: Annotated[int, _opt("--patience", "Epochs without a better validation.", _REAL)] = _T.patience,
     lr: Annotated[float, _opt("--lr", "AdamW rate on real data.", _REAL)] = _T.lr,
     init: Annotated[str, _opt("--init", "Where D~ starts: rollout, real or random.", _METHOD)] = _D.init,
     gain: Annotated[float, _opt("--gain", "Length of a start's item vectors.", _METHOD)] = _D.gain,
@@ -92,7 +93,7 @@ def command(
 
     console = Console(json_mode=json)
     model = ModelConfig(encoder=encoder, train_layers=train_layers, width=width, max_tokens=max_tokens)
-    train = TrainConfig(loss=loss, epochs=epochs, lr=lr)
+    train = TrainConfig(loss=loss, epochs=epochs, lr=lr, patience=patience)
     config = DistillConfig(
         budget=budget, length=length, steps=steps, init=init, gain=gain, rank_user=rank_user, rank_time=rank_time,
         items_per_step=settings.items_per_step(items_per_step), subset=subset, inner_steps=inner_steps,

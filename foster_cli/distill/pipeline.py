@@ -49,7 +49,8 @@ def check_settings(model: ModelConfig, train: TrainConfig, config: DistillConfig
         )
     for name, value in (("--budget", config.budget), ("--inner-steps", config.inner_steps),
                         ("--reset-every", config.reset_every), ("--check-every", config.check_every),
-                        ("--check-seeds", config.check_seeds), ("--epochs", train.epochs)):  # fmt: skip
+                        ("--check-seeds", config.check_seeds), ("--epochs", train.epochs),
+                        ("--patience", train.patience)):  # fmt: skip
         positive(name, value)
     positive("--length", config.length, 2)
     positive("--steps", config.steps, 0)

@@ -23,7 +23,7 @@ from foster_cli.console import SILENT, Console
 from foster_cli.data.tokens import Tokens, tokenize
 from foster_cli.errors import FosterError
 from foster_cli.models.source import EncoderSource
-from foster_cli.runtime import cache_dir, sha256_json, writing
+from foster_cli.runtime import cache_dir, save_tensors, sha256_json, writing
 
 #: Padded tokens of one chunk of texts that runs at once.
 CHUNK_TOKENS = 4096
@@ -228,7 +228,7 @@ def _run_frozen(
 def _kept(key: str, make: Any, use_cache: bool) -> Tensor:
     """The tensor under `key` in the cache folder, made and written if it is not there."""
     from filelock import FileLock
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     if not use_cache:
         return make()
@@ -243,7 +243,7 @@ def _kept(key: str, make: Any, use_cache: bool) -> Tensor:
         x: Tensor = make()
         if x.numel() * x.element_size() <= CACHE_BYTES:
             with writing(path) as tmp:
-                save_file({"x": x.contiguous()}, tmp)
+                save_tensors({"x": x}, tmp)
         return x
 
 

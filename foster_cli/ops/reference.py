@@ -40,7 +40,7 @@ def rank_counts(
     items[offsets[r] : offsets[r+1]] are left out of row r. At most `block` scores are held. Raises ValueError on
     NaN or Inf, which no ranking survives.
     """
-    if not (torch.isfinite(H).all() and torch.isfinite(E).all()):
+    if not all(bool(torch.isfinite(part).all()) for x in (H, E) for part in x.split(1 << 16)):
         raise ValueError("NaN or Inf in the outputs or embeddings to be ranked")
     greater, equal = (torch.empty(len(H), dtype=torch.int64, device=H.device) for _ in range(2))
     rows = max(1, block // max(1, len(E)))
@@ -55,6 +55,6 @@ def rank_counts(
             size = offsets[a + 1 : b + 1] - offsets[a:b]
             row = torch.repeat_interleave(torch.arange(b - a, device=H.device), size)
             scores[row, items[offsets[a] : offsets[b]]] = -torch.inf
-        greater[a:b] = (scores > own).sum(1)
-        equal[a:b] = (scores == own).sum(1)
+        greater[a:b] = torch.count_nonzero(scores > own, dim=1)
+        equal[a:b] = torch.count_nonzero(scores == own, dim=1)
     return greater, equal

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from foster_cli.config import ModelConfig, TrainConfig
@@ -23,7 +23,7 @@ from foster_cli.console import SILENT, Console
 from foster_cli.data.schema import Dataset
 from foster_cli.data.windows import Cases, Windows
 from foster_cli.models.recommender import Factory, Recommender
-from foster_cli.runtime import cache_dir, peak_memory_mb, reset_peak, sha256_json, writing_dir
+from foster_cli.runtime import cache_dir, peak_memory_mb, reset_peak, save_tensors, sha256_json, writing_dir
 from foster_cli.train.fit import fit_real
 
 #: Raised whenever training changes what a given key would give.
@@ -83,8 +83,8 @@ def train_teacher(
         teacher = _train(fresh, windows, valid, config, seed, console, label)
         with writing_dir(folder) as tmp:
             for i, state in enumerate(teacher.anchors):
-                save_file(state, tmp / f"anchor-{i:03d}.safetensors")
-            save_file(teacher.model.learnables(), tmp / "best.safetensors")
+                save_tensors(state, tmp / f"anchor-{i:03d}.safetensors")
+            save_tensors(teacher.model.learnables(), tmp / "best.safetensors")
             record = {"anchors": len(teacher.anchors), "history": teacher.history}
             record |= {"seconds": teacher.seconds, "peak_mb": teacher.peak_mb}
             (tmp / "teacher.json").write_text(json.dumps(record))
