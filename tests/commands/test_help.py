@@ -1,0 +1,63 @@
+"""`--help` is quick because it loads nothing heavy; a usage error ends with code 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+COMMANDS = ("preprocess", "sample", "distill", "eval", "export", "demo")
+HEAVY = ("torch", "transformers", "pandas", "pyarrow", "sklearn", "numpy")
+CODE = """
+import sys
+from foster_cli.__main__ import main
+try:
+    main()
+finally:
+    print("loaded:", *[name for name in {heavy!r} if name in sys.modules], file=sys.stderr)
+"""
+
+
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", CODE.format(heavy=HEAVY), *args], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help(command: str) -> None:
+    done = run(*command.split(), "--help")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "loaded:\n"
+    assert "Usage: " in done.stdout
+    if command:
+        assert "Example: foster " + command in done.stdout
+    else:
+        assert all(name in done.stdout for name in COMMANDS)
+
+
+def test_version() -> None:
+    from foster_cli import __version__
+
+    done = run("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"foster {__version__}\n", "loaded:\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (("distill",), "DATA"),
+        (("preprocess", "x.csv"), "--out"),
+        (("distill", "x.csv", "--bugdet", "20"), "--bugdet"),
+        (("eval", "--seeds", "0"), "--seeds"),
+        (("distil", "x.csv"), "distil"),
+        ((), ""),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, tuple) else "",
+)
+def test_usage_errors(args: tuple[str, ...], word: str) -> None:
+    done = run(*args)
+    assert done.returncode == 2
+    assert word in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr

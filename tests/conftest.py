@@ -1,0 +1,173 @@
+"""Shared fixtures: a hand-built dataset, a tiny random BERT on disk, small recommenders, a private cache folder.
+
+Torch is imported inside the fixtures only, so that the tests of the data layer stay fast.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is first imported: no test uses the network
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from foster_cli.data.schema import Catalogue, Dataset, Interactions
+
+settings.register_profile("foster", deadline=None)  # a busy machine is no failure
+settings.load_profile("foster")
+
+WORDS = ("red", "blue", "iron", "glass", "small", "large", "lamp", "chair", "knife", "radio")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """FOSTER_CACHE in a temporary folder: no test reads or writes the user's."""
+    before = os.environ.get("FOSTER_CACHE")
+    os.environ["FOSTER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["FOSTER_CACHE"]
+    else:
+        os.environ["FOSTER_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def torch_one() -> None:
+    """One torch thread."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def build_dataset(rows: list[tuple[int, int, int]], items: int, texts: list[str], name: str = "tiny") -> Dataset:
+    """A `Dataset` of (user, item, split) rows, in time order; nothing of foster's own preparation is used."""
+    table = np.array([(u, t, i, s) for t, (u, i, s) in enumerate(rows)], dtype=np.int64).reshape(-1, 4)
+    table = table[np.lexsort((table[:, 1], table[:, 0]))]
+    columns = Interactions(table[:, 0], table[:, 2], table[:, 1], table[:, 3].astype(np.int8))
+    ids = [f"i{k}" for k in range(items)]
+    users = int(table[:, 0].max()) + 1 if len(table) else 0
+    catalogue = Catalogue(ids, [f"Title {k}" for k in range(items)], texts)
+    return Dataset(name, f"hash-of-{name}", [f"u{k}" for k in range(users)], catalogue, columns)
+
+
+@pytest.fixture(scope="session")
+def dataset_of() -> Callable[..., Dataset]:
+    """`build_dataset`, for tests that bring their own rows."""
+    return build_dataset
+
+
+@pytest.fixture(scope="session")
+def dataset() -> Dataset:
+    """40 users, 30 items; an item is mostly followed by the next one, so that there is something to learn."""
+    rng = np.random.default_rng(7)
+    events = []
+    for user in range(40):
+        item = int(rng.integers(30))
+        for _ in range(int(rng.integers(4, 15))):
+            events.append((float(rng.random()), user, item))
+            item = (item + 1) % 30 if rng.random() < 0.85 else int(rng.integers(30))
+    # each user's own order in time is the order of the chain
+    moments = {u: sorted(e[0] for e in events if e[1] == u) for u in range(40)}
+    timed = sorted((moments[u].pop(0), u, i) for _, u, i in events)
+    cut = (int(0.8 * len(timed)), int(0.9 * len(timed)))
+    rows = [(u, i, int(k >= cut[0]) + int(k >= cut[1])) for k, (_, u, i) in enumerate(timed)]
+    texts = [" ".join(rng.choice(WORDS, size=1 + k % 5)) + f" {k}" for k in range(30)]
+    return build_dataset(rows, 30, texts)
+
+
+def _write_encoder(folder: Path, pooling: str, normalize: bool) -> None:
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    signs = list("abcdefghijklmnopqrstuvwxyz0123456789")
+    vocab = {t: i for i, t in enumerate([*special, *signs, *[f"##{c}" for c in signs], *WORDS])}
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, mask_token="[MASK]", **names).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(vocab), hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=48,
+        max_position_embeddings=40, initializer_range=0.2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    BertModel(config).save_pretrained(folder)
+    modules = [{"idx": 0, "type": "sentence_transformers.models.Transformer"}]
+    modules += [{"idx": 1, "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]
+    if normalize:
+        modules += [{"idx": 2, "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(
+        json.dumps({"pooling_mode_cls_token": pooling == "cls", "pooling_mode_mean_tokens": pooling == "mean"})
+    )
+
+
+@pytest.fixture(scope="session")
+def mean_encoder(tmp_path_factory: pytest.TempPathFactory, torch_one: None) -> Path:
+    """A folder with a random 4-layer BERT of width 32: mean pooling, normalised. Read only."""
+    folder = tmp_path_factory.mktemp("encoders") / "mean"
+    folder.mkdir()
+    _write_encoder(folder, "mean", True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cls_encoder(tmp_path_factory: pytest.TempPathFactory, torch_one: None) -> Path:
+    """The same weights with CLS pooling, not normalised. Read only."""
+    folder = tmp_path_factory.mktemp("encoders") / "cls"
+    folder.mkdir()
+    _write_encoder(folder, "cls", False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def setting(dataset: Dataset, mean_encoder: Path) -> Any:
+    """A `Setting` on the tiny dataset: frozen texts, head, SASRec of width 16, L = 8. Read only."""
+    import torch
+
+    from foster_cli.config import ModelConfig
+    from foster_cli.train.setting import make_setting
+
+    model = ModelConfig(encoder=str(mean_encoder), width=16, layers=1)
+    return make_setting(dataset, model, 8, torch.device("cpu"), use_cache=False)
+
+
+@pytest.fixture(scope="session")
+def small_model(torch_one: None) -> Callable[..., Any]:
+    """`small_model(n, width, length, seed, double, layers)`: a recommender on random text vectors, in eval mode.
+
+    The texts are the same for every seed. Its weights are made larger than SASRec's start, so that every part of it matters to the output.
+    """
+    import torch
+
+    from foster_cli.config import ModelConfig
+    from foster_cli.models.encoder import TextCache, TextEncoder
+    from foster_cli.models.recommender import Recommender
+
+    def make(
+        n: int = 12, width: int = 8, length: int = 6, seed: int = 0, double: bool = True, layers: int = 2
+    ) -> Recommender:
+        rng = torch.Generator().manual_seed(1000 + seed)
+        pooled = torch.randn(n, width, generator=torch.Generator().manual_seed(999))
+        cache = TextCache(pooled.double() if double else pooled, None, None, n, width)
+        text = TextEncoder(cache, None, "mean", False)
+        model = Recommender(text, ModelConfig(layers=layers, heads=2), length, seed)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(torch.empty_like(p).normal_(0.0, 0.3, generator=rng))
+        return (model.double() if double else model).eval()
+
+    return make

@@ -1,0 +1,79 @@
+"""The multiplier by hand, the direction, and a bilevel problem that it must solve."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from foster_cli.distill.barrier import direction, inner, multiplier
+
+F = [torch.tensor([[1.0, -2.0]]), torch.tensor([0.5])]
+Q = [torch.tensor([[2.0, 1.0]]), torch.tensor([-2.0])]
+# <F, Q> = 2 - 2 - 1 = -1, |Q|^2 = 4 + 1 + 4 = 9
+
+
+def test_inner_product_over_all_tensors() -> None:
+    assert inner(F, Q) == -1.0
+    assert inner(Q, Q) == 9.0
+    assert inner([torch.full((3,), 1e30)], [torch.full((3,), 1e30)]) == pytest.approx(3e60)  # no fp32 overflow
+
+
+@pytest.mark.parametrize(
+    ("eta", "form", "loss", "expected"),
+    [
+        (0.5, "gradient", 7.0, (0.5 * 9 + 1) / 9),
+        (0.0, "gradient", 7.0, 1 / 9),
+        (0.5, "loss", 7.0, (0.5 * 7 + 1) / 9),
+        (0.0, "loss", 7.0, 1 / 9),
+    ],
+)
+def test_multiplier_by_hand(eta: float, form: str, loss: float, expected: float) -> None:
+    assert multiplier(F, Q, eta, form, 0.3, loss) == pytest.approx(expected, rel=1e-12)
+
+
+def test_multiplier_is_zero_where_the_constraint_asks_for_nothing() -> None:
+    aligned = [3.0 * x for x in Q]  # <grad f, grad q> = 27 > eta * 9: f alone lowers q fast enough
+    assert multiplier(aligned, Q, 0.5, "gradient", 0.3, 1.0) == 0.0
+    assert multiplier(aligned, Q, 0.5, "loss", 0.3, 1.0) == 0.0
+
+
+@pytest.mark.parametrize("form", ["gradient", "loss"])
+def test_multiplier_is_zero_below_zero_and_without_a_gradient(form: str) -> None:
+    assert multiplier(F, Q, 0.5, form, -1e-9, 7.0) == 0.0
+    assert multiplier(F, [torch.zeros_like(x) for x in Q], 0.5, form, 0.3, 7.0) == 0.0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_direction_lowers_q_at_the_rate_of_the_barrier(seed: int) -> None:
+    """<grad q, direction> >= phi_k, what Eq. 6 asks for, with equality where lambda > 0."""
+    rng = torch.Generator().manual_seed(seed)
+    f, q = ([torch.randn(3, 2, generator=rng), torch.randn(4, generator=rng)] for _ in range(2))
+    weight = multiplier(f, q, 0.5, "gradient", 1.0, 1.0)
+    step = direction(f, q, weight)
+    for x, y, s in zip(f, q, step, strict=True):
+        np.testing.assert_allclose(s.numpy(), x.numpy() + weight * y.numpy(), rtol=1e-5, atol=1e-7)
+    rate = inner(step, q)
+    assert rate >= 0.5 * inner(q, q) - 1e-5
+    if weight > 0:
+        assert rate == pytest.approx(0.5 * inner(q, q), rel=1e-5)
+
+
+@pytest.mark.parametrize("form", ["gradient", "loss"])
+def test_a_toy_bilevel_problem_is_solved(form: str) -> None:
+    """min over v of (v - 1)^2 + (w - 3)^2 where w minimises g = (w - 2v)^2: by hand, w = 2v and v = 7/5."""
+    v, w = 0.0, -2.0
+    for _ in range(4000):
+        ahead = w
+        for _ in range(10):  # T inner steps
+            ahead -= 0.2 * 2 * (ahead - 2 * v)
+        g = (w - 2 * v) ** 2
+        q = g - (ahead - 2 * v) ** 2
+        grad_q = torch.tensor([2 * (w - 2 * v), -4 * (w - 2 * v) + 4 * (ahead - 2 * v)], dtype=torch.float64)
+        grad_f = torch.tensor([2 * (w - 3), 2 * (v - 1)], dtype=torch.float64)
+        weight = multiplier([grad_f], [grad_q], 0.5, form, q, g)
+        (step,) = direction([grad_f], [grad_q], weight)
+        w, v = w - 0.01 * float(step[0]), v - 0.01 * float(step[1])
+    assert v == pytest.approx(1.4, abs=0.02)
+    assert w == pytest.approx(2.8, abs=0.05)
+    # without the constraint the answer is another one: w = 3, v = 1

@@ -1,0 +1,193 @@
+"""Algorithm 1: the inner loss by a hand-written loop, its steps, the draw of S, a student's training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from foster_cli.config import StudentConfig
+from foster_cli.data.windows import Cases
+from foster_cli.distill.inner import fit_synthetic, inner_loss, inner_steps, uniform_subset
+from foster_cli.errors import NotFinite
+from foster_cli.runtime import adamw, generator
+
+CPU = torch.device("cpu")
+
+
+def _q(M: int = 3, L: int = 5, d: int = 8, seed: int = 0, double: bool = True) -> torch.Tensor:
+    Q = torch.randn(M, L, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return Q if double else Q.float()
+
+
+def _cases(n: int = 12) -> Cases:
+    rng = np.random.default_rng(0)
+    history = rng.integers(0, n, (50, 5))
+    lengths = np.full(50, 5)
+    return Cases(history, lengths, (history[:, -1] + 1) % n, np.arange(50), np.arange(50))
+
+
+def _softmax(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x - x.max())
+    return e / e.sum()
+
+
+@pytest.mark.parametrize("S", [[0, 1, 2], [11, 4, 7, 2, 9], list(range(12))])
+def test_inner_loss_by_hand(small_model: Callable[..., Any], S: list[int]) -> None:
+    phi, Q = small_model(), _q()
+    V = torch.randn(12, 8, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    E = phi.embed_all()
+    terms = []
+    for m in range(3):
+        P = [_softmax(np.array([float(Q[m, t] @ V[i]) for i in S])) for t in range(5)]
+        x = torch.stack([torch.stack([P[t][k] * E[i] for k, i in enumerate(S)]).sum(0) for t in range(4)])
+        with torch.no_grad():
+            H = phi(x[None])[0]
+        for t in range(4):
+            predicted = _softmax(np.array([float(H[t] @ E[i]) for i in S]))
+            terms.append(sum(p * math.log(p / y) for p, y in zip(P[t + 1], predicted, strict=True)))
+    assert inner_loss(phi, Q, V, torch.tensor(S)).item() == pytest.approx(np.mean(terms), rel=1e-9)
+
+
+def test_inner_loss_is_zero_for_the_models_own_predictions(small_model: Callable[..., Any]) -> None:
+    phi = small_model()
+    V = phi.embed_all()
+    first = _q(L=1)
+    with torch.no_grad():
+        H = phi(torch.softmax(first @ V.T, -1) @ V)
+    assert float(inner_loss(phi, torch.cat([first, H], 1), V, torch.arange(12))) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_inner_loss_gradient_agrees_with_finite_differences(small_model: Callable[..., Any]) -> None:
+    phi, Q = small_model(n=6, width=4, length=3, layers=1), _q(2, 3, 4).requires_grad_()
+    V, S = phi.embed_all(), torch.tensor([5, 0, 2])
+    assert torch.autograd.gradcheck(lambda q: inner_loss(phi, q, V, S), (Q,))
+    loss = inner_loss(phi, Q.detach(), V, S)
+    weight = phi.sequence.blocks[0].up.weight
+    (found,) = torch.autograd.grad(loss, [weight])
+    with torch.no_grad():
+        weight[1, 2] += 1e-6
+        above = float(inner_loss(phi, Q, V, S))
+        weight[1, 2] -= 2e-6
+        below = float(inner_loss(phi, Q, V, S))
+    assert float(found[1, 2]) == pytest.approx((above - below) / 2e-6, rel=1e-4, abs=1e-9)
+
+
+def test_inner_steps_lower_the_loss_and_draw_from_their_generator(small_model: Callable[..., Any]) -> None:
+    Q, V = _q(), small_model(seed=3).embed_all()
+    everything = torch.arange(12)
+    finals = []
+    for seed in (1, 1, 2):
+        phi = small_model()
+        before = float(inner_loss(phi, Q, V, everything))
+        optimizer = adamw(phi.groups(1e-3, 1e-3))
+        inner_steps(phi, Q, V, uniform_subset(12, 6, CPU), 30, optimizer, generator(seed, "x"))
+        assert float(inner_loss(phi, Q, V, everything)) < before
+        finals.append(torch.cat([v.flatten() for v in phi.learnables().values()]))
+    assert torch.equal(finals[0], finals[1]) and not torch.equal(finals[0], finals[2])
+
+
+def test_one_inner_step_is_one_step_of_adamw(small_model: Callable[..., Any]) -> None:
+    phi, Q = small_model(), _q()
+    V = small_model(seed=3).embed_all()
+    params = [p for p in phi.parameters() if p.requires_grad]
+    loss = inner_loss(phi, Q, V, torch.arange(12))
+    grads = torch.autograd.grad(loss, params)
+    expected = [
+        # the first step of AdamW by hand: decay, then rate times g / (|g| + eps)
+        p.detach() * (1 - 1e-3 * 0.01) - 1e-3 * g / (g.abs() + 1e-8)
+        for p, g in zip(params, grads, strict=True)
+    ]
+    optimizer = adamw(phi.groups(1e-3, 1e-3), weight_decay=0.01)
+    value = inner_steps(phi, Q, V, uniform_subset(12, None, CPU), 1, optimizer, generator(0))
+    assert value == pytest.approx(float(loss))
+    for p, e in zip(params, expected, strict=True):
+        torch.testing.assert_close(p.detach(), e, rtol=1e-7, atol=1e-9)
+
+
+def test_a_subset_is_uniform_without_replacement() -> None:
+    draw, rng = uniform_subset(20, 5, CPU), torch.Generator().manual_seed(3)
+    counts, firsts = np.zeros(20), np.zeros(20)
+    for _ in range(2000):
+        S = draw(rng)
+        assert S.shape == (5,) and len(S.unique()) == 5 and S.min() >= 0 and S.max() < 20
+        counts[S.numpy()] += 1
+        firsts[int(S[0])] += 1
+    assert stats.chisquare(counts).pvalue > 1e-4
+    assert stats.chisquare(firsts).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("size", [None, 20, 21])
+def test_a_subset_of_everything_is_everything(size: int | None) -> None:
+    assert uniform_subset(20, size, CPU)(torch.Generator()).tolist() == list(range(20))
+
+
+def test_a_student_ends_in_its_best_state(small_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from foster_cli.train import fit as module
+
+    Q, V, cases = _q(double=False), small_model(seed=3, double=False).embed_all(), _cases()
+    told = iter([0.1, 0.2, 0.5, 0.4, 0.3])
+    states = []
+
+    def validate(model: Any, cases: Cases) -> dict[str, float]:
+        states.append(model.learnables())
+        return {"R@10": next(told), "N@10": 0.0}
+
+    monkeypatch.setattr(module, "validate", validate)
+    phi = small_model(double=False)
+    config = StudentConfig(steps=1000, check_every=3, patience=2, lr=1e-3)
+    fit = fit_synthetic(phi, Q, V, uniform_subset(12, 6, CPU), cases, config, 0)
+    assert [row["at"] for row in fit.history] == [0, 3, 6, 9, 12]  # two without a better one end it
+    assert (fit.best, fit.best_value) == (6, 0.5)
+    assert all(torch.equal(v, states[2][k]) for k, v in phi.learnables().items())
+    assert any(not torch.equal(v, states[4][k]) for k, v in phi.learnables().items())
+
+
+def test_a_student_that_training_harms_stays_as_it_was(
+    small_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from foster_cli.train import fit as module
+
+    told = iter([0.5, 0.5, 0.4, 0.5])
+    monkeypatch.setattr(module, "validate", lambda model, cases: {"R@10": next(told), "N@10": 0.0})
+    phi = small_model(double=False)
+    before = phi.learnables()
+    config = StudentConfig(steps=30, check_every=10)
+    fit = fit_synthetic(phi, _q(double=False), phi.embed_all(), uniform_subset(12, 6, CPU), _cases(), config, 0)
+    assert fit.best == 0
+    assert all(torch.equal(before[k], v) for k, v in phi.learnables().items())
+
+
+def test_a_student_repeats_with_its_seed(small_model: Callable[..., Any]) -> None:
+    Q, V = _q(double=False), small_model(seed=3, double=False).embed_all()
+    histories = []
+    for seed in (0, 0, 1):
+        phi = small_model(double=False)
+        config = StudentConfig(steps=20, check_every=5, patience=9)
+        histories.append(fit_synthetic(phi, Q, V, uniform_subset(12, 6, CPU), _cases(), config, seed).history)
+    assert histories[0] == histories[1] != histories[2]
+
+
+@pytest.mark.xfail(strict=True, reason="steps beyond the last multiple of check_every are not taken")
+@pytest.mark.parametrize(("steps", "every"), [(7, 3), (2, 5)])
+def test_a_student_takes_all_its_steps(small_model: Callable[..., Any], steps: int, every: int) -> None:
+    phi = small_model(double=False)
+    config = StudentConfig(steps=steps, check_every=every, patience=99)
+    fit = fit_synthetic(phi, _q(double=False), phi.embed_all(), uniform_subset(12, 6, CPU), _cases(), config, 0)
+    assert fit.history[-1]["at"] == steps
+
+
+@pytest.mark.parametrize("bad", ["rate", "nan"])
+def test_nan_is_said(small_model: Callable[..., Any], bad: str) -> None:
+    phi, Q = small_model(double=False), _q(double=False)
+    V = phi.embed_all()
+    if bad == "nan":
+        Q[0, 0, 0] = math.nan
+    config = StudentConfig(lr=1e30 if bad == "rate" else 1e-3, steps=50, check_every=50)
+    with pytest.raises(NotFinite, match="lower learning rate"):
+        fit_synthetic(phi, Q, V, uniform_subset(12, 6, CPU), _cases(), config, 0)

@@ -1,0 +1,222 @@
+"""The results table: its rows by hand, its intervals, its paired differences."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from foster_cli.config import StudentConfig, TrainConfig
+from foster_cli.data.schema import Dataset
+from foster_cli.data.windows import Cases
+from foster_cli.distill.inner import uniform_subset
+from foster_cli.errors import FosterError
+from foster_cli.evaluate.compare import (
+    ROWS,
+    Row,
+    check_rows,
+    make_test,
+    popularity_row,
+    profiles,
+    rows,
+    summarise,
+    text_row,
+)
+from foster_cli.evaluate.compare import Test as Held  # a name that pytest does not collect
+
+CPU = torch.device("cpu")
+TRAIN, STUDENT = TrainConfig(batch=64, epochs=1, negatives=10, patience=1), StudentConfig(steps=4, check_every=2)
+
+
+def _held_out(data: Dataset, split: int) -> list[tuple[int, list[int], int]]:
+    """(user, all earlier items, target) of a split, in plain Python."""
+    x, found = data.interactions, []
+    past: dict[int, list[int]] = {}
+    for user, item, s in zip(x.user.tolist(), x.item.tolist(), x.split.tolist(), strict=True):
+        if s == split and past.get(user):
+            found.append((user, list(past[user]), item))
+        past.setdefault(user, []).append(item)
+    return found
+
+
+def _rank(scores: list[float], target: int, out: set[int]) -> float:
+    rest = [s for i, s in enumerate(scores) if i != target and i not in out]
+    return 1 + sum(s > scores[target] for s in rest) + sum(s == scores[target] for s in rest) / 2
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_popularity_by_hand(setting: Any, mask: bool) -> None:
+    data = setting.data
+    count = Counter(
+        i for i, s in zip(data.interactions.item.tolist(), data.interactions.split.tolist(), strict=True) if s == 0
+    )
+    test = make_test(setting, mask, 5)
+    row = popularity_row(setting, test)
+    scores = [float(count[i]) for i in range(30)]
+    cases = _held_out(data, 2)
+    expected = [_rank(scores, target, set(past) if mask else set()) for _, past, target in cases]
+    assert row.ranks.shape == (1, len(cases)) and row.ranks[0].tolist() == expected
+    assert len(set(expected)) > 3
+    if not mask:
+        assert row.coverage == [5 / 30]  # everyone gets the same five
+
+
+def test_profiles_are_the_mean_of_the_last_items() -> None:
+    E = torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
+    history = np.array([[1, 2, 3, -1, -1], [4, -1, -1, -1, -1], [5, 6, 7, 8, 0]])
+    cases = Cases(history, np.array([3, 1, 5]), np.zeros(3, np.int64), np.arange(3), np.arange(3))
+    for last, expected in ((1, [[3], [4], [0]]), (2, [[2, 3], [4], [8, 0]]), (20, [[1, 2, 3], [4], [5, 6, 7, 8, 0]])):
+        found = profiles(E, cases, last)
+        for c in range(3):
+            np.testing.assert_allclose(found[c].numpy(), E[expected[c]].numpy().mean(0), atol=1e-6)
+
+
+def test_text_similarity_by_hand(setting: Any) -> None:
+    E = setting.text_vectors().double().numpy()
+    E /= np.sqrt((E**2).sum(1, keepdims=True))
+    data, length = setting.data, setting.length
+
+    def found(split: int, last: int) -> list[float]:
+        out = []
+        for _, past, target in _held_out(data, split):
+            profile = E[past[-length:][-last:]].mean(0)
+            cosine = E @ profile / np.sqrt(profile @ profile)  # its length changes no order
+            out.append(_rank(cosine.tolist(), target, set()))
+        return out
+
+    recall = {last: np.mean([r <= 10 for r in found(1, last)]) for last in (1, 2, 3, 5, 10, 20)}
+    row = text_row(setting, make_test(setting, False, 10))
+    (chosen,) = row.chosen
+    last = int(chosen.removeprefix("last "))
+    assert recall[last] == max(recall.values())
+    # fp32 may swap neighbours whose cosines differ by rounding
+    difference = np.abs(row.ranks[0] - np.array(found(2, last)))
+    assert difference.max() <= 1.0 and (difference > 0).mean() < 0.1
+    assert len(set(row.ranks[0].tolist())) > 5
+
+
+def _row(ranks: list[list[float]]) -> Row:
+    n = len(ranks)
+    return Row(np.array(ranks, dtype=np.float64), [0.5] * n, [2.0] * n, [100.0 + i for i in range(n)], [None] * n)
+
+
+def _test_of(users: np.ndarray) -> Held:
+    C = len(users)
+    return Held(
+        Cases(np.zeros((C, 1), np.int64), np.ones(C, np.int64), np.zeros(C, np.int64), users, np.arange(C)), None, 10
+    )
+
+
+def test_the_table_holds_what_is_promised() -> None:
+    rng = np.random.default_rng(0)
+    found = {
+        name: _row(rng.integers(1, 40, (3 if name in ("synthetic", "full") else 1, 60)).tolist())
+        for name in ("synthetic", "full", "untrained", "popularity")
+    }
+    out = summarise(found, _test_of(np.arange(60) // 2), (10, 20), [4, 5, 6], draws=200)
+    assert (out["cases"], out["seeds"], out["bootstrap_draws"]) == (60, [4, 5, 6], 200)
+    assert list(out["rows"]) == list(found)
+    assert set(out["paired"]) == {"synthetic-full", "synthetic-untrained", "full-untrained"}
+    for name, row in found.items():
+        entry = out["rows"][name]
+        assert {"R@10", "R@20", "N@10", "N@20", "MRR", "coverage", "train_seconds", "peak_mb", "chosen"} <= set(entry)
+        for k in (10, 20):
+            per_seed = [np.mean([r <= k for r in ranks]) for ranks in row.ranks]
+            assert entry[f"R@{k}"]["seeds"] == pytest.approx(per_seed)
+            assert entry[f"R@{k}"]["mean"] == pytest.approx(np.mean(per_seed))
+            gains = [np.mean([1 / np.log2(1 + r) if r <= k else 0 for r in ranks]) for ranks in row.ranks]
+            assert entry[f"N@{k}"]["mean"] == pytest.approx(np.mean(gains))
+            assert entry[f"R@{k}"]["low"] < entry[f"R@{k}"]["mean"] < entry[f"R@{k}"]["high"]
+        assert entry["peak_mb"] == 100.0 + len(row.ranks) - 1
+    for pair, metrics in out["paired"].items():
+        a, b = pair.split("-")
+        for metric in ("R@10", "N@20", "MRR"):
+            expected = out["rows"][a][metric]["mean"] - out["rows"][b][metric]["mean"]
+            assert metrics[metric]["diff"] == pytest.approx(expected)
+            assert metrics[metric]["low"] <= expected <= metrics[metric]["high"]
+
+
+def test_intervals_have_the_width_of_users_and_seeds() -> None:
+    """One case per user: the normal approximation for one seed; seeds that differ widen it."""
+    rng = np.random.default_rng(1)
+    hit = rng.random(500) < 0.2
+    ranks = np.where(hit, 1.0, 99.0)
+    one = summarise({"full": _row([ranks.tolist()])}, _test_of(np.arange(500)), (10,), [0])["rows"]["full"]["R@10"]
+    p = hit.mean()
+    assert one["high"] - one["low"] == pytest.approx(2 * 1.96 * np.sqrt(p * (1 - p) / 500), rel=0.1)
+    far = np.where(rng.random(500) < 0.6, 1.0, 99.0)
+    two = summarise({"full": _row([ranks.tolist(), far.tolist()])}, _test_of(np.arange(500)), (10,), [0, 1])
+    assert two["rows"]["full"]["R@10"]["high"] - two["rows"]["full"]["R@10"]["low"] > 5 * (one["high"] - one["low"])
+
+
+def test_pairing_removes_what_both_rows_share() -> None:
+    """Two rows that differ in a few cases only: the interval of the difference is that of these cases."""
+    rng = np.random.default_rng(2)
+    a = np.where(rng.random(600) < 0.4, 1.0, 99.0)
+    b = a.copy()
+    b[np.flatnonzero(a == 1.0)[:30]] = 99.0
+    out = summarise({"synthetic": _row([a.tolist()]), "full": _row([b.tolist()])}, _test_of(np.arange(600)), (10,), [0])
+    pair = out["paired"]["synthetic-full"]["R@10"]
+    assert pair["diff"] == pytest.approx(30 / 600)
+    low, high = stats.norm.interval(0.95, 30 / 600, np.sqrt(0.05 * 0.95 / 600))
+    assert pair["low"] == pytest.approx(low, abs=0.005) and pair["high"] == pytest.approx(high, abs=0.005)
+    assert pair["low"] > 0
+    separate = out["rows"]["synthetic"]["R@10"]
+    assert pair["high"] - pair["low"] < 0.6 * (separate["high"] - separate["low"])
+
+
+def test_a_summary_repeats_and_is_json() -> None:
+    import json
+
+    found = {"full": _row([[1.0, 5.0, 30.0, 2.0]])}
+    a, b = (summarise(found, _test_of(np.array([0, 0, 1, 2])), (10,), [0], 50) for _ in range(2))
+    assert json.dumps(a, allow_nan=False) == json.dumps(b, allow_nan=False)
+
+
+def _rows(setting: Any, names: tuple[str, ...], seeds: list[int]) -> dict[str, Row]:
+    rng = torch.Generator().manual_seed(0)
+    Q, V = torch.randn(3, 8, 16, generator=rng), torch.randn(30, 16, generator=rng)
+    test = make_test(setting, False, 10)
+    return rows(setting, test, Q, V, uniform_subset(30, 10, CPU), STUDENT, TRAIN, 3, names, seeds, use_cache=False)
+
+
+def test_all_rows_are_ranked_on_the_same_cases(setting: Any) -> None:
+    found = _rows(setting, tuple(reversed(ROWS)), [0, 1])
+    assert list(found) == list(ROWS)  # in the table's order, whatever was asked for
+    cases = len(_held_out(setting.data, 2))
+    for name, row in found.items():
+        seeds = 1 if name in ("popularity", "text_similarity") else 2
+        assert row.ranks.shape == (seeds, cases)
+        assert row.ranks.min() >= 1 and row.ranks.max() <= 30
+        assert all(0 < share <= 1 for share in row.coverage)
+
+
+def test_rows_repeat_with_their_seeds(setting: Any) -> None:
+    names = ("synthetic", "random", "untrained")
+    a, b = _rows(setting, names, [0, 1]), _rows(setting, names, [1, 0])
+    for name in names:
+        assert np.array_equal(a[name].ranks, b[name].ranks[::-1])
+    assert not np.array_equal(a["untrained"].ranks[0], a["untrained"].ranks[1])
+
+
+def test_rows_of_training_choose_on_validation_alone(setting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With other test targets nothing that is chosen or learned changes."""
+    x = setting.data.interactions
+    item = np.where(x.split == 2, (x.item + 7) % 30, x.item)
+    other = replace(setting, data=replace(setting.data, interactions=replace(x, item=item)))
+    names = ("synthetic", "random", "text_similarity")
+    a, b = _rows(setting, names, [0]), _rows(other, names, [0])
+    for name in names:
+        assert a[name].chosen == b[name].chosen
+        assert not np.array_equal(a[name].ranks, b[name].ranks)
+
+
+def test_row_names_are_checked() -> None:
+    assert check_rows(ROWS) == ROWS
+    with pytest.raises(FosterError, match="--rows fulll.*full"):
+        check_rows(("full", "fulll"))

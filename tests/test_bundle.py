@@ -1,0 +1,267 @@
+"""The artifact: what is written comes back, whatever was changed on the way is refused, nothing half is left."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import foster_cli
+from foster_cli import bundle
+from foster_cli.bundle import FILES, SUMS, load, save
+from foster_cli.errors import FosterError
+from foster_cli.runtime import sha256_file
+
+M, L, D, N = 3, 4, 5, 11
+MANIFEST = {"method": "foster", "student": {"lr": 3e-4}, "seed": 5, "data": {"name": "Zoë's shop"}}
+TITLES = ["plain", "", 'comma, and "quote', "naïve 漢字 🙂", "line\nbreak", *[f"t{i}" for i in range(6)]]
+IDS = ["1", "01", "1.0", "NA", "None", *[f"i{i}" for i in range(6)]]
+
+
+def _parts() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    factors = {k: torch.randn(*s, generator=rng) for k, s in (("U", (M, 2)), ("T", (L, 3)), ("G", (2, 3, D)))}
+    return factors, torch.randn(N, D, generator=rng)
+
+
+def _write(path: Path, **changes: Any) -> Path:
+    factors, V = _parts()
+    given = {"manifest": MANIFEST, "factors": factors, "V": V, "item_ids": IDS, "titles": TITLES}
+    given |= {"log": [{"step": 1.0, "q": 0.5}], "checks": [{"step": 0.0, "R@10": 0.1}]}
+    save(path, **{**given, **changes})
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A bundle to spoil."""
+    return _write(tmp_path / "run")
+
+
+def _sign(folder: Path) -> None:
+    """Fresh SHA256SUMS, as one who changes a bundle on purpose would write them."""
+    (folder / SUMS).write_text("".join(f"{sha256_file(folder / n)}  {n}\n" for n in FILES))
+
+
+def test_what_is_saved_comes_back(folder: Path) -> None:
+    factors, V = _parts()
+    found = load(folder)
+    assert found.manifest == {"format": 1, **MANIFEST} and found.path == folder
+    assert all(torch.equal(found.factors[k], v) for k, v in factors.items()) and torch.equal(found.V, V)
+    assert found.item_ids == IDS and found.titles == TITLES
+    assert found.learning_rate == 3e-4
+    Q = np.einsum("ma,tb,abd->mtd", *(factors[k].double().numpy() for k in "UTG"))
+    np.testing.assert_allclose(found.Q.numpy(), Q, rtol=1e-5, atol=1e-6)
+    assert pd.read_csv(folder / "log.csv").to_dict("records") == [{"step": 1.0, "q": 0.5}]
+    assert pd.read_csv(folder / "checks.csv").to_dict("records") == [{"step": 0.0, "R@10": 0.1}]
+    assert {p.name for p in folder.iterdir()} == {*FILES, SUMS}
+    assert torch.equal(foster_cli.load(str(folder)).V, V)  # the documented way in
+
+
+def test_sums_are_those_of_sha256sum(folder: Path) -> None:
+    lines = (folder / SUMS).read_text().splitlines()
+    assert [line.split("  ")[1] for line in lines] == list(FILES)
+    assert all(line.split("  ")[0] == sha256_file(folder / line.split("  ")[1]) for line in lines)
+
+
+def test_two_saves_are_byte_for_byte_the_same(tmp_path: Path) -> None:
+    a, b = _write(tmp_path / "a"), _write(tmp_path / "b")
+    assert (a / SUMS).read_bytes() == (b / SUMS).read_bytes()
+
+
+def test_a_set_without_outer_steps_is_saved(tmp_path: Path) -> None:
+    assert load(_write(tmp_path / "x", log=[])).item_ids == IDS
+
+
+def test_probabilities_are_the_softmax(folder: Path) -> None:
+    found = load(folder)
+    Q, V = found.Q.double().numpy(), found.V.double().numpy()
+    items = [7, 0, 3]
+    for chosen, given in ((list(range(N)), None), (items, torch.tensor(items))):
+        P = found.probabilities(items=given).numpy()
+        for m in range(M):
+            for t in range(L):
+                e = [math.exp(Q[m, t] @ V[i]) for i in chosen]
+                np.testing.assert_allclose(P[m, t], np.array(e) / sum(e), rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(found.probabilities(slice(1, 2)), found.probabilities()[1:2])
+
+
+def test_batches_are_distributions_with_the_target_one_step_ahead(folder: Path) -> None:
+    found = load(folder)
+    batches = list(found.batches(30, seed=3, items_per_step=4))
+    assert len(batches) == 30
+    for batch in batches:
+        assert batch.items.shape == (4,) and len(batch.items.unique()) == 4
+        assert batch.inputs.shape == batch.targets.shape == (M, L - 1, 4)
+        torch.testing.assert_close(batch.inputs.sum(-1), torch.ones(M, L - 1))
+        torch.testing.assert_close(batch.targets.sum(-1), torch.ones(M, L - 1))
+        assert torch.equal(batch.inputs[:, 1:], batch.targets[:, :-1])
+        torch.testing.assert_close(batch.targets, found.probabilities(items=batch.items)[:, 1:])
+    assert {int(i) for b in batches for i in b.items} == set(range(N))
+
+
+def test_batches_repeat_with_their_seed(folder: Path) -> None:
+    found = load(folder)
+
+    def drawn(seed: int) -> list[list[int]]:
+        torch.manual_seed(seed + 77)
+        return [b.items.tolist() for b in found.batches(5, seed=seed, items_per_step=4)]
+
+    assert drawn(0) == drawn(0) != drawn(1)
+    for size in (None, N, N + 1):
+        assert [b.items.tolist() for b in found.batches(2, items_per_step=size)] == [list(range(N))] * 2
+    assert [len(b.items) for b in found.batches(1)] == [N]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+def test_a_changed_byte_is_seen(folder: Path, name: str, place: str) -> None:
+    data = bytearray((folder / name).read_bytes())
+    data[{"first": 0, "middle": len(data) // 2, "last": -1}[place]] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(FosterError, match=f"{name} was changed"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("how", ["gone", "link", "folder", "longer", "empty"])
+def test_a_file_that_is_not_itself_is_refused(folder: Path, tmp_path: Path, name: str, how: str) -> None:
+    data = (folder / name).read_bytes()
+    if how in ("longer", "empty"):
+        (folder / name).write_bytes(data + b"\n" if how == "longer" else b"")
+    else:
+        (folder / name).unlink()
+    if how == "link":
+        (tmp_path / "elsewhere").write_bytes(data)  # the very same bytes
+        (folder / name).symlink_to(tmp_path / "elsewhere")
+    if how == "folder":
+        (folder / name).mkdir()
+    with pytest.raises(FosterError, match=name):
+        load(folder)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"junk", b"\xff\xfe\x00"])
+def test_sums_must_be_there_and_whole(folder: Path, content: bytes | None) -> None:
+    (folder / SUMS).unlink()
+    if content is not None:
+        (folder / SUMS).write_bytes(content)
+    with pytest.raises(FosterError):
+        load(folder)
+
+
+def test_what_is_no_bundle_is_said(tmp_path: Path) -> None:
+    with pytest.raises(FosterError, match="no such folder"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(FosterError, match="no bundle"):
+        load(tmp_path)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(FosterError, match="no bundle"):
+        load(tmp_path / "file")
+
+
+@pytest.mark.parametrize("number", [0, 2, "1", None])
+def test_another_format_is_refused(folder: Path, number: Any) -> None:
+    manifest = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))
+    (folder / FILES[0]).write_text(json.dumps({**manifest, "format": number}))
+    _sign(folder)
+    with pytest.raises(FosterError, match="format.*upgrade"):
+        load(folder)
+
+
+def _tensors(folder: Path, name: str, **changes: torch.Tensor | None) -> None:
+    tensors = load_file(folder / name)
+    tensors.update({k: v for k, v in changes.items() if v is not None})
+    save_file({k: v for k, v in tensors.items() if changes.get(k, v) is not None}, folder / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        (FILES[1], {"U": torch.zeros(M, 3)}), (FILES[1], {"T": torch.zeros(L, 2)}), (FILES[1], {"U": torch.zeros(M)}),
+        (FILES[1], {"G": torch.zeros(2, 3)}), (FILES[1], {"G": torch.zeros(2, 3, D + 1)}), (FILES[1], {"T": None}),
+        (FILES[2], {"V": torch.zeros(N, D + 1)}), (FILES[2], {"V": torch.zeros(N + 1, D)}),
+        (FILES[2], {"V": torch.zeros(N)}), (FILES[2], {"V": None, "W": torch.zeros(N, D)}),
+    ],
+)  # fmt: skip
+def test_shapes_that_do_not_fit_are_refused(folder: Path, name: str, changes: dict[str, Any]) -> None:
+    _tensors(folder, name, **changes)
+    _sign(folder)
+    with pytest.raises(FosterError):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [(FILES[0], b"{"), (FILES[1], b"junk"), (FILES[2], b""), (FILES[3], b"junk")]
+)
+def test_what_cannot_be_read_is_said(folder: Path, name: str, content: bytes) -> None:
+    (folder / name).write_bytes(content)
+    _sign(folder)
+    with pytest.raises(FosterError, match="cannot be read"):
+        load(folder)
+
+
+@pytest.mark.xfail(strict=True, reason="load meets AttributeError: [].get", raises=AttributeError)
+def test_a_manifest_that_is_no_object_is_refused(folder: Path) -> None:
+    (folder / FILES[0]).write_text("[]")
+    _sign(folder)
+    with pytest.raises(FosterError):
+        load(folder)
+
+
+@pytest.mark.xfail(strict=True, reason="items[...] is read outside of load's try", raises=KeyError)
+def test_items_without_ids_are_refused(folder: Path) -> None:
+    pd.DataFrame({"title": TITLES}).to_parquet(folder / FILES[3], index=False)
+    _sign(folder)
+    with pytest.raises(FosterError):
+        load(folder)
+
+
+@pytest.mark.parametrize("fault", ["tensors", "parquet", "csv", "text", "rename"])
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    target, name = {
+        "tensors": (bundle, "save_tensors"), "parquet": (pd.DataFrame, "to_parquet"), "csv": (pd.DataFrame, "to_csv"),
+        "text": (Path, "write_text"), "rename": (Path, "rename"),
+    }[fault]  # fmt: skip
+    monkeypatch.setattr(target, name, full)
+    with pytest.raises(FosterError, match="disk is full"):
+        _write(tmp_path / "deep" / "run")
+    assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_safetensors_own_word_for_a_full_disk_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors import SafetensorError
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(FosterError, match="disk is full"):
+        _write(tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_save_keeps_the_old_bundle(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (folder / SUMS).read_bytes()
+    with pytest.raises(ValueError):
+        _write(folder, manifest={"value": math.nan})  # JSON knows no NaN
+    assert (folder / SUMS).read_bytes() == before
+    assert load(folder).item_ids == IDS
+    assert [p.name for p in folder.parent.iterdir()] == ["run"]
+
+
+def test_a_save_replaces_the_old_bundle(folder: Path) -> None:
+    (folder / "stray").write_text("x")
+    _write(folder, titles=["new"] * N)
+    assert load(folder).titles == ["new"] * N
+    assert {p.name for p in folder.iterdir()} == {*FILES, SUMS}
