@@ -132,6 +132,8 @@ def load(path: str | Path) -> Bundle:
             )
     try:
         manifest = json.loads((path / FILES[0]).read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict):
+            raise ValueError("bundle.json holds no object")
         if manifest.get("format") != FORMAT:
             raise FosterError(
                 f"{path}: bundle format {manifest.get('format')}, this foster reads {FORMAT}",
@@ -141,9 +143,10 @@ def load(path: str | Path) -> Bundle:
         V = load_file(path / FILES[2])["V"]
         items = pd.read_parquet(path / FILES[3])
         U, T, G = factors["U"], factors["T"], factors["G"]
+        ids, titles = items["item_id"].tolist(), items["title"].tolist()
         fits = (U.shape[1], T.shape[1], V.shape[1]) == tuple(G.shape) and len(items) == len(V)
     except (ValueError, KeyError, SafetensorError, OSError, IndexError) as error:
         raise FosterError(f"{path}: cannot be read ({type(error).__name__}: {error})", "distill again") from error
     if not fits:
         raise FosterError(f"{path}: the shapes of its factors do not fit together", "distill again")
-    return Bundle(path, manifest, factors, V, items["item_id"].tolist(), items["title"].tolist())
+    return Bundle(path, manifest, factors, V, ids, titles)

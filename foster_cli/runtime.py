@@ -206,7 +206,12 @@ def writing_dir(path: Path) -> Iterator[Path]:
         old = path.parent / f".{path.name}.old-{os.getpid()}"
         if path.exists():
             path.rename(old)
-        tmp.rename(path)
+        try:
+            tmp.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise _disk_error(error, path) from error

@@ -149,7 +149,8 @@ def setting(dataset: Dataset, mean_encoder: Path) -> Any:
 def small_model(torch_one: None) -> Callable[..., Any]:
     """`small_model(n, width, length, seed, double, layers)`: a recommender on random text vectors, in eval mode.
 
-    The texts are the same for every seed. Its weights are made larger than SASRec's start, so that every part of it matters to the output.
+    The texts are the same for every seed. Its weights are
+    made larger than SASRec's start, so that every part of it matters to the output.
     """
     import torch
 

@@ -172,7 +172,7 @@ def test_another_format_is_refused(folder: Path, number: Any) -> None:
     manifest = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))
     (folder / FILES[0]).write_text(json.dumps({**manifest, "format": number}))
     _sign(folder)
-    with pytest.raises(FosterError, match="format.*upgrade"):
+    with pytest.raises(FosterError, match=r"format.*upgrade"):
         load(folder)
 
 

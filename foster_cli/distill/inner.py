@@ -79,8 +79,11 @@ def fit_synthetic(
     optimizer = adamw(phi.groups(config.lr, config.encoder_lr), weight_decay=config.weight_decay)
     Q = Q.detach()
     with console.progress(label, config.steps) as bar:
-        for step in range(config.check_every, config.steps + 1, config.check_every):
-            loss = inner_steps(phi, Q, V, subset, config.check_every, optimizer, rng)
+        step = 0
+        while step < config.steps:
+            size = min(config.check_every, config.steps - step)
+            loss = inner_steps(phi, Q, V, subset, size, optimizer, rng)
+            step += size
             best.check(step, loss=loss)
             bar.at(step, f"loss {loss:.3f} valid R@10 {fit.history[-1]['R@10']:.4f}")
             if best.stale >= config.patience:

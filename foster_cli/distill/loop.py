@@ -236,13 +236,13 @@ def distill(problem: Problem, synthetic: Synthetic, check: Check, console: Conso
                 bad = [name for name, value in row.items() if not math.isfinite(value)]
                 if bad or not all(torch.isfinite(p).all() for p in synthetic.parameters()):
                     raise NotFinite(f"{', '.join(bad) or 'D~'} became NaN or Inf")
+                out.log.append(row)
+                console.event(event="step", **row)
+                bar.at(k + 1, f"q {row['q']:+.4f} L_out {row['outer_real']:.3f} entropy {row['entropy']:.2f}")
+                if (k + 1) % c.check_every == 0 or k + 1 == c.steps:
+                    validate(k + 1)
             except NotFinite as error:
                 out.stopped = f"step {k + 1}: {error.message}; the last good state is kept"
                 console.note(out.stopped)
                 break
-            out.log.append(row)
-            console.event(event="step", **row)
-            bar.at(k + 1, f"q {row['q']:+.4f} L_out {row['outer_real']:.3f} entropy {row['entropy']:.2f}")
-            if (k + 1) % c.check_every == 0 or k + 1 == c.steps:
-                validate(k + 1)
     return out

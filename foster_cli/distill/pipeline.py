@@ -43,7 +43,7 @@ def check_settings(model: ModelConfig, train: TrainConfig, config: DistillConfig
     choice("--dh-form", config.dh_form, ("rank", "mean", "raw"))
     choice("--outer-loss", config.outer_loss, ("bce", "softmax"))
     choice("--loss", train.loss, ("softmax", "bce"))
-    if model.train_layers not in ("all", "none") and not (model.train_layers.isdigit() and int(model.train_layers)):
+    if model.train_layers not in ("all", "none") and not (model.train_layers.isdecimal() and int(model.train_layers)):
         raise FosterError(
             f"--train-layers {model.train_layers}: not a choice", "use none, all, or a number of top layers"
         )
@@ -52,6 +52,15 @@ def check_settings(model: ModelConfig, train: TrainConfig, config: DistillConfig
                         ("--check-seeds", config.check_seeds), ("--epochs", train.epochs),
                         ("--patience", train.patience)):  # fmt: skip
         positive(name, value)
+    for name, value in (("heads", model.heads), ("layers", model.layers), ("batch", train.batch),
+                        ("negatives", train.negatives), ("--max-tokens", model.max_tokens),
+                        ("real_batch", config.real_batch)):  # fmt: skip
+        positive(name, value)
+    if model.width is not None:
+        positive("--width", model.width)
+    positive("dh_items", config.dh_items, 2)
+    if not 0 <= model.dropout < 1:
+        raise FosterError(f"dropout {model.dropout}: out of range", "use 0 or more, below 1")
     positive("--length", config.length, 2)
     positive("--steps", config.steps, 0)
     positive("--items-per-step", 2 if config.items_per_step is None else config.items_per_step, 2)

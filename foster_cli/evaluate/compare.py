@@ -85,7 +85,7 @@ def popularity_row(setting: Setting, test: Test) -> Row:
 
 def profiles(E: Tensor, cases: Cases, last: int) -> Tensor:
     """(C, w): the mean text vector of each history's last `last` items."""
-    out = torch.empty(len(cases), E.shape[1], device=E.device)
+    out = torch.empty(len(cases), E.shape[1], device=E.device, dtype=E.dtype)
     for part in np.array_split(np.arange(len(cases)), max(1, len(cases) // 2048)):
         column = np.arange(cases.history.shape[1])[None, :]
         size = cases.lengths[part][:, None]

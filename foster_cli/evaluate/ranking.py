@@ -22,7 +22,7 @@ Seen = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 def last_outputs(model: Recommender, E: Tensor, cases: Cases, batch: int = 1024) -> Tensor:
     """H (C, d): the recommender's output after the last item of each history."""
     model.eval()
-    out = torch.empty(len(cases), model.width, device=E.device)
+    out = torch.empty(len(cases), model.width, device=E.device, dtype=E.dtype)
     order = np.argsort(cases.lengths, kind="stable")  # batches of like length carry little padding
     for part in np.array_split(order, max(1, -(-len(order) // batch))):
         size = torch.from_numpy(cases.lengths[part]).to(E.device)

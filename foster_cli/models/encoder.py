@@ -10,6 +10,8 @@ The encoder runs without dropout, so that a step depends on nothing but its inpu
 from __future__ import annotations
 
 import copy
+import pickle
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,6 +35,7 @@ CACHE_BYTES = 2 << 30
 
 def load_backbone(source: EncoderSource) -> tuple[nn.Module, Any]:
     """The Hugging Face model (fp32, eval mode) and its tokenizer. Raises FosterError if it is no text encoder."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModel, AutoTokenizer
     from transformers.utils import logging
 
@@ -43,11 +46,16 @@ def load_backbone(source: EncoderSource) -> tuple[nn.Module, Any]:
     try:
         config = AutoConfig.from_pretrained(source.folder, local_files_only=True)
         names = [str(a) for a in getattr(config, "architectures", None) or []]
-        if getattr(config, "is_encoder_decoder", False) or any("CausalLM" in a for a in names):
+        if getattr(config, "is_encoder_decoder", False) or any("CausalLM" in a or "LMHeadModel" in a for a in names):
             raise FosterError(f"{where}: {', '.join(names) or config.model_type} is no encoder", hint)
         tokenizer = AutoTokenizer.from_pretrained(source.folder, local_files_only=True)
         # safetensors where there are any; else transformers reads the .bin with torch's weights-only loader
-        model = AutoModel.from_pretrained(source.folder, local_files_only=True, dtype=torch.float32)
+        model, info = AutoModel.from_pretrained(
+            source.folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+        )
+        missing = sorted(k for k in info["missing_keys"] if not k.startswith("pooler."))
+        if missing:
+            raise FosterError(f"{where}: its weights lack {len(missing)} tensors, such as {missing[0]}", hint)
         if getattr(model, "pooler", None) is not None:
             model.pooler = None
         model.eval()
@@ -65,6 +73,9 @@ def load_backbone(source: EncoderSource) -> tuple[nn.Module, Any]:
         RuntimeError,
         ImportError,
         SafetensorError,
+        StrictDataclassError,
+        pickle.UnpicklingError,
+        struct.error,
     ) as e:
         reason = " ".join(str(e).split())[:160]
         raise FosterError(f"{where}: cannot be loaded as a text encoder ({type(e).__name__}: {reason})", hint) from e
@@ -291,7 +302,9 @@ def build_text_encoder(
     not give the same result from kept hidden states as the whole model gives from the tokens.
     """
     model, tokenizer = load_backbone(source)
-    limit = min(max_tokens, int(getattr(model.config, "max_position_embeddings", max_tokens)))
+    limit = min(
+        max_tokens, int(getattr(model.config, "max_position_embeddings", max_tokens)), tokenizer.model_max_length
+    )
     tokens = tokenize(texts, tokenizer, limit)
     n, width = len(texts), int(model.config.hidden_size)  # type: ignore[union-attr, arg-type]
     key = [source.hash, sha256_json(texts), limit]
@@ -306,7 +319,7 @@ def build_text_encoder(
     if train_layers == "all":
         cache = TextCache(None, None, ragged, n, width)
         return TextEncoder(cache, model.to(device), source.pooling, source.normalize)
-    if not train_layers.isdigit() or int(train_layers) < 1:
+    if not train_layers.isdecimal() or int(train_layers) < 1:
         raise FosterError(f"--train-layers {train_layers}: not a choice", "use none, all, or a number of top layers")
     top = _top_of(model, int(train_layers)).to(device)
     below = len(_layers(model)) - int(train_layers)

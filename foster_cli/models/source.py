@@ -111,11 +111,21 @@ def _describe(name: str, folder: Path, revision: str) -> EncoderSource:
     pooling, normalize = "mean", False
     if (folder / "modules.json").is_file():
         modules = _read_json(folder / "modules.json")
+        if not isinstance(modules, list):
+            raise FosterError(f"--encoder {name}: {folder / 'modules.json'} holds no list", "use another encoder")
         normalize = any(isinstance(m, dict) and str(m.get("type", "")).endswith("Normalize") for m in modules)
         if (folder / "1_Pooling" / "config.json").is_file():
             config = _read_json(folder / "1_Pooling" / "config.json")
-            if isinstance(config, dict) and config.get("pooling_mode_cls_token"):
-                pooling = "cls"
+            modes = (
+                {k for k, v in config.items() if k.startswith("pooling_mode_") and v is True}
+                if isinstance(config, dict)
+                else set()
+            )
+            if len(modes) > 1 or modes - {"pooling_mode_cls_token", "pooling_mode_mean_tokens"}:
+                raise FosterError(
+                    f"--encoder {name}: pools by {', '.join(sorted(modes))}", "use an encoder with mean or CLS pooling"
+                )
+            pooling = "cls" if "pooling_mode_cls_token" in modes else "mean"
     small = {p.name: sha256_file(p) for p in sorted(folder.glob("*.json")) + sorted(folder.glob("vocab*"))}
     digest = sha256_json([small, {p.name: sha256_file(p) for p in weights}, pooling, normalize])
     return EncoderSource(name, folder, revision, digest, pooling, normalize)

@@ -23,7 +23,15 @@ from foster_cli.console import SILENT, Console
 from foster_cli.data.schema import Dataset
 from foster_cli.data.windows import Cases, Windows
 from foster_cli.models.recommender import Factory, Recommender
-from foster_cli.runtime import cache_dir, peak_memory_mb, reset_peak, save_tensors, sha256_json, writing_dir
+from foster_cli.runtime import (
+    cache_dir,
+    peak_memory_mb,
+    reset_peak,
+    save_tensors,
+    sha256_file,
+    sha256_json,
+    writing_dir,
+)
 from foster_cli.train.fit import fit_real
 
 #: Raised whenever training changes what a given key would give.
@@ -87,12 +95,16 @@ def train_teacher(
             save_tensors(teacher.model.learnables(), tmp / "best.safetensors")
             record = {"anchors": len(teacher.anchors), "history": teacher.history}
             record |= {"seconds": teacher.seconds, "peak_mb": teacher.peak_mb}
+            record["sha256"] = {p.name: sha256_file(p) for p in sorted(tmp.iterdir())}
             (tmp / "teacher.json").write_text(json.dumps(record))
         return teacher
 
 
 def _read(folder: Any, model: Recommender) -> Teacher:
     record = json.loads((folder / "teacher.json").read_text())
+    for name, digest in record["sha256"].items():
+        if sha256_file(folder / name) != digest:
+            raise ValueError(f"{name} was changed")
     model.restore(load_file(folder / "best.safetensors"))
     anchors = [load_file(folder / f"anchor-{i:03d}.safetensors") for i in range(record["anchors"])]
     return Teacher(model, anchors, record["history"], record["seconds"], record["peak_mb"], True)

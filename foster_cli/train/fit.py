@@ -115,7 +115,10 @@ class Best:
 
     def check(self, at: int, **extra: float) -> float:
         """Validate now; returns R@10."""
-        found = validate(self.model, self.cases)
+        try:
+            found = validate(self.model, self.cases)
+        except ValueError as error:  # rank_counts: NaN or Inf
+            raise NotFinite(str(error), "use a lower learning rate") from error
         self.fit.history.append({"at": float(at), **found, **extra})
         self.stale += 1
         if not self.state or found["R@10"] > self.fit.best_value:

@@ -6,31 +6,17 @@ import dataclasses
 import os
 import re
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
+from calling import Foster, Said, shop
 
 from foster_cli import bundle
 from foster_cli.__main__ import main
 from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
 from foster_cli.data.columns import PrepareSettings
 from foster_cli.data.prepare import load_dataset
-
-
-@dataclass(frozen=True)
-class Said:
-    """How a call ended and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-
-Foster = Callable[..., Said]
 
 
 @pytest.fixture
@@ -54,17 +40,6 @@ def foster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
         return Said(code, *capfd.readouterr())
 
     return call
-
-
-def shop(users: int = 30, items: int = 25) -> pd.DataFrame:
-    """Every user buys ten items, one a day; titles of two words."""
-    rows = [
-        (f"u{u:02d}", f"i{(7 * u + 3 * t) % items:02d}", 1_600_000_000 + 86_400 * t + u) for u in range(users) for t in range(10)
-    ]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
-    words = ["red", "blue", "green", "small", "large"]
-    table["title"] = [f"{words[int(i[1:]) % 5]} thing {i[1:]}" for i in table["item_id"]]
-    return table
 
 
 @pytest.fixture
@@ -100,7 +75,12 @@ def made(tmp_path: Path, data: Path) -> Path:
     factors = {"U": torch.eye(2), "T": torch.eye(5), "G": torch.randn(2, 5, 8, generator=rng)}
     manifest = {
         "method": "foster",
-        "data": {"name": dataset.name, "path": [str(data)], "prepare": dataclasses.asdict(PrepareSettings()), "hash": dataset.hash},
+        "data": {
+            "name": dataset.name,
+            "path": [str(data)],
+            "prepare": dataclasses.asdict(PrepareSettings()),
+            "hash": dataset.hash,
+        },
         "encoder": {"name": "minilm", "revision": "all-MiniLM-L6-v2", "hash": "0" * 64, "train_layers": "none"},
         "model": dataclasses.asdict(ModelConfig()),
         "train": dataclasses.asdict(TrainConfig()),

@@ -93,7 +93,7 @@ def test_gradient_goes_to_q_alone(small_model: Callable[..., Any], form: str) ->
     Q = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64).requires_grad_()
     loss = alignment_loss(teacher, V, Q, torch.tensor([8, 1, 3, 5, 6]), 4, form, torch.Generator().manual_seed(0))
     loss.backward()
-    assert loss.dim() == 0 and float(loss) > 0
+    assert loss.dim() == 0 and loss.item() > 0
     touched = Q.grad.abs().amax(-1) > 0
     assert int(touched.sum()) == 1  # one sequence, one position; the context before it is a constant
     assert not bool(touched[:, 0].any())  # and never the first, which has no context

@@ -60,7 +60,7 @@ def test_inner_loss_is_zero_for_the_models_own_predictions(small_model: Callable
     first = _q(L=1)
     with torch.no_grad():
         H = phi(torch.softmax(first @ V.T, -1) @ V)
-    assert float(inner_loss(phi, torch.cat([first, H], 1), V, torch.arange(12))) == pytest.approx(0.0, abs=1e-12)
+    assert inner_loss(phi, torch.cat([first, H], 1), V, torch.arange(12)).item() == pytest.approx(0.0, abs=1e-12)
 
 
 def test_inner_loss_gradient_agrees_with_finite_differences(small_model: Callable[..., Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -55,10 +56,10 @@ def test_lower_ranks_keep_the_largest_singular_vectors(d1: int, d2: int) -> None
 
 def test_the_error_falls_with_the_rank() -> None:
     errors = [from_tensor(_tensor(), d1, 2)[1] for d1 in range(1, M + 1)]
-    assert all(a > b for a, b in zip(errors[:-1], errors[1:], strict=True))
+    assert all(a > b for a, b in pairwise(errors))
     assert errors[-1] > 0.0
     by_time = [from_tensor(_tensor(), 2, d2)[1] for d2 in range(1, L + 1)]
-    assert all(a > b for a, b in zip(by_time[:-1], by_time[1:], strict=True))
+    assert all(a > b for a, b in pairwise(by_time))
 
 
 def test_a_tensor_of_low_rank_is_held_by_that_rank() -> None:

@@ -218,5 +218,5 @@ def test_rows_of_training_choose_on_validation_alone(setting: Any, monkeypatch: 
 
 def test_row_names_are_checked() -> None:
     assert check_rows(ROWS) == ROWS
-    with pytest.raises(FosterError, match="--rows fulll.*full"):
+    with pytest.raises(FosterError, match=r"--rows fulll.*full"):
         check_rows(("full", "fulll"))
