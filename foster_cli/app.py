@@ -29,14 +29,14 @@ def _main(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks: foster --debug COMMAND.")] = False,
 ) -> None:
     """Options of every command; `--debug` is read in `__main__`."""
 
 
-app.command("preprocess")(preprocess.command)
-app.command("sample")(sample.command)
+app.command("preprocess", short_help="Turn raw tables into one prepared file.")(preprocess.command)
+app.command("sample", short_help="Generate a shop to try foster on.")(sample.command)
 app.command("distill")(distill.command)
-app.command("eval")(eval.command)
-app.command("export")(export.command)
-app.command("demo")(demo.command)
+app.command("eval", short_help="Compare the synthetic set with baselines.")(eval.command)
+app.command("export", short_help="Write the sequences for other programs.")(export.command)
+app.command("demo", short_help="All of it on a generated shop.")(demo.command)

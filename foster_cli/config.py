@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -155,5 +156,5 @@ def choice(name: str, value: str, allowed: tuple[str, ...]) -> str:
 
 def positive(name: str, value: float, least: float = 1) -> None:
     """FosterError unless value >= least."""
-    if not value >= least:
-        raise FosterError(f"{name} {value}: too small", f"use {least} or more")
+    if not (math.isfinite(value) and value >= least):
+        raise FosterError(f"{name} {value}: out of range", f"use a number of {least} or more")

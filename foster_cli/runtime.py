@@ -134,6 +134,26 @@ def cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "foster"
 
 
+@contextmanager
+def cache_lock(path: Path) -> Iterator[None]:
+    """Hold the lock of a cache entry: one writer at a time. A folder that cannot be written is a FosterError."""
+    from filelock import FileLock
+
+    lock = FileLock(str(path) + ".lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FosterError(
+            f"cannot write the cache {path.parent}: {reason}", "set FOSTER_CACHE to another folder, or give --no-cache"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def sha256_file(path: Path) -> str:
     """Hex sha256 of a file's bytes, read in blocks."""
     digest = hashlib.sha256()

@@ -117,9 +117,6 @@ def test_a_fault_leaves_the_old_folder(tmp_path: Path, fault: BaseException) -> 
     assert _left(tmp_path) == {"out"} and _left(tmp_path / "out") == {"old"}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="when the second rename fails, the old folder stays moved away under a hidden name"
-)
 def test_the_old_folder_is_put_back_when_the_new_one_cannot_take_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,22 +11,15 @@ from foster_cli.commands.settings import DATA_HELP
 from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
 
 _D, _M, _T, _S = DistillConfig(), ModelConfig(), TrainConfig(), StudentConfig()
-_DATA, _MODEL, _REAL, _METHOD, _INNER = (
-    "Data",
-    "Recommender",
-    "Training on real data",
-    "Method",
-    "Steps and rates",
-)
 
 
-def _opt(flag: str, text: str, panel: str | None = None) -> typer.models.OptionInfo:
-    option: typer.models.OptionInfo = typer.Option(flag, help=text, rich_help_panel=panel)
+def _opt(flag: str, text: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(flag, help=text)
     return option
 
 
 def command(
-    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help=DATA_HELP)],
+    data: Annotated[list[Path], typer.Argument(metavar="DATA", help=DATA_HELP)],
     budget: Annotated[int, _opt("--budget", "M, synthetic sequences.")] = _D.budget,
     out: Annotated[Path | None, _opt("--out", "The bundle; runs/<data>-foster-b<budget>-<n> without it.")] = None,
     steps: Annotated[int, _opt("--steps", "K, outer steps; 0 keeps the starting point.")] = _D.steps,
@@ -35,48 +28,61 @@ def command(
     device: Annotated[str, _opt("--device", "cpu, cuda, cuda:N, mps or auto.")] = "auto",
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Reuse a teacher trained before.")] = True,
     json: Annotated[bool, _opt("--json", "Events as JSON lines on standard output.")] = False,
-    encoder: Annotated[str, _opt("--encoder", "minilm, tinybert, a folder or org/name.", _MODEL)] = _M.encoder,
+    encoder: Annotated[str, _opt("--encoder", "minilm, tinybert, a folder or org/name.")] = _M.encoder,
     train_layers: Annotated[
-        str, _opt("--train-layers", "all, a number of top layers, or none (a linear head learns).", _MODEL)
+        str, _opt("--train-layers", "all, a number of top layers, or none (a linear head learns).")
     ] = _M.train_layers,
-    width: Annotated[int | None, _opt("--width", "d; the encoder's own width without it.", _MODEL)] = None,
-    max_tokens: Annotated[int, _opt("--max-tokens", "Texts are cut to this many tokens.", _MODEL)] = _M.max_tokens,
-    loss: Annotated[str, _opt("--loss", "softmax (512 shared negatives) or bce (the paper's).", _REAL)] = _T.loss,
-    epochs: Annotated[int, _opt("--epochs", "Most epochs; stops early on validation.", _REAL)] = _T.epochs,
-    patience: Annotated[int, _opt("--patience", "Epochs without a better validation.", _REAL)] = _T.patience,
-    lr: Annotated[float, _opt("--lr", "AdamW rate on real data.", _REAL)] = _T.lr,
-    init: Annotated[str, _opt("--init", "Where D~ starts: rollout, real or random.", _METHOD)] = _D.init,
-    gain: Annotated[float, _opt("--gain", "Length of a start's item vectors.", _METHOD)] = _D.gain,
-    rank_user: Annotated[int | None, _opt("--rank-user", "d1; full without it.", _METHOD)] = None,
-    rank_time: Annotated[int | None, _opt("--rank-time", "d2; full without it.", _METHOD)] = None,
-    items_per_step: Annotated[str, _opt("--items-per-step", "|S|, or all.", _METHOD)] = str(_D.items_per_step),
-    subset: Annotated[str, _opt("--subset", "fly (fresh S each step) or kmeans (fixed).", _METHOD)] = _D.subset,
-    barrier: Annotated[str, _opt("--barrier", "gradient (eta |grad q|^2) or loss (eta L_in).", _METHOD)] = _D.barrier,
-    eta: Annotated[float, _opt("--eta", "Barrier strength.", _METHOD)] = _D.eta,
-    outer_loss: Annotated[str, _opt("--outer-loss", "Real part of L_out: bce or softmax.", _METHOD)] = _D.outer_loss,
-    alpha: Annotated[float, _opt("--alpha", "Weight of feature matching.", _METHOD)] = _D.alpha,
-    dh_weight: Annotated[float, _opt("--dh-weight", "lambda, weight of L_DH; 0: without.", _METHOD)] = _D.dh_weight,
-    dh_form: Annotated[str, _opt("--dh-form", "Scale of its distances: rank, mean or raw.", _METHOD)] = _D.dh_form,
-    reset: Annotated[str, _opt("--reset", "anchor, random or never.", _METHOD)] = _D.reset,
-    reset_every: Annotated[int, _opt("--reset-every", "tau, outer steps between resets.", _METHOD)] = _D.reset_every,
-    inner_steps: Annotated[int, _opt("--inner-steps", "T.", _INNER)] = _D.inner_steps,
-    inner_lr: Annotated[float, _opt("--inner-lr", "AdamW rate of the inner steps.", _INNER)] = _D.inner_lr,
-    model_lr: Annotated[float, _opt("--model-lr", "AdamW rate of phi.", _INNER)] = _D.model_lr,
-    synthetic_lr: Annotated[float, _opt("--synthetic-lr", "AdamW rate of U, T, G.", _INNER)] = _D.synthetic_lr,
-    check_every: Annotated[int, _opt("--check-every", "Outer steps between validations.", _INNER)] = _D.check_every,
-    check_seeds: Annotated[int, _opt("--check-seeds", "Fresh models per validation.", _INNER)] = _D.check_seeds,
-    student_lr: Annotated[float, _opt("--student-lr", "AdamW rate for training on D~.", _INNER)] = _S.lr,
-    student_steps: Annotated[int, _opt("--student-steps", "Most steps of training on D~.", _INNER)] = _S.steps,
-    user_column: Annotated[str | None, _opt("--user-column", "Column of user ids.", _DATA)] = None,
-    item_column: Annotated[str | None, _opt("--item-column", "Column of item ids.", _DATA)] = None,
-    time_column: Annotated[str | None, _opt("--time-column", "Column of times.", _DATA)] = None,
-    text_columns: Annotated[str | None, _opt("--text-columns", "Columns of the item texts: A,B.", _DATA)] = None,
-    split_column: Annotated[
-        str | None, _opt("--split-column", "Column of train/valid/test; none: by time.", _DATA)
+    width: Annotated[int | None, _opt("--width", "d, width of the recommender; the encoder's own without it.")] = None,
+    max_tokens: Annotated[int, _opt("--max-tokens", "Texts are cut to this many tokens.")] = _M.max_tokens,
+    loss: Annotated[str, _opt("--loss", "softmax (512 shared negatives) or bce (the paper's).")] = _T.loss,
+    epochs: Annotated[int, _opt("--epochs", "Most epochs; stops early on validation.")] = _T.epochs,
+    patience: Annotated[int, _opt("--patience", "Epochs without a better validation.")] = _T.patience,
+    lr: Annotated[float, _opt("--lr", "AdamW rate on real data.")] = _T.lr,
+    init: Annotated[str, _opt("--init", "Where D~ starts: rollout, real or random.")] = _D.init,
+    gain: Annotated[
+        float,
+        _opt("--gain", "Length of the first vector of a rollout, or of all of a real start; larger means harder P."),
+    ] = _D.gain,
+    rank_user: Annotated[int | None, _opt("--rank-user", "d1; full without it.")] = None,
+    rank_time: Annotated[int | None, _opt("--rank-time", "d2; full without it.")] = None,
+    items_per_step: Annotated[str, _opt("--items-per-step", "|S|, items drawn at each step, or all.")] = str(
+        _D.items_per_step
+    ),
+    subset: Annotated[str, _opt("--subset", "fly (fresh S each step) or kmeans (fixed).")] = _D.subset,
+    barrier: Annotated[str, _opt("--barrier", "gradient (eta |grad q|^2) or loss (eta L_in).")] = _D.barrier,
+    eta: Annotated[float, _opt("--eta", "Barrier strength.")] = _D.eta,
+    outer_loss: Annotated[str, _opt("--outer-loss", "Real part of L_out: bce or softmax.")] = _D.outer_loss,
+    alpha: Annotated[float, _opt("--alpha", "Weight of feature matching.")] = _D.alpha,
+    dh_weight: Annotated[float, _opt("--dh-weight", "lambda, weight of L_DH; 0: without.")] = _D.dh_weight,
+    dh_form: Annotated[str, _opt("--dh-form", "Scale of its distances: rank, mean or raw.")] = _D.dh_form,
+    reset: Annotated[
+        str,
+        _opt("--reset", "Where phi restarts: anchor (a checkpoint of the real training), random or never."),
+    ] = _D.reset,
+    reset_every: Annotated[int, _opt("--reset-every", "tau, outer steps between resets.")] = _D.reset_every,
+    inner_steps: Annotated[
+        int, _opt("--inner-steps", "T, steps on the synthetic set before each outer step.")
+    ] = _D.inner_steps,
+    inner_lr: Annotated[float, _opt("--inner-lr", "AdamW rate of the inner steps.")] = _D.inner_lr,
+    model_lr: Annotated[float, _opt("--model-lr", "AdamW rate of phi.")] = _D.model_lr,
+    synthetic_lr: Annotated[float, _opt("--synthetic-lr", "AdamW rate of U, T, G.")] = _D.synthetic_lr,
+    check_every: Annotated[int, _opt("--check-every", "Outer steps between validations.")] = _D.check_every,
+    check_seeds: Annotated[int, _opt("--check-seeds", "Fresh models per validation.")] = _D.check_seeds,
+    student_lr: Annotated[float, _opt("--student-lr", "AdamW rate for training on D~.")] = _S.lr,
+    student_steps: Annotated[int, _opt("--student-steps", "Most steps of training on D~.")] = _S.steps,
+    user_column: Annotated[str | None, _opt("--user-column", "Column of user ids.")] = None,
+    item_column: Annotated[str | None, _opt("--item-column", "Column of item ids.")] = None,
+    time_column: Annotated[str | None, _opt("--time-column", "Column of times.")] = None,
+    text_columns: Annotated[str | None, _opt("--text-columns", "Columns of the item texts: A,B.")] = None,
+    split_column: Annotated[str | None, _opt("--split-column", "Column of train/valid/test; none: by time.")] = None,
+    k_core: Annotated[
+        int | None,
+        _opt("--k-core", "Keep users and items with this many interactions; 5, or 1 where the table brings a split."),
     ] = None,
-    k_core: Annotated[int | None, _opt("--k-core", "5, or 1 where the table brings its own split.", _DATA)] = None,
 ) -> None:
     """Distil a dataset into a few synthetic sequences.
+
+    D~ is the synthetic set, phi a recommender, S a subset of the items.
 
     Trains a recommender on all of DATA (kept in a cache), then makes M sequences of item distributions that
     train a fresh one as well, and writes them as a bundle.
@@ -102,7 +108,7 @@ def command(
         check_every=check_every, check_seeds=check_seeds,
     )  # fmt: skip
     student = StudentConfig(lr=student_lr, steps=student_steps)
-    check_settings(model, train, config)
+    check_settings(model, train, config, student)
     if out is not None and out.exists():
         raise FosterError(f"--out {out}: exists already", "give another name, or remove it first")
     where = pick_device(device)

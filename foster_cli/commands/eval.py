@@ -11,12 +11,17 @@ _ROWS = "synthetic,full,random,untrained,popularity,text_similarity"
 
 
 def command(
-    bundle: Annotated[Path | None, typer.Argument(help="The bundle; the newest in ./runs without it.")] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(metavar="BUNDLE", help="The bundle; the newest in ./runs without it.", show_default=False),
+    ] = None,
     data: Annotated[
         list[Path] | None,
         typer.Option("--data", help="The data it was distilled from, if it has moved (repeatable)."),
     ] = None,
-    rows: Annotated[str, typer.Option("--rows", help="Which rows, by comma.")] = _ROWS,
+    rows: Annotated[
+        str, typer.Option("--rows", show_default=False, help="Which rows, by comma; all of them without it.")
+    ] = _ROWS,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fresh models per trained row.")] = 3,
     k: Annotated[str, typer.Option("--k", help="Cut-offs of R@k and N@k.")] = "10,20",
     mask_seen: Annotated[bool, typer.Option("--mask-seen", help="Leave out what the user already has.")] = False,
@@ -30,7 +35,7 @@ def command(
     Rows: the synthetic set, all the data, random real sequences at the same budget, an untrained model,
     popularity, nearest texts. 95 % intervals and paired differences by bootstrap over users and seeds.
 
-    Example: foster eval runs/games-foster-b20-1 --seeds 3
+    Example: foster eval, or: foster eval runs/games-foster-b20-1 --seeds 3
     """
     import json as json_module
     import sys

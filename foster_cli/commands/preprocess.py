@@ -16,7 +16,7 @@ def command(
     inputs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="INPUT...",
+            metavar="INPUT",
             help="CSV, TSV, JSON lines or parquet, also gzipped: one table, or interactions and items.",
         ),
     ],

@@ -34,7 +34,7 @@ from foster_cli.runtime import machine, peak_memory_mb, reset_peak, sha256_json,
 from foster_cli.train.setting import Setting, full_teacher, make_setting
 
 
-def check_settings(model: ModelConfig, train: TrainConfig, config: DistillConfig) -> None:
+def check_settings(model: ModelConfig, train: TrainConfig, config: DistillConfig, student: StudentConfig) -> None:
     """FosterError for a value out of range, before anything slow begins."""
     choice("--init", config.init, ("rollout", "real", "random"))
     choice("--subset", config.subset, ("fly", "kmeans"))
@@ -53,11 +53,12 @@ def check_settings(model: ModelConfig, train: TrainConfig, config: DistillConfig
                         ("--patience", train.patience)):  # fmt: skip
         positive(name, value)
     for name, value in (("heads", model.heads), ("layers", model.layers), ("batch", train.batch),
-                        ("negatives", train.negatives), ("--max-tokens", model.max_tokens),
+                        ("negatives", train.negatives), ("student check_every", student.check_every),
                         ("real_batch", config.real_batch)):  # fmt: skip
         positive(name, value)
     if model.width is not None:
         positive("--width", model.width)
+    positive("--max-tokens", model.max_tokens, 3)  # room for [CLS], [SEP] and one word
     positive("dh_items", config.dh_items, 2)
     if not 0 <= model.dropout < 1:
         raise FosterError(f"dropout {model.dropout}: out of range", "use 0 or more, below 1")
@@ -66,7 +67,8 @@ def check_settings(model: ModelConfig, train: TrainConfig, config: DistillConfig
     positive("--items-per-step", 2 if config.items_per_step is None else config.items_per_step, 2)
     for name, number in (("--eta", config.eta), ("--alpha", config.alpha), ("--dh-weight", config.dh_weight),
                          ("--inner-lr", config.inner_lr), ("--model-lr", config.model_lr),
-                         ("--synthetic-lr", config.synthetic_lr), ("--gain", config.gain)):  # fmt: skip
+                         ("--synthetic-lr", config.synthetic_lr), ("--lr", train.lr), ("--student-lr", student.lr),
+                         ("--student-steps", student.steps), ("--gain", config.gain)):  # fmt: skip
         positive(name, number, 0)
     for name, rank, most in (
         ("--rank-user", config.rank_user, config.budget),
@@ -116,7 +118,7 @@ def run(
     use_cache: bool = True,
 ) -> dict[str, Any]:
     """Distil `data` into the bundle `out`; returns its manifest."""
-    check_settings(model, train, config)
+    check_settings(model, train, config, student)
     began = time.perf_counter()
     setting = make_setting(data, model, config.length, device, console, use_cache)
     check_budget(setting, config)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -25,12 +26,13 @@ from foster_cli.console import SILENT, Console
 from foster_cli.data.tokens import Tokens, tokenize
 from foster_cli.errors import FosterError
 from foster_cli.models.source import EncoderSource
-from foster_cli.runtime import cache_dir, save_tensors, sha256_json, writing
+from foster_cli.runtime import cache_dir, cache_lock, save_tensors, sha256_json, writing
 
 #: Padded tokens of one chunk of texts that runs at once.
 CHUNK_TOKENS = 4096
 #: Kept hidden states are also written to the cache folder up to this size.
 CACHE_BYTES = 2 << 30
+_DECODER = re.compile("CausalLM|LMHeadModel|ForConditionalGeneration|DoubleHeads")
 
 
 def load_backbone(source: EncoderSource) -> tuple[nn.Module, Any]:
@@ -46,7 +48,11 @@ def load_backbone(source: EncoderSource) -> tuple[nn.Module, Any]:
     try:
         config = AutoConfig.from_pretrained(source.folder, local_files_only=True)
         names = [str(a) for a in getattr(config, "architectures", None) or []]
-        if getattr(config, "is_encoder_decoder", False) or any("CausalLM" in a or "LMHeadModel" in a for a in names):
+        if (
+            getattr(config, "is_encoder_decoder", False)
+            or getattr(config, "is_decoder", False)
+            or any(_DECODER.search(a) for a in names)
+        ):
             raise FosterError(f"{where}: {', '.join(names) or config.model_type} is no encoder", hint)
         tokenizer = AutoTokenizer.from_pretrained(source.folder, local_files_only=True)
         # safetensors where there are any; else transformers reads the .bin with torch's weights-only loader
@@ -238,14 +244,12 @@ def _run_frozen(
 
 def _kept(key: str, make: Any, use_cache: bool) -> Tensor:
     """The tensor under `key` in the cache folder, made and written if it is not there."""
-    from filelock import FileLock
     from safetensors.torch import load_file
 
     if not use_cache:
         return make()
     path = cache_dir() / "texts" / f"{key}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(path) + ".lock"):
+    with cache_lock(path):
         if path.exists():
             try:
                 return load_file(path)["x"]

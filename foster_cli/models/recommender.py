@@ -32,7 +32,7 @@ class Recommender(nn.Module):
     def __init__(self, text: TextEncoder, config: ModelConfig, length: int, seed: int) -> None:
         super().__init__()
         self.text = text
-        width = config.width or text.cache.width
+        width = text.cache.width if config.width is None else config.width
         if width % config.heads:
             raise FosterError(
                 f"width {width} is not divisible by {config.heads} heads", "choose another --width or --heads"

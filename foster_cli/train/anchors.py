@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -25,6 +24,7 @@ from foster_cli.data.windows import Cases, Windows
 from foster_cli.models.recommender import Factory, Recommender
 from foster_cli.runtime import (
     cache_dir,
+    cache_lock,
     peak_memory_mb,
     reset_peak,
     save_tensors,
@@ -80,8 +80,7 @@ def train_teacher(
     if not use_cache:
         return _train(fresh, windows, valid, config, seed, console, label)
     folder = cache_dir() / "teachers" / key
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(folder) + ".lock"):
+    with cache_lock(folder):
         if (folder / "teacher.json").exists():
             try:
                 return _read(folder, fresh(seed))

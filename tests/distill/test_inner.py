@@ -173,7 +173,6 @@ def test_a_student_repeats_with_its_seed(small_model: Callable[..., Any]) -> Non
     assert histories[0] == histories[1] != histories[2]
 
 
-@pytest.mark.xfail(strict=True, reason="steps beyond the last multiple of check_every are not taken")
 @pytest.mark.parametrize(("steps", "every"), [(7, 3), (2, 5)])
 def test_a_student_takes_all_its_steps(small_model: Callable[..., Any], steps: int, every: int) -> None:
     phi = small_model(double=False)

@@ -117,9 +117,6 @@ def test_a_number_of_layers_that_is_none_is_refused(mean_encoder: Path, layers: 
         _build(mean_encoder, layers)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="'²'.isdigit() is true, int('²') is a ValueError: use isdecimal()", raises=ValueError
-)
 def test_a_superscript_is_no_number(mean_encoder: Path) -> None:
     with pytest.raises(FosterError, match="train-layers"):
         _build(mean_encoder, "²")

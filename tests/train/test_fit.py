@@ -147,7 +147,6 @@ def test_nan_weights_are_said_before_they_are_validated(setting: Any) -> None:
         _fit(setting, on_epoch=spoil)
 
 
-@pytest.mark.xfail(strict=True, reason="weights that become NaN in the last step of an epoch end in a bare ValueError")
 def test_nan_in_the_last_step_is_said(setting: Any) -> None:
     def spoil(epoch: int, model: Any) -> None:
         if epoch == 1:
