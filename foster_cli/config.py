@@ -68,11 +68,11 @@ class StudentConfig:
     """AdamW rate of the text encoder's own layers."""
     weight_decay: float = 1e-4
     """AdamW weight decay."""
-    steps: int = 400
+    steps: int = 800
     """Most steps."""
-    check_every: int = 50
+    check_every: int = 100
     """Steps between validations; the best state is kept, step 0 included."""
-    patience: int = 3
+    patience: int = 4
     """Stop after this many validations without a better R@10."""
 
 
