@@ -29,7 +29,9 @@ def main() -> None:
         if debug:
             raise
         fail(f"foster: {error}", 2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != 130:  # Typer turns Ctrl-C into this code
+            raise
         fail("foster: interrupted; nothing half-written is left, and a trained teacher stays in the cache", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
