@@ -38,7 +38,6 @@ class Console:
         self.quiet = quiet
         self._out = RichConsole(highlight=False, soft_wrap=True)
         self._err = RichConsole(stderr=True, highlight=False, soft_wrap=True)
-        self._once: set[str] = set()
 
     @property
     def interactive(self) -> bool:
@@ -49,12 +48,6 @@ class Console:
         """A line of progress or explanation, to stderr."""
         if not self.quiet:
             self._err.print(escape(text))
-
-    def once(self, text: str) -> None:
-        """A `note` printed only the first time it is said (for fallbacks)."""
-        if text not in self._once:
-            self._once.add(text)
-            self.note(text)
 
     def result(self, text: str) -> None:
         """A line of the command's answer, to stdout (nothing with `--json`)."""

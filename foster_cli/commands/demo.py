@@ -23,6 +23,7 @@ def command(
     """
     import shutil
 
+    from foster_cli.bundle import SUMS
     from foster_cli.commands import distill, export, sample
     from foster_cli.commands import eval as evaluate
     from foster_cli.errors import FosterError
@@ -31,7 +32,7 @@ def command(
         raise FosterError(f"--out {out}: is a file", "give a folder")
     bundle = out / "bundle"
     if bundle.exists():
-        if not (bundle / "SHA256SUMS").is_file():
+        if not (bundle / SUMS).is_file():
             raise FosterError(f"{bundle}: exists and is no bundle", "give another --out")
         shutil.rmtree(bundle)
     shop = out / "shop.parquet"

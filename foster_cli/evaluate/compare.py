@@ -128,14 +128,13 @@ def random_model(
 
 
 def rows(
-    setting: Setting, test: Test, Q: Tensor | None, V: Tensor | None, subset: Subset | None, student: StudentConfig,
+    setting: Setting, test: Test, Q: Tensor, V: Tensor, subset: Subset, student: StudentConfig,
     train: TrainConfig, budget: int, names: tuple[str, ...], seeds: list[int], console: Console = SILENT,
     use_cache: bool = True,
 ) -> dict[str, Row]:  # fmt: skip
     """The asked-for rows, in the table's order."""
 
     def synthetic(seed: int) -> tuple[Recommender, float, float, Any]:
-        assert Q is not None and V is not None and subset is not None
         reset_peak()
         model = setting.fresh(seed)
         fit = fit_synthetic(model, Q, V, subset, setting.valid, student, seed, console, f"synthetic, seed {seed}")
