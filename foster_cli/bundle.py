@@ -1,7 +1,8 @@
 """The artifact: a folder with the synthetic set and all that is needed to train on it elsewhere.
 
     bundle.json               settings, identities of data and encoder, learning rate, metrics, versions
-    factors.safetensors       U (M, d1), T (L, d2), G (d1, d2, d)
+    factors.safetensors       U (M, d1), T (L, d2), G (d1, d2, d); with goals of their own: T (2L, d2), and
+                              reads (r,) int64, the items that positions read
     item_factor.safetensors   V (n, d)
     items.parquet             item_id, title of the n items, in the order of V
     log.csv, checks.csv       a row per outer step; a row per validation
@@ -26,9 +27,10 @@ from torch import Tensor
 
 from foster_cli.errors import FosterError
 from foster_cli.ops import tucker
+from foster_cli.ops.reading import Reading, mixed
 from foster_cli.runtime import generator, save_tensors, sha256_file, writing_dir
 
-FORMAT = 1
+FORMAT = 2
 FILES = (
     "bundle.json",
     "factors.safetensors",
@@ -42,16 +44,24 @@ SUMS = "SHA256SUMS"
 
 @dataclass(frozen=True)
 class Batch:
-    """One training step's data: `items` S (s,), `inputs` and `targets` (M, L-1, s), rows summing to 1 over S."""
+    """One training step's data, B sequences of l positions (B = 2M, l = L by default; M and L-1 as in the paper).
+
+    `items` S (s,) and `targets` (B, l, s): what is to be predicted after each position, a distribution over S.
+    `read_items` R (r,) and `inputs` (B, l, r): what is read there, a distribution over R.
+    """
 
     items: Tensor
-    inputs: Tensor
     targets: Tensor
+    read_items: Tensor
+    inputs: Tensor
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded bundle. `manifest` is bundle.json; n items, M sequences, L positions, width d."""
+    """A loaded bundle. `manifest` is bundle.json; n items, M sequences, L positions, width d.
+
+    `reading` says how training reads Q: the factors alone do not.
+    """
 
     path: Path
     manifest: dict[str, Any]
@@ -59,11 +69,17 @@ class Bundle:
     V: Tensor
     item_ids: list[str]
     titles: list[str]
+    reading: Reading
 
     @property
     def Q(self) -> Tensor:
-        """(M, L, d): the Tucker product of the factors."""
+        """(M, L, d), or (M, 2L, d) with goals of their own: the Tucker product of the factors."""
         return tucker(self.factors["U"], self.factors["T"], self.factors["G"])
+
+    @property
+    def own_goals(self) -> bool:
+        """Whether what a position reads and what is predicted there are two distributions."""
+        return self.reading.own
 
     @property
     def learning_rate(self) -> float:
@@ -71,23 +87,44 @@ class Bundle:
         return float(self.manifest["student"]["lr"])
 
     def probabilities(self, rows: slice | None = None, items: Tensor | None = None) -> Tensor:
-        """P (m, L, s): each position's distribution over `items` (s,), by default over all n."""
+        """P (m, L, s): each position's distribution over `items` (s,), by default over all n.
+
+        With goals of their own: what is read, over all n items alone (0 outside the items that are read).
+        """
+        Q = self.Q[rows if rows is not None else slice(None)]
+        if self.reading.items is None:
+            V = self.V if items is None else self.V[items]
+            return torch.softmax(Q @ V.T, dim=-1)
+        read = torch.softmax(self.reading.parts(Q)[0] @ self.V[self.reading.items].T, dim=-1)
+        P = torch.zeros(*read.shape[:2], len(self.V)).index_copy_(2, self.reading.items, read)
+        return P if items is None else P[..., items]
+
+    def goals(self, rows: slice | None = None, items: Tensor | None = None) -> Tensor:
+        """(m, l, s): what is to be predicted after each position that is read, over `items` (s,) or all n.
+
+        l = L with goals of their own; l = L-1 where each position is the goal of the one before it.
+        """
         V = self.V if items is None else self.V[items]
-        return torch.softmax(self.Q[rows if rows is not None else slice(None)] @ V.T, dim=-1)
+        goal = self.reading.parts(self.Q[rows if rows is not None else slice(None)])[1]
+        return torch.softmax(goal @ V.T, dim=-1)
 
     def batches(self, steps: int, seed: int = 0, items_per_step: int | None = 512) -> Iterator[Batch]:
-        """`steps` training batches, a fresh uniform subset S for each (None: all items).
+        """`steps` training batches, a fresh uniform subset S for each (None: all items) and freshly mixed users.
 
-        A recommender reads `inputs @ E_S` (E_S: its own embeddings of `items`) and is trained by
-        KL(targets || softmax(H E_S^T)), AdamW at `learning_rate`.
+        A recommender reads `inputs @ E_R` (E_R: its own embeddings of `read_items`) and is trained by
+        KL(targets || softmax(H E_S^T)) (E_S: those of `items`), AdamW at `learning_rate`.
         """
         rng = generator(seed, "student")
         n = len(self.item_ids)
+        read, goal = self.reading.parts(self.Q)
         for _ in range(steps):
             whole = items_per_step is None or items_per_step >= n
             items = torch.arange(n) if whole else torch.randperm(n, generator=rng)[:items_per_step]
-            P = self.probabilities(items=items)
-            yield Batch(items, P[:, :-1], P[:, 1:])
+            weights = self.reading.draw(len(read), rng)
+            over = self.reading.read_over(items)
+            inputs = mixed(weights, torch.softmax(read @ self.V[over].T, dim=-1))
+            targets = torch.softmax(mixed(weights, goal) @ self.V[items].T, dim=-1)
+            yield Batch(items, targets, over, inputs)
 
 
 def save(
@@ -99,10 +136,14 @@ def save(
     titles: list[str],
     log: list[dict[str, float]],
     checks: list[dict[str, float]],
+    reads: Tensor | None = None,
 ) -> None:
-    """Write a bundle beside `path`, then rename it. Raises FosterError where the disk does not let it."""
+    """Write a bundle beside `path`, then rename it. Raises FosterError where the disk does not let it.
+
+    `reads` (r,): the items that positions read, where they have goals of their own; else None.
+    """
     with writing_dir(path) as folder:
-        save_tensors(factors, folder / FILES[1])
+        save_tensors(factors | ({} if reads is None else {"reads": reads}), folder / FILES[1])
         save_tensors({"V": V}, folder / FILES[2])
         pd.DataFrame({"item_id": item_ids, "title": titles}).to_parquet(folder / FILES[3], index=False)
         pd.DataFrame(log).to_csv(folder / FILES[4], index=False)
@@ -140,13 +181,19 @@ def load(path: str | Path) -> Bundle:
                 "upgrade foster-cli",
             )
         factors = load_file(path / FILES[1])
+        reads = factors.pop("reads", None)
         V = load_file(path / FILES[2])["V"]
         items = pd.read_parquet(path / FILES[3])
         U, T, G = factors["U"], factors["T"], factors["G"]
         ids, titles = items["item_id"].tolist(), items["title"].tolist()
         fits = (U.shape[1], T.shape[1], V.shape[1]) == tuple(G.shape) and len(items) == len(V)
+        if reads is not None:
+            named = reads.dtype == torch.int64 and reads.dim() == 1 and len(reads) > 0
+            fits = fits and named and 0 <= int(reads.min()) <= int(reads.max()) < len(V) and len(T) % 2 == 0
+        mix = bool(manifest.get("distill", {}).get("mix", False))
     except (ValueError, KeyError, SafetensorError, OSError, IndexError) as error:
         raise FosterError(f"{path}: cannot be read ({type(error).__name__}: {error})", "distill again") from error
     if not fits:
         raise FosterError(f"{path}: the shapes of its factors do not fit together", "distill again")
-    return Bundle(path, manifest, factors, V, ids, titles)
+    reading = Reading(reads is not None, reads, 2 * len(U) if mix else 0)
+    return Bundle(path, manifest, factors, V, ids, titles, reading)

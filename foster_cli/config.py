@@ -52,6 +52,10 @@ class TrainConfig:
     """AdamW rate of the text encoder's own layers."""
     weight_decay: float = 1e-4
     """AdamW weight decay."""
+    warmup: int = 100
+    """Steps over which the rates rise from near 0 (without: Games falls from 0.050 to 0.046 before it learns)."""
+    average: int = 100
+    """Weights are averaged over about this many steps, or an epoch where that is longer; the average is validated."""
     epochs: int = 30
     """Most passes over the training windows."""
     patience: int = 5
@@ -62,17 +66,19 @@ class TrainConfig:
 class StudentConfig:
     """Training a fresh recommender on a synthetic set (Algorithm 1, repeated)."""
 
-    lr: float = 5e-4
+    lr: float = 1e-3
     """AdamW rate of SASRec and the linear head."""
     encoder_lr: float = 5e-5
     """AdamW rate of the text encoder's own layers."""
     weight_decay: float = 1e-4
     """AdamW weight decay."""
-    steps: int = 800
+    average: int = 20
+    """Weights are averaged over about this many steps; the average is validated and kept."""
+    steps: int = 500
     """Most steps."""
-    check_every: int = 100
+    check_every: int = 50
     """Steps between validations; the best state is kept, step 0 included."""
-    patience: int = 4
+    patience: int = 6
     """Stop after this many validations without a better R@10."""
 
 
@@ -86,10 +92,17 @@ class DistillConfig:
     """L, positions of a synthetic sequence; also the longest history a recommender reads."""
     steps: int = 100
     """K, outer steps."""
-    init: str = "rollout"
-    """Where D~ starts: `rollout`, `real` or `random` (TD3's)."""
+    targets: str = "own"
+    """What a position is to predict: `own`, a distribution of its own; `next`, the position after it (Eq. 18)."""
+    mix: bool = True
+    """Train on users mixed anew at every step, 2M of them, each between two of the M; False: on the M (the paper)."""
+    init: str = "probe"
+    """Where D~ starts: `probe`, `rollout`, `real` or `random` (TD3's); of several, validation keeps the best."""
+    draws: int = 2
+    """Draws of the items of a `probe`, and of the M contexts of a `rollout` or `real` start, that are tried."""
     gain: float = 40.0
-    """Length of the first vector of a rollout, and of every vector of a `real` start: the larger, the harder P."""
+    """Length of the vectors that stand for one item (all that a probe or a real start reads, the first one of a
+    rollout): the larger, the harder P."""
     rank_user: int | None = None
     """d1, rank of the user factor; None: M (full)."""
     rank_time: int | None = None

@@ -149,9 +149,10 @@ def test_sample_to_export(tmp_path: Path, inside: Inside) -> None:
     ]
     titles = dict(zip(raw["item_id"], raw["title"], strict=True))
     for line in lines:
-        assert len(line["items"]) == 10
-        assert np.isclose(sum(i["probability"] for i in line["items"]), line["mass"], atol=1e-6)
-        assert all(titles[i["item_id"]] == i["title"] for i in line["items"])
+        for name, mass in (("items", "mass"), ("next", "next_mass")):
+            assert len(line[name]) == 10
+            assert np.isclose(sum(i["probability"] for i in line[name]), line[mass], atol=1e-6)
+            assert all(titles[i["item_id"]] == i["title"] for i in line[name])
 
     # Standard output carries the export and nothing else; files hold the same bytes.
     for name in ("csv", "jsonl", "parquet"):
@@ -188,8 +189,10 @@ def test_sample_to_export(tmp_path: Path, inside: Inside) -> None:
     # Other people's code.
     loaded = foster_cli.load(bundle)
     batch = next(loaded.batches(1, items_per_step=64))
-    assert batch.inputs.shape == batch.targets.shape == (BUDGET, LENGTH - 1, 64)
-    assert torch.allclose(batch.targets.sum(-1), torch.ones(BUDGET, LENGTH - 1))
+    assert batch.inputs.shape == (2 * BUDGET, LENGTH, len(batch.read_items))
+    assert batch.targets.shape == (2 * BUDGET, LENGTH, 64) and batch.items.shape == (64,)
+    for rows in (batch.inputs, batch.targets):
+        assert torch.allclose(rows.sum(-1), torch.ones(2 * BUDGET, LENGTH))
     assert loaded.learning_rate > 0
 
 

@@ -38,10 +38,19 @@ def command(
     epochs: Annotated[int, _opt("--epochs", "Most epochs; stops early on validation.")] = _T.epochs,
     patience: Annotated[int, _opt("--patience", "Epochs without a better validation.")] = _T.patience,
     lr: Annotated[float, _opt("--lr", "AdamW rate on real data.")] = _T.lr,
-    init: Annotated[str, _opt("--init", "Where D~ starts: rollout, real or random.")] = _D.init,
+    init: Annotated[
+        str, _opt("--init", "Where D~ starts: probe, rollout, real, random; of A,B validation keeps the best.")
+    ] = _D.init,
+    draws: Annotated[int, _opt("--draws", "Draws of the real items or contexts tried for each start.")] = _D.draws,
+    targets: Annotated[
+        str, _opt("--targets", "What a position predicts: own (a distribution of its own) or next (the next position).")
+    ] = _D.targets,
+    mix: Annotated[
+        bool, typer.Option("--mix/--no-mix", help="Train on users mixed from two synthetic ones at every step.")
+    ] = _D.mix,
     gain: Annotated[
         float,
-        _opt("--gain", "Length of the first vector of a rollout, or of all of a real start; larger means harder P."),
+        _opt("--gain", "Length of the vectors that stand for one item; larger means harder P."),
     ] = _D.gain,
     rank_user: Annotated[int | None, _opt("--rank-user", "d1; full without it.")] = None,
     rank_time: Annotated[int | None, _opt("--rank-time", "d2; full without it.")] = None,
@@ -101,7 +110,8 @@ def command(
     model = ModelConfig(encoder=encoder, train_layers=train_layers, width=width, max_tokens=max_tokens)
     train = TrainConfig(loss=loss, epochs=epochs, lr=lr, patience=patience)
     config = DistillConfig(
-        budget=budget, length=length, steps=steps, init=init, gain=gain, rank_user=rank_user, rank_time=rank_time,
+        budget=budget, length=length, steps=steps, init=init, draws=draws, gain=gain,
+        targets=targets, mix=mix, rank_user=rank_user, rank_time=rank_time,
         items_per_step=settings.items_per_step(items_per_step), subset=subset, inner_steps=inner_steps,
         inner_lr=inner_lr, model_lr=model_lr, synthetic_lr=synthetic_lr, barrier=barrier, outer_loss=outer_loss,
         eta=eta, alpha=alpha, dh_weight=dh_weight, dh_form=dh_form, reset=reset, reset_every=reset_every,

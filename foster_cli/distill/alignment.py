@@ -13,6 +13,7 @@ from torch import Tensor
 
 from foster_cli.models.recommender import Recommender
 from foster_cli.ops import soft_embed
+from foster_cli.ops.reading import PAPER, Reading
 
 
 @torch.no_grad()
@@ -45,16 +46,21 @@ def match(d_sem: Tensor, d_cond: Tensor, form: str) -> Tensor:
 
 
 def alignment_loss(
-    teacher: Recommender, V: Tensor, Q: Tensor, S: Tensor, items: int, form: str, rng: torch.Generator
-) -> Tensor:
-    """L_DH at a random (s, t), t >= 1, on all pairs of `items` random items of S; a scalar, gradient to Q."""
-    M, L, _ = Q.shape
-    s = int(torch.randint(M, (1,), generator=rng))
-    t = int(torch.randint(1, L, (1,), generator=rng)) if L > 1 else 0
+    teacher: Recommender, V: Tensor, Q: Tensor, S: Tensor, items: int, form: str, rng: torch.Generator,
+    reading: Reading = PAPER,
+) -> Tensor:  # fmt: skip
+    """L_DH at a random (s, t), t >= 1, on all pairs of `items` random items of S; a scalar, gradient to Q.
+
+    P[s,t] is what is predicted after s[:t]: row t of Q, or the goal of position t - 1 where goals are their own.
+    """
+    read, goal = reading.parts(Q)
+    L = read.shape[1] if reading.own else Q.shape[1]  # s[:t] and one more item fit into the recommender
+    s = int(torch.randint(len(Q), (1,), generator=rng))
+    t = int(torch.randint(1, L, (1,), generator=rng))
     picked = torch.randperm(len(S), generator=rng)[:items].to(S.device)
-    V_S = V[S]
-    context = soft_embed(Q[s, :t].detach(), V_S, V_S)
-    log_p = torch.log_softmax(Q[s, t] @ V_S.T, dim=-1)[picked]
+    V_S, V_R = V[S], V[reading.read_over(S)]
+    context = soft_embed(read[s, :t].detach(), V_R, V_R)
+    log_p = torch.log_softmax(goal[s, t - 1] @ V_S.T, dim=-1)[picked]
     i, j = torch.triu_indices(len(picked), len(picked), offset=1, device=S.device)
     d_sem = semantic_distance(teacher, context, V_S, picked)[i, j]
     return match(d_sem, conditional_distance(log_p)[i, j], form)

@@ -1,6 +1,7 @@
 """Algorithm 1: one inner step on D~, and training a fresh recommender on it (that step, repeated).
 
-L_in(D~, phi) = mean KL(P[:, 1:] || softmax over S of SeqRec_phi(P[:, :-1] E_S) E_S^T), in nats (Eq. 18 to 21).
+L_in(D~, phi) = mean KL(P[:, 1:] || softmax over S of SeqRec_phi(P[:, :-1] E_S) E_S^T), in nats (Eq. 18 to 21);
+`Reading` says what stands for P[:, :-1] and P[:, 1:] where a set has goals of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from foster_cli.console import SILENT, Console
 from foster_cli.data.windows import Cases
 from foster_cli.models.recommender import Recommender
 from foster_cli.ops import soft_embed, soft_kl
+from foster_cli.ops.reading import PAPER, Reading, mixed
 from foster_cli.runtime import adamw, generator
+from foster_cli.train.average import Average
 from foster_cli.train.fit import Best, Fit, check_finite
 
 #: Draws the subset S (s,) of a step.
@@ -31,11 +34,18 @@ def uniform_subset(n: int, size: int | None, device: torch.device) -> Subset:
     return lambda rng: torch.randperm(n, generator=rng)[:size].to(device)
 
 
-def inner_loss(phi: Recommender, Q: Tensor, V: Tensor, S: Tensor) -> Tensor:
-    """L_in of Q (M, L, d) under phi on the items S: a scalar, with gradient to phi and Q."""
+def inner_loss(
+    phi: Recommender, Q: Tensor, V: Tensor, S: Tensor, reading: Reading = PAPER, weights: Tensor | None = None
+) -> Tensor:
+    """L_in of Q (M, rows, d) under phi on the items S: a scalar, with gradient to phi and Q.
+
+    `weights` (B, M), from `reading.draw`: the mixed users that are trained on; None: the M as they are.
+    """
+    read, goal = reading.parts(Q)
     V_S, E_S = V[S], phi.embed(S)
-    H = phi(soft_embed(Q[:, :-1], V_S, E_S))
-    return soft_kl(Q[:, 1:], V_S, H, E_S).mean()
+    V_R, E_R = (V_S, E_S) if reading.items is None else (V[reading.items], phi.embed(reading.items))
+    H = phi(mixed(weights, soft_embed(read, V_R, E_R)))
+    return soft_kl(mixed(weights, goal), V_S, H, E_S).mean()
 
 
 def inner_steps(
@@ -46,14 +56,19 @@ def inner_steps(
     count: int,
     optimizer: torch.optim.Optimizer,
     rng: torch.Generator,
+    reading: Reading = PAPER,
+    average: Average | None = None,
 ) -> float:
     """`count` steps of Algorithm 1 on phi, a fresh S each; the last loss."""
     value = float("nan")
     for _ in range(count):
-        loss = inner_loss(phi, Q, V, subset(rng))
+        S, weights = subset(rng), reading.draw(len(Q), rng)
+        loss = inner_loss(phi, Q, V, S, reading, weights)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if average is not None:
+            average.update()
         value = loss.item()
         check_finite(value, "the inner loss")
     return value
@@ -69,12 +84,14 @@ def fit_synthetic(
     seed: int,
     console: Console = SILENT,
     label: str = "training on the synthetic set",
+    reading: Reading = PAPER,
 ) -> Fit:
-    """Train a fresh phi on D~; it ends in its best validated state, step 0 included."""
+    """Train a fresh phi on D~; it ends in its best validated state (an average of steps), step 0 included."""
     began = time.perf_counter()
     rng = generator(seed, "student")
     fit = Fit()
-    best = Best(phi, valid, fit)
+    average = Average(phi, config.average)
+    best = Best(average.model, valid, fit)
     best.check(0)
     optimizer = adamw(phi.groups(config.lr, config.encoder_lr), weight_decay=config.weight_decay)
     Q = Q.detach()
@@ -82,7 +99,7 @@ def fit_synthetic(
         step = 0
         while step < config.steps:
             size = min(config.check_every, config.steps - step)
-            loss = inner_steps(phi, Q, V, subset, size, optimizer, rng)
+            loss = inner_steps(phi, Q, V, subset, size, optimizer, rng, reading, average)
             step += size
             best.check(step, loss=loss)
             bar.at(step, f"loss {loss:.3f} valid R@10 {fit.history[-1]['R@10']:.4f}")

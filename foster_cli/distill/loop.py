@@ -24,6 +24,7 @@ from foster_cli.distill.inner import Subset, fit_synthetic, inner_loss, inner_st
 from foster_cli.distill.synthetic import Synthetic
 from foster_cli.errors import FosterError, NotFinite
 from foster_cli.models.recommender import Factory, Recommender
+from foster_cli.ops.reading import PAPER, Reading
 from foster_cli.runtime import adamw, generator, stream_seed
 from foster_cli.train.anchors import Teacher
 from foster_cli.train.fit import batches, real_batch, real_loss, real_outputs
@@ -54,7 +55,7 @@ class State:
 
 @dataclass(frozen=True)
 class Problem:
-    """What stays: the teacher M, V (n, d), the real windows, how S is drawn, the settings."""
+    """What stays: the teacher M, V (n, d), the real windows, how S is drawn, the settings, how D~ is read."""
 
     teacher: Teacher
     fresh: Factory
@@ -64,6 +65,7 @@ class Problem:
     config: DistillConfig
     train: TrainConfig
     seed: int
+    reading: Reading = PAPER
 
 
 def kmeans_subset(V: Tensor, size: int, seed: int) -> Subset:
@@ -119,7 +121,7 @@ def outer_loss(problem: Problem, state: State, Q: Tensor, S: Tensor) -> tuple[Te
         feature = (H - H_real).square().mean()
         total, parts["outer_feature"] = total + c.alpha * feature, feature.item()
     if c.dh_weight > 0:
-        dh = alignment_loss(problem.teacher.model, problem.V, Q, S, c.dh_items, c.dh_form, state.rng)
+        dh = alignment_loss(problem.teacher.model, problem.V, Q, S, c.dh_items, c.dh_form, state.rng, problem.reading)
         total, parts["outer_dh"] = total + c.dh_weight * dh, dh.item()
     return total, parts
 
@@ -132,22 +134,22 @@ def gradient(loss: Tensor, over: list[torch.nn.Parameter]) -> list[Tensor]:
 
 def outer_step(problem: Problem, state: State, k: int) -> dict[str, float]:
     """Lines 5 to 12 of Algorithm 2. Returns the row of the log."""
-    c, V = problem.config, problem.V
+    c, V, reading = problem.config, problem.V, problem.reading
     began = time.perf_counter()
     if k == 0 or (c.reset != "never" and k % c.reset_every == 0):  # lines 6, 7
         reset(problem, state, k)
     Q = state.synthetic()
     ahead = state.phi.clone()  # line 8: phi^T, T inner steps from phi, a fresh S each
     optimizer = adamw(ahead.groups(c.inner_lr, c.inner_lr), weight_decay=problem.train.weight_decay)
-    inner_steps(ahead, Q.detach(), V, problem.subset, c.inner_steps, optimizer, state.rng)
+    inner_steps(ahead, Q.detach(), V, problem.subset, c.inner_steps, optimizer, state.rng, reading)
 
-    S = problem.subset(state.rng)  # line 9: q on one S
+    S, weights = problem.subset(state.rng), reading.draw(len(Q), state.rng)  # line 9: q on one S
     phi = [p for p in state.phi.parameters() if p.requires_grad]
     over = phi + list(state.synthetic.parameters())
-    before = inner_loss(state.phi, Q, V, S)
+    before = inner_loss(state.phi, Q, V, S, reading, weights)
     for p in ahead.parameters():
         p.requires_grad_(False)
-    after = inner_loss(ahead, Q, V, S)  # sg phi^T: gradient to D~ alone
+    after = inner_loss(ahead, Q, V, S, reading, weights)  # sg phi^T: gradient to D~ alone
     q = before - after
     grad_q = gradient(q, over)
 
@@ -162,7 +164,7 @@ def outer_step(problem: Problem, state: State, k: int) -> dict[str, float]:
     state.synthetic_optimizer.step()
 
     with torch.no_grad():
-        log_p = torch.log_softmax(Q.detach() @ V[S].T, dim=-1)
+        log_p = torch.log_softmax(reading.predicted(Q.detach()) @ V[S].T, dim=-1)
         entropy = float(-(log_p.exp() * log_p).sum(-1).mean())
     norm = [
         math.sqrt(sum(float(g.double().square().sum()) for g in part)) for part in (step[: len(phi)], step[len(phi) :])
@@ -187,6 +189,7 @@ def fresh_check(
     seed: int,
     count: int,
     console: Console,
+    reading: Reading = PAPER,
 ) -> Check:
     """Trains `count` fresh models on D~ and validates them on all cases, with common random numbers."""
 
@@ -195,7 +198,7 @@ def fresh_check(
         for i in range(count):
             own = stream_seed(seed, "check", i)
             label = f"fresh model {i + 1} of {count} on D~"
-            fits.append(fit_synthetic(fresh(own), Q, V, subset, valid, student, own, console, label))
+            fits.append(fit_synthetic(fresh(own), Q, V, subset, valid, student, own, console, label, reading))
         values = [fit.best_value for fit in fits]
         return {
             "R@10": float(np.mean(values)),
@@ -206,8 +209,17 @@ def fresh_check(
     return check
 
 
-def distill(problem: Problem, synthetic: Synthetic, check: Check, console: Console = SILENT) -> Distilled:
-    """K outer steps from `synthetic`; the best validated D~. NaN or Inf ends it with the last good state."""
+def distill(
+    problem: Problem,
+    synthetic: Synthetic,
+    check: Check,
+    console: Console = SILENT,
+    first: dict[str, float] | None = None,
+) -> Distilled:
+    """K outer steps from `synthetic`; the best validated D~. NaN or Inf ends it with the last good state.
+
+    `first`: what `check` gave for `synthetic`, where that is known.
+    """
     c = problem.config
     rng = generator(problem.seed, "distill")
     phi = problem.fresh(stream_seed(problem.seed, "phi"))
@@ -218,8 +230,8 @@ def distill(problem: Problem, synthetic: Synthetic, check: Check, console: Conso
     )  # fmt: skip
     out = Distilled(synthetic.factors())
 
-    def validate(step: int) -> None:
-        found = check(synthetic().detach())
+    def validate(step: int, found: dict[str, float] | None = None) -> None:
+        found = found or check(synthetic().detach())
         if not out.checks or found["R@10"] > max(row["R@10"] for row in out.checks):
             out.factors, out.best_step = synthetic.factors(), step
         out.checks.append({"step": float(step), **found})
@@ -228,7 +240,7 @@ def distill(problem: Problem, synthetic: Synthetic, check: Check, console: Conso
             f"step {step}: D~ trains fresh models to validation R@10 {found['R@10']:.4f} (best: step {out.best_step})"
         )
 
-    validate(0)
+    validate(0, first)
     with console.progress("distilling", c.steps) as bar:
         for k in range(c.steps):
             try:

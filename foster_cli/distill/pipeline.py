@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +20,35 @@ from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainCo
 from foster_cli.console import SILENT, Console
 from foster_cli.data.columns import PrepareSettings
 from foster_cli.data.schema import Dataset
-from foster_cli.distill.loop import Problem, distill, fresh_check, make_subset
+from foster_cli.distill.loop import Check, Problem, distill, fresh_check, make_subset
 from foster_cli.distill.synthetic import (
     Start,
     diverse_contexts,
     from_tensor,
+    probe_items,
+    probe_tensor,
     random_start,
     real_tensor,
     rollout_tensor,
+    with_own_goals,
 )
 from foster_cli.errors import FosterError
 from foster_cli.models.recommender import Recommender
+from foster_cli.ops.reading import Reading, make_reading
 from foster_cli.runtime import machine, peak_memory_mb, reset_peak, sha256_json, stream_seed
 from foster_cli.train.setting import Setting, full_teacher, make_setting
+
+STARTS = ("probe", "rollout", "real", "random")
 
 
 def check_settings(model: ModelConfig, train: TrainConfig, config: DistillConfig, student: StudentConfig) -> None:
     """FosterError for a value out of range, before anything slow begins."""
-    choice("--init", config.init, ("rollout", "real", "random"))
+    for name in config.init.split(","):
+        choice("--init", name, STARTS)
+    positive("--draws", config.draws)
+    choice("--targets", config.targets, ("own", "next"))
+    if "probe" in config.init.split(",") and config.targets == "next":
+        raise FosterError("--init probe: its goals are not its next items", "use --targets own, or --init rollout")
     choice("--subset", config.subset, ("fly", "kmeans"))
     choice("--barrier", config.barrier, ("gradient", "loss"))
     choice("--reset", config.reset, ("anchor", "random", "never"))
@@ -72,7 +84,7 @@ def check_settings(model: ModelConfig, train: TrainConfig, config: DistillConfig
         positive(name, number, 0)
     for name, rank, most in (
         ("--rank-user", config.rank_user, config.budget),
-        ("--rank-time", config.rank_time, config.length),
+        ("--rank-time", config.rank_time, config.length * (2 if config.targets == "own" else 1)),
     ):
         if rank is not None and not 1 <= rank <= most:
             raise FosterError(f"{name} {rank}: out of range", f"use 1 to {most}")
@@ -87,20 +99,53 @@ def check_budget(setting: Setting, config: DistillConfig) -> None:
         )
 
 
-def starting_point(setting: Setting, teacher: Recommender, V: Tensor, config: DistillConfig, seed: int) -> Start:
-    """D~ before the first outer step: `random`, `real` or `rollout`."""
-    M, L = config.budget, config.length
-    if config.init == "random":
+def starting_points(
+    setting: Setting, teacher: Recommender, V: Tensor, config: DistillConfig, seed: int
+) -> Iterator[Start]:
+    """D~ before the first outer step: every kind in `config.init`, on each draw of what it starts from."""
+    M, L, windows, own = config.budget, config.length, setting.windows, config.targets == "own"
+    length = L + 1 if own else L  # a position more, whose goal is of its own
+    kinds = config.init.split(",")
+    if "random" in kinds:
         rng = torch.Generator().manual_seed(stream_seed(seed, "init"))
-        start = random_start(M, L, V.shape[1], config.rank_user, config.rank_time, rng)
-        return Start(start.to(V.device), 0.0, [])
-    contexts = diverse_contexts(teacher, V, setting.windows, M, np.random.default_rng(stream_seed(seed, "contexts")))
-    if config.init == "rollout":
-        Q = rollout_tensor(teacher, V, setting.windows, contexts, L, config.gain)
-    else:
-        Q = real_tensor(V, setting.windows, contexts, L, config.gain)
-    synthetic, error = from_tensor(Q, config.rank_user, config.rank_time)
-    return Start(synthetic.to(V.device), error, contexts)
+        rows = 2 * L if own else L
+        start = random_start(M, rows, V.shape[1], config.rank_user, config.rank_time, rng)
+        yield Start(start.to(V.device), 0.0, [])
+    kinds = [kind for kind in kinds if kind != "random"]
+    for draw in range(config.draws if kinds else 0):
+        rng_contexts = np.random.default_rng(stream_seed(seed, "contexts", draw))
+        contexts: list[int] = []
+        if set(kinds) - {"probe"}:
+            contexts = diverse_contexts(teacher, V, windows, M, rng_contexts)
+        for kind in kinds:
+            if kind == "probe":
+                items = probe_items(windows, len(V), M, L, np.random.default_rng(stream_seed(seed, "probe", draw)))
+                Q = probe_tensor(teacher, V, items, config.gain)
+            elif kind == "rollout":
+                Q = rollout_tensor(teacher, V, windows, contexts, length, config.gain)
+            else:
+                Q = real_tensor(V, windows, contexts, length, config.gain)
+            if own and kind != "probe":
+                Q = with_own_goals(Q)
+            synthetic, error = from_tensor(Q, config.rank_user, config.rank_time)
+            yield Start(synthetic.to(V.device), error, [] if kind == "probe" else contexts, f"{kind} {draw + 1}")
+
+
+def best_start(
+    starts: Iterator[Start], check_of: Callable[[Reading], Check], config: DistillConfig, V: Tensor, console: Console
+) -> tuple[Start, Reading, dict[str, float]]:
+    """The start that trains fresh models best on validation, how it is read, and what its check gave."""
+    best: tuple[Start, Reading, dict[str, float]] | None = None
+    for start in starts:
+        Q = start.synthetic().detach()
+        reading = make_reading(config.targets == "own", config.mix, Q, V)
+        found = check_of(reading)(Q)
+        console.event(event="start", name=start.name, **found)
+        console.note(f"start {start.name}: D~ trains fresh models to validation R@10 {found['R@10']:.4f}")
+        if best is None or found["R@10"] > best[2]["R@10"]:
+            best = start, reading, found
+    assert best is not None
+    return best
 
 
 def run(
@@ -127,13 +172,18 @@ def run(
     console.note(f"full data: validation R@10 {full_valid:.4f} (untrained {teacher.history[0]['R@10']:.4f})")
     reset_peak()
     V = teacher.model.embed_all()
-    start = starting_point(setting, teacher.model, V, config, seed)
+    subset = make_subset(config, V, seed)
+
+    def check_of(reading: Reading) -> Check:
+        quiet = Console(quiet=True)
+        return fresh_check(setting.fresh, V, subset, setting.valid, student, seed, config.check_seeds, quiet, reading)
+
+    starts = starting_points(setting, teacher.model, V, config, seed)
+    start, reading, first = best_start(starts, check_of, config, V, console)
+    problem = Problem(teacher, setting.fresh, V, setting.windows, subset, config, train, seed, reading)
     if start.error:
         console.note(f"the ranks leave out {start.error:.1%} of the squared length of Q")
-    subset = make_subset(config, V, seed)
-    problem = Problem(teacher, setting.fresh, V, setting.windows, subset, config, train, seed)
-    check = fresh_check(setting.fresh, V, subset, setting.valid, student, seed, config.check_seeds, Console(quiet=True))
-    result = distill(problem, start.synthetic, check, console)
+    result = distill(problem, start.synthetic, check_of(reading), console, first)
     steps = [row["seconds"] for row in result.log]
     best = max(row["R@10"] for row in result.checks)
     manifest: dict[str, Any] = {
@@ -156,12 +206,22 @@ def run(
         "metrics": {
             "best_step": result.best_step, "valid_R@10": best, "valid_R@10_step_0": result.checks[0]["R@10"],
             "full_valid_R@10": full_valid, "untrained_valid_R@10": teacher.history[0]["R@10"],
-            "rank_error": start.error, "contexts": start.contexts, "stopped": result.stopped,
+            "start": start.name, "rank_error": start.error, "contexts": start.contexts, "stopped": result.stopped,
             "seconds_total": time.perf_counter() - began,
             "seconds_per_outer_step": float(np.median(steps)) if steps else None,
             "peak_mb": peak_memory_mb(device), "teacher_seconds": teacher.seconds,
         },
         "machine": machine(),
     }  # fmt: skip
-    bundle.save(out, manifest, result.factors, V, data.catalogue.ids, data.catalogue.titles, result.log, result.checks)
+    bundle.save(
+        out,
+        manifest,
+        result.factors,
+        V,
+        data.catalogue.ids,
+        data.catalogue.titles,
+        result.log,
+        result.checks,
+        reading.items,
+    )
     return manifest

@@ -1,7 +1,8 @@
-"""D~: the synthetic set as Tucker factors, and its three starting points.
+"""D~: the synthetic set as Tucker factors, and its starting points.
 
 U (M, d1), T (L, d2), G (d1, d2, d) learn; V (n, d), the item factor, is frozen. Q (M, L, d) is the Tucker
-product; P[m, t] = softmax over a subset S of Q[m, t] V_S^T (Eq. 2, 3).
+product; P[m, t] = softmax over a subset S of Q[m, t] V_S^T (Eq. 2, 3). Where positions have goals of their own
+(`reading.py`), T and Q have 2L rows: L to read, then L to predict.
 """
 
 from __future__ import annotations
@@ -42,11 +43,13 @@ class Synthetic(nn.Module):
 
 @dataclass(frozen=True)
 class Start:
-    """A starting point. `error`: share of |Q|^2 that the ranks could not hold; `contexts` (M,) window indices."""
+    """A starting point. `error`: share of |Q|^2 that the ranks could not hold; `contexts` (M,) window indices;
+    `name` says how it was made."""
 
     synthetic: Synthetic
     error: float
     contexts: list[int]
+    name: str = "random"
 
 
 def from_tensor(Q: Tensor, d1: int | None, d2: int | None) -> tuple[Synthetic, float]:
@@ -127,3 +130,28 @@ def rollout_tensor(
         H = teacher(soft_embed(Q, V, V))
         Q = torch.cat([Q, H[:, -1:, :]], dim=1)
     return Q
+
+
+def probe_items(windows: Windows, n: int, M: int, L: int, rng: np.random.Generator) -> np.ndarray:
+    """(M, L) items in random order: all different as long as the training windows hold that many.
+
+    Drawn without replacement, with weights that are the square root of how often an item occurs in `windows`:
+    between uniform (which asks mostly about items that nobody reads) and by occurrence (mostly about a few).
+    """
+    count = np.bincount(windows.items[windows.items >= 0], minlength=n)
+    known = np.flatnonzero(count)
+    keys = rng.exponential(size=len(known)) / np.sqrt(count[known])  # the smallest keys are such a draw
+    return np.resize(known[np.argsort(keys, kind="stable")], M * L).reshape(M, L)
+
+
+@torch.no_grad()
+def probe_tensor(teacher: Recommender, V: Tensor, items: np.ndarray, gain: float) -> Tensor:
+    """Q (M, 2L, d), goals of their own: rows 0…L-1 read `items` (M, L) (centred unit rows of V times `gain`), row
+    L+t is the frozen teacher's output after items 0…t."""
+    index = torch.from_numpy(items).to(V.device)
+    return torch.cat([gain * _unit_rows(V)[index], teacher(V[index])], dim=1)
+
+
+def with_own_goals(Q: Tensor) -> Tensor:
+    """(M, L+1, d) whose positions are the goals of those before them -> (M, 2L, d) with goals of their own."""
+    return torch.cat([Q[:, :-1], Q[:, 1:]], dim=1)

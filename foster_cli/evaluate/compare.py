@@ -25,6 +25,7 @@ from foster_cli.errors import FosterError
 from foster_cli.evaluate.metrics import Bootstrap, per_case
 from foster_cli.evaluate.ranking import Seen, covered, last_outputs, ranks
 from foster_cli.models.recommender import Recommender
+from foster_cli.ops.reading import Reading
 from foster_cli.runtime import peak_memory_mb, reset_peak, stream_seed
 from foster_cli.train.fit import fit_real
 from foster_cli.train.setting import Setting, full_teacher
@@ -128,7 +129,7 @@ def random_model(
 
 
 def rows(
-    setting: Setting, test: Test, Q: Tensor, V: Tensor, subset: Subset, student: StudentConfig,
+    setting: Setting, test: Test, Q: Tensor, V: Tensor, subset: Subset, reading: Reading, student: StudentConfig,
     train: TrainConfig, budget: int, names: tuple[str, ...], seeds: list[int], console: Console = SILENT,
     use_cache: bool = True,
 ) -> dict[str, Row]:  # fmt: skip
@@ -137,7 +138,8 @@ def rows(
     def synthetic(seed: int) -> tuple[Recommender, float, float, Any]:
         reset_peak()
         model = setting.fresh(seed)
-        fit = fit_synthetic(model, Q, V, subset, setting.valid, student, seed, console, f"synthetic, seed {seed}")
+        label = f"synthetic, seed {seed}"
+        fit = fit_synthetic(model, Q, V, subset, setting.valid, student, seed, console, label, reading)
         return model, fit.seconds, peak_memory_mb(setting.device), f"step {fit.best}"
 
     def full(seed: int) -> tuple[Recommender, float, float, Any]:

@@ -38,7 +38,21 @@ def evaluate_bundle(
     test = make_test(setting, mask_seen, min(ks))
     Q, V = bundle.Q.to(device), bundle.V.to(device)
     subset = make_subset(config, V, int(m["seed"]))
-    found = rows(setting, test, Q, V, subset, student, train, config.budget, names, used, console, use_cache)
+    found = rows(
+        setting,
+        test,
+        Q,
+        V,
+        subset,
+        bundle.reading.to(device),
+        student,
+        train,
+        config.budget,
+        names,
+        used,
+        console,
+        use_cache,
+    )
     head = {"data": {"name": data.name, "hash": data.hash}, "bundle": str(bundle.path)}
     settings = {"model": m["model"], "train": m["train"], "distill": m["distill"], "student": m["student"]}
     return {

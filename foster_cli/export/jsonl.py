@@ -2,7 +2,9 @@
 
 {"synthetic_user": 0, "position": 0, "mass": 0.83, "items": [{"item_id": …, "title": …, "probability": …}, …]}
 
-`mass` is the probability that the listed items cover. Characters that break lines or reorder text (C1
+`mass` is the probability that the listed items cover. Where a position has a goal of its own, `items` are what is
+read there and two more keys, `next_mass` and `next`, hold what is to be predicted after it; elsewhere that is the
+next position's `items`. Characters that break lines or reorder text (C1
 controls, U+2028, bidirectional marks) are written as \\u escapes: the value read back is the same.
 """
 
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from foster_cli.export.view import short
 
@@ -25,17 +27,20 @@ def write(view: SyntheticView, file: Sink, top: int) -> None:
     users, length = view.hard.shape
     for user in range(users):
         for position in range(length):
-            index = view.top_index[user, position, :top].tolist()
-            probability = view.top_probability[user, position, :top].tolist()
-            line = {
-                "synthetic_user": user,
-                "position": position,
-                "mass": min(1.0, sum(probability)),
-                "items": [
-                    {"item_id": view.item_ids[i], "title": view.titles[i], "probability": short(p)}
-                    for i, p in zip(index, probability, strict=True)
-                ],
-            }
+            line: dict[str, Any] = {"synthetic_user": user, "position": position}
+            at = (user, position, slice(top))
+            line["mass"], line["items"] = _listed(view, view.top_index[at], view.top_probability[at])
+            if view.goal_index is not None and view.goal_probability is not None:
+                line["next_mass"], line["next"] = _listed(view, view.goal_index[at], view.goal_probability[at])
             text = json.dumps(line, ensure_ascii=False, allow_nan=False)
             text = _INVISIBLE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
             file.write(text.encode("utf-8") + b"\n")
+
+
+def _listed(view: SyntheticView, index: Any, probability: Any) -> tuple[float, list[dict[str, Any]]]:
+    """The mass of the listed items, and the items, of one position."""
+    items = [
+        {"item_id": view.item_ids[i], "title": view.titles[i], "probability": short(p)}
+        for i, p in zip(index.tolist(), probability.tolist(), strict=True)
+    ]
+    return min(1.0, float(sum(probability.tolist()))), items

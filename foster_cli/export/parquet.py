@@ -1,12 +1,14 @@
 """Parquet: a SyntheticView in, one long table out (M × L × top rows): user, position and rank.
 
 Columns: synthetic_user, position, rank (from 0) int32; item_id, title string; probability, mass float64.
-`mass` is the probability that the position's listed items cover. One row group per synthetic user.
+`mass` is the probability that the position's listed items cover. One row group per synthetic user. Where positions
+have goals of their own, these are the items read there, and next_item_id, next_title, next_probability, next_mass
+are those to be predicted after it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from foster_cli.export.view import Sink, SyntheticView
@@ -18,34 +20,28 @@ def write(view: SyntheticView, file: Sink, top: int) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema(
-        [
-            ("synthetic_user", pa.int32()),
-            ("position", pa.int32()),
-            ("rank", pa.int32()),
-            ("item_id", pa.string()),
-            ("title", pa.string()),
-            ("probability", pa.float64()),
-            ("mass", pa.float64()),
-        ]
-    )
+    parts = [("", view.top_index, view.top_probability)]
+    if view.goal_index is not None and view.goal_probability is not None:
+        parts.append(("next_", view.goal_index, view.goal_probability))
+    fields = [("synthetic_user", pa.int32()), ("position", pa.int32()), ("rank", pa.int32())]
+    for prefix, _, _ in parts:
+        fields += [(f"{prefix}item_id", pa.string()), (f"{prefix}title", pa.string())]
+        fields += [(f"{prefix}probability", pa.float64()), (f"{prefix}mass", pa.float64())]
+    schema = pa.schema(fields)
     users, length = view.hard.shape
     rank = np.tile(np.arange(top, dtype=np.int32), length)
     position = np.repeat(np.arange(length, dtype=np.int32), top)
     sink = pa.BufferOutputStream()  # `file` may be a pipe, which cannot tell its position
     with pq.ParquetWriter(sink, schema) as writer:
         for user in range(users):
-            index = view.top_index[user, :, :top].ravel().tolist()
-            probability = view.top_probability[user, :, :top]
-            mass = np.repeat(np.minimum(1.0, probability.sum(axis=1)), top)
-            columns = {
-                "synthetic_user": np.full(len(index), user, dtype=np.int32),
-                "position": position,
-                "rank": rank,
-                "item_id": [view.item_ids[i] for i in index],
-                "title": [view.titles[i] for i in index],
-                "probability": probability.ravel(),
-                "mass": mass,
-            }
+            columns: dict[str, Any] = {"synthetic_user": np.full(len(rank), user, dtype=np.int32)}
+            columns |= {"position": position, "rank": rank}
+            for prefix, top_index, top_probability in parts:
+                index = top_index[user, :, :top].ravel().tolist()
+                probability = top_probability[user, :, :top]
+                columns[f"{prefix}item_id"] = [view.item_ids[i] for i in index]
+                columns[f"{prefix}title"] = [view.titles[i] for i in index]
+                columns[f"{prefix}probability"] = probability.ravel()
+                columns[f"{prefix}mass"] = np.repeat(np.minimum(1.0, probability.sum(axis=1)), top)
             writer.write_table(pa.table(columns, schema=schema))
     file.write(sink.getvalue().to_pybytes())

@@ -1,7 +1,8 @@
 """What exporters read: a bundle in, the top items of every position and the hard sequence out.
 
-In: anything with `item_ids`, `titles` (n each) and `probabilities(rows)` → (m, L, n) float32. Out: a
-`SyntheticView` over M synthetic users × L positions. One user's (1, L, n) block is in memory at a time.
+In: anything with `item_ids`, `titles` (n each) and `probabilities(rows)` → (m, L, n) float32; where positions have
+goals of their own also `goals(rows)` → (m, L, n). Out: a `SyntheticView` over M synthetic users × L positions. One
+user's (1, L, n) block is in memory at a time.
 """
 
 from __future__ import annotations
@@ -30,6 +31,13 @@ class BundleLike(Protocol):
         """(m, L, n) float32 for the synthetic users in `rows`; m = 0 for a slice past the last one."""
         ...
 
+    @property
+    def own_goals(self) -> bool: ...
+
+    def goals(self, rows: slice | None) -> torch.Tensor:
+        """(m, L, n) float32: what is predicted after each position. Asked for only where `own_goals`."""
+        ...
+
 
 class Sink(Protocol):
     """Where exporters write: any open binary file. They write bytes and need nothing else of it."""
@@ -47,6 +55,8 @@ class SyntheticView:
     top_probability: npt.NDArray[np.float64]  # (M, L, top)
     hard: npt.NDArray[np.int64]  # (M, L) one item per position, without repeats in a sequence
     hard_probability: npt.NDArray[np.float64]  # (M, L) the probability of `hard`
+    goal_index: npt.NDArray[np.int64] | None = None  # (M, L, top) of what is predicted after each position; None
+    goal_probability: npt.NDArray[np.float64] | None = None  # (M, L, top) where that is the next position
 
 
 def make_view(bundle: BundleLike, top: int) -> SyntheticView:
@@ -59,28 +69,22 @@ def make_view(bundle: BundleLike, top: int) -> SyntheticView:
     n = len(bundle.item_ids)
     if not 1 <= top <= n:
         raise FosterError(f"--top {top}: this bundle has {n} items", f"give 1 to {n}")
-    index, probability, hard, hard_probability = [], [], [], []
+    index, probability, hard, hard_probability, goal_index, goal_probability = [], [], [], [], [], []
     user = 0
     while True:
         block = bundle.probabilities(slice(user, user + 1))
         if block.shape[0] == 0:
             break
-        p = block[0].detach().cpu().numpy().astype(np.float64)
-        if p.shape[1] != n:
-            raise FosterError(
-                f"synthetic user {user}: distributions over {p.shape[1]} items, the bundle names {n}",
-                "distil again: this bundle is damaged",
-            )
-        if not np.isfinite(p).all():
-            raise FosterError(
-                f"synthetic user {user}: probabilities that are not finite",
-                "distil again: this bundle is damaged",
-            )
+        p = _checked(block, user, n)
         best = [_best(row, max(top, min(len(p), n))) for row in p]
         index.append(np.stack([b[:top] for b in best]))
         probability.append(np.take_along_axis(p, index[-1], axis=1))
         hard.append(_hard(best, n))
         hard_probability.append(p[np.arange(len(p)), hard[-1]])
+        if bundle.own_goals:
+            g = _checked(bundle.goals(slice(user, user + 1)), user, n)
+            goal_index.append(np.stack([_best(row, top) for row in g]))
+            goal_probability.append(np.take_along_axis(g, goal_index[-1], axis=1))
         user += 1
     if not index:
         raise FosterError("the bundle holds no synthetic users", "distil again: this bundle is damaged")
@@ -91,7 +95,27 @@ def make_view(bundle: BundleLike, top: int) -> SyntheticView:
         top_probability=np.stack(probability),
         hard=np.stack(hard),
         hard_probability=np.stack(hard_probability),
+        goal_index=np.stack(goal_index) if goal_index else None,
+        goal_probability=np.stack(goal_probability) if goal_probability else None,
     )
+
+
+def _checked(block: torch.Tensor, user: int, n: int) -> npt.NDArray[np.float64]:
+    """(1, L, n) -> (L, n) in double. Raises FosterError for another n, or what is not finite."""
+    import numpy as np
+
+    p = block[0].detach().cpu().numpy().astype(np.float64)
+    if p.shape[1] != n:
+        raise FosterError(
+            f"synthetic user {user}: distributions over {p.shape[1]} items, the bundle names {n}",
+            "distil again: this bundle is damaged",
+        )
+    if not np.isfinite(p).all():
+        raise FosterError(
+            f"synthetic user {user}: probabilities that are not finite",
+            "distil again: this bundle is damaged",
+        )
+    return p
 
 
 def _best(p: npt.NDArray[np.float64], k: int) -> npt.NDArray[np.int64]:

@@ -25,11 +25,13 @@ from foster_cli.runtime import generator, stream_seed
 class Recommender(nn.Module):
     """phi. With frozen texts, or `--width`, a linear head stands between the text vector and SASRec.
 
-    The head starts as the identity (orthogonal where the widths differ), so that an untrained recommender
-    already ranks by text.
+    The head starts as the identity, or as `start` (weight (width, w), bias (width,)) where it narrows, so that an
+    untrained recommender already ranks by text; without a `start` it is orthogonal where the widths differ.
     """
 
-    def __init__(self, text: TextEncoder, config: ModelConfig, length: int, seed: int) -> None:
+    def __init__(
+        self, text: TextEncoder, config: ModelConfig, length: int, seed: int, start: tuple[Tensor, Tensor] | None = None
+    ) -> None:
         super().__init__()
         self.text = text
         width = text.cache.width if config.width is None else config.width
@@ -43,7 +45,11 @@ class Recommender(nn.Module):
         if text.top is None or config.width is not None:
             self.head = nn.Linear(text.cache.width, width)
             nn.init.zeros_(self.head.bias)
-            if width == text.cache.width:
+            if start is not None:
+                with torch.no_grad():
+                    self.head.weight.copy_(start[0])
+                    self.head.bias.copy_(start[1])
+            elif width == text.cache.width:
                 nn.init.eye_(self.head.weight)
             else:
                 nn.init.orthogonal_(self.head.weight, generator=rng)
@@ -101,6 +107,22 @@ class Recommender(nn.Module):
         return [{"params": own, "lr": lr}, *([{"params": top, "lr": encoder_lr}] if top else [])]
 
 
+@torch.no_grad()
+def principal_head(text: TextEncoder, width: int, device: torch.device, block: int = 4096) -> tuple[Tensor, Tensor]:
+    """The head onto the `width` principal components of the catalogue's text vectors (n, w): weight, bias.
+
+    Vectors are centred and scaled to a mean length of 1. Every fresh recommender then starts in the same space,
+    and loses less of the text than with random directions.
+    """
+    index = torch.arange(text.cache.n, device=device)
+    X = torch.cat([text(part).cpu() for part in index.split(block)]).double()
+    mean = X.mean(0)
+    X -= mean
+    W = torch.linalg.eigh(X.T @ X).eigenvectors.flip(1)[:, :width].T  # (width, w), the largest first
+    W = W / (X @ W.T).norm(dim=1).mean().clamp_min(1e-12)
+    return W.float(), -(W @ mean).float()
+
+
 #: Makes a fresh recommender from a seed: pretrained text encoder, new head and sequence model.
 Factory = Callable[[int], Recommender]
 
@@ -118,10 +140,12 @@ def recommender_factory(
     text = build_text_encoder(
         data.catalogue.texts, source, config.train_layers, config.max_tokens, device, console, use_cache
     )
+    narrow = config.width is not None and config.width < text.cache.width
+    start = principal_head(text, config.width, device) if narrow and config.width is not None else None
 
     def fresh(seed: int) -> Recommender:
         own = copy.deepcopy(text, {id(text.cache): text.cache})
-        model = Recommender(own, config, length, seed).to(device)
+        model = Recommender(own, config, length, seed, start).to(device)
         model.sequence.seed_dropout(stream_seed(seed, "dropout"))
         return model.eval()
 

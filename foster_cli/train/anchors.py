@@ -35,7 +35,7 @@ from foster_cli.runtime import (
 from foster_cli.train.fit import fit_real
 
 #: Raised whenever training changes what a given key would give.
-FORMAT = 1
+FORMAT = 3
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from foster_cli.evaluate.ranking import score_model
 from foster_cli.models.losses import bce, sampled_softmax
 from foster_cli.models.recommender import Recommender
 from foster_cli.runtime import adamw, stream_seed
+from foster_cli.train.average import Average
 
 #: Fewest steps between two validations.
 LEAST_STEPS = 20
@@ -140,18 +141,22 @@ def fit_real(
 ) -> Fit:
     """Train `model` on real windows; it ends in its best validated state. `on_epoch` sees every state.
 
+    A state is the average of the weights over the last epoch, or `config.average` steps where an epoch has fewer.
+
     Validated every `check_every` epochs (None: every epoch, or every 20 steps where an epoch has fewer);
     `config.epochs` and `config.patience` count validations.
     """
     began = time.perf_counter()
     rng = np.random.default_rng(stream_seed(seed, "fit"))
     fit = Fit()
-    best = Best(model, valid, fit)
+    total = max(1, round(len(windows) / config.batch))
+    average = Average(model, max(config.average, total))
+    best = Best(average.model, valid, fit)
     best.check(0)
     if on_epoch:
-        on_epoch(0, model)
+        on_epoch(0, average.model)
     optimizer = adamw(model.groups(config.lr, config.encoder_lr), weight_decay=config.weight_decay)
-    total = max(1, round(len(windows) / config.batch))
+    warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, config.warmup)))
     check_every = check_every or -(-LEAST_STEPS // total)
     epochs = config.epochs * check_every
     with console.progress(label, epochs * total) as bar:
@@ -164,6 +169,8 @@ def fit_real(
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
+                warmup.step()
+                average.update()
                 losses.append(loss.item())
                 check_finite(losses[-1], f"{label}: the loss")
                 bar.at(
@@ -172,7 +179,7 @@ def fit_real(
                 )
             model.eval()
             if on_epoch:
-                on_epoch(epoch, model)
+                on_epoch(epoch, average.model)
             if epoch % check_every:
                 continue
             best.check(epoch, loss=float(np.mean(losses)))

@@ -80,9 +80,9 @@ def _watch(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         seen["ahead"] = phi
         return out
 
-    def watched(phi: Any, Q: Any, V: Any, S: Any) -> Any:
+    def watched(phi: Any, Q: Any, V: Any, S: Any, *rest: Any) -> Any:
         seen["losses"].append(({k: v.detach().clone() for k, v in phi.named_parameters()}, S.clone()))
-        return loss(phi, Q, V, S)
+        return loss(phi, Q, V, S, *rest)
 
     monkeypatch.setattr(loop, "inner_steps", inner_steps)
     monkeypatch.setattr(loop, "inner_loss", watched)

@@ -28,6 +28,7 @@ from foster_cli.evaluate.compare import (
     text_row,
 )
 from foster_cli.evaluate.compare import Test as Held  # a name that pytest does not collect
+from foster_cli.ops.reading import PAPER
 
 CPU = torch.device("cpu")
 TRAIN, STUDENT = TrainConfig(batch=64, epochs=1, negatives=10, patience=1), StudentConfig(steps=4, check_every=2)
@@ -182,7 +183,9 @@ def _rows(setting: Any, names: tuple[str, ...], seeds: list[int]) -> dict[str, R
     rng = torch.Generator().manual_seed(0)
     Q, V = torch.randn(3, 8, 16, generator=rng), torch.randn(30, 16, generator=rng)
     test = make_test(setting, False, 10)
-    return rows(setting, test, Q, V, uniform_subset(30, 10, CPU), STUDENT, TRAIN, 3, names, seeds, use_cache=False)
+    return rows(
+        setting, test, Q, V, uniform_subset(30, 10, CPU), PAPER, STUDENT, TRAIN, 3, names, seeds, use_cache=False
+    )
 
 
 def test_all_rows_are_ranked_on_the_same_cases(setting: Any) -> None:

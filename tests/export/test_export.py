@@ -55,6 +55,15 @@ class FakeBundle:
     item_ids: list[str]
     titles: list[str]
     p: torch.Tensor
+    g: torch.Tensor | None = None
+
+    @property
+    def own_goals(self) -> bool:
+        return self.g is not None
+
+    def goals(self, rows: slice | None) -> torch.Tensor:
+        assert self.g is not None
+        return self.g if rows is None else self.g[rows]
 
     def probabilities(self, rows: slice | None) -> torch.Tensor:
         return self.p if rows is None else self.p[rows]
@@ -330,6 +339,7 @@ class Tensor:  # torch is slow to import
     def cpu(self): return self
     def numpy(self): return self.a
 class B:
+    own_goals = False
     item_ids = [str(i) for i in range(300)]
     titles = ["title " * 100] * 300
     p = Tensor(np.random.default_rng(0).random((30, 20, 300), dtype=np.float32) / 300)

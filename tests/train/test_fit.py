@@ -18,7 +18,7 @@ from foster_cli.errors import NotFinite
 from foster_cli.train import fit as module
 from foster_cli.train.fit import batches, fit_real, real_batch, real_loss, real_outputs
 
-QUICK = TrainConfig(batch=32, epochs=3, negatives=20, patience=10)
+QUICK = TrainConfig(batch=32, epochs=3, negatives=20, patience=10, warmup=3, average=5)
 
 
 def _fit(setting: Any, config: TrainConfig = QUICK, seed: int = 0, model_seed: int = 0, **more: Any) -> tuple[Any, Any]:
