@@ -31,7 +31,7 @@ class ModelConfig:
     heads: int = 2
     """Attention heads of SASRec."""
     dropout: float = 0.2
-    """Dropout in SASRec when it trains on real sequences (none on synthetic ones)."""
+    """Dropout in SASRec while it trains (`StudentConfig.dropout`: also on synthetic sequences)."""
     max_tokens: int = 64
     """A text is cut to this many tokens."""
 
@@ -74,11 +74,13 @@ class StudentConfig:
     """AdamW weight decay."""
     average: int = 20
     """Weights are averaged over about this many steps; the average is validated and kept."""
-    steps: int = 500
+    dropout: bool = True
+    """With the recommender's own dropout; False: without."""
+    steps: int = 600
     """Most steps."""
-    check_every: int = 50
+    check_every: int = 100
     """Steps between validations; the best state is kept, step 0 included."""
-    patience: int = 6
+    patience: int = 3
     """Stop after this many validations without a better R@10."""
 
 
@@ -98,8 +100,9 @@ class DistillConfig:
     """Train on users mixed anew at every step, 2M of them, each between two of the M; False: on the M (the paper)."""
     init: str = "probe"
     """Where D~ starts: `probe`, `rollout`, `real` or `random` (TD3's); of several, validation keeps the best."""
-    draws: int = 2
-    """Draws of the items of a `probe`, and of the M contexts of a `rollout` or `real` start, that are tried."""
+    draws: int = 6
+    """Draws of the items of a `probe`, or of the M contexts of a `rollout` or `real` start: one fresh model is
+    trained on each, and the best on validation is where D~ starts."""
     gain: float = 40.0
     """Length of the vectors that stand for one item (all that a probe or a real start reads, the first one of a
     rollout): the larger, the harder P."""
@@ -141,7 +144,7 @@ class DistillConfig:
     """tau, outer steps between resets."""
     real_batch: int = 256
     """Real windows per outer step."""
-    check_every: int = 50
+    check_every: int = 100
     """Outer steps between validations of D~ by fresh models."""
     check_seeds: int = 2
     """Fresh models per validation of D~ (the same seeds each time)."""

@@ -263,3 +263,63 @@ def test_a_save_replaces_the_old_bundle(folder: Path) -> None:
     _write(folder, titles=["new"] * N)
     assert load(folder).titles == ["new"] * N
     assert {p.name for p in folder.iterdir()} == {*FILES, SUMS}
+
+
+READS = torch.tensor([1, 4, 9])
+
+
+def _write_own(path: Path, mix: bool = True) -> Path:
+    return _write(path, reads=READS, manifest={**MANIFEST, "distill": {"mix": mix}})
+
+
+def test_own_goals_are_read_over_their_items_and_predicted_over_all(tmp_path: Path) -> None:
+    found = load(_write_own(tmp_path / "own"))
+    factors, V = _parts()
+    Q = torch.einsum("ma,tb,abd->mtd", factors["U"], factors["T"], factors["G"]).numpy()
+    P, G = found.probabilities().numpy(), found.goals().numpy()
+    assert found.own_goals and P.shape == G.shape == (M, L // 2, N)
+    for m in range(M):
+        for t in range(L // 2):
+            read = np.exp(V[READS].numpy() @ Q[m, t])
+            np.testing.assert_allclose(P[m, t, READS.numpy()], read / read.sum(), rtol=1e-4)
+            goal = np.exp(V.numpy() @ Q[m, L // 2 + t])
+            np.testing.assert_allclose(G[m, t], goal / goal.sum(), rtol=1e-4)
+    assert (np.delete(P, READS.numpy(), axis=2) == 0).all()
+    some = torch.tensor([9, 0])
+    assert torch.equal(found.probabilities(slice(1, 2), some), found.probabilities()[1:2, :, some])
+    np.testing.assert_allclose(found.goals(slice(1, 2), some).sum(-1), 1.0, rtol=1e-6)
+
+
+def test_batches_of_a_mixed_set_lie_between_two_users(tmp_path: Path) -> None:
+    found = load(_write_own(tmp_path / "own"))
+    P, V = found.probabilities(), found.V
+    for batch in found.batches(3, seed=1, items_per_step=5):
+        assert torch.equal(batch.read_items, READS)
+        assert batch.inputs.shape == (2 * M, L // 2, 3) and batch.targets.shape == (2 * M, L // 2, 5)
+        for b in range(2 * M):
+            # the weights of the mixture, by least squares from what is read
+            A = P[:, :, READS].reshape(M, -1).T.double()
+            w = torch.linalg.lstsq(A, batch.inputs[b].reshape(-1, 1).double()).solution[:, 0]
+            torch.testing.assert_close(w.sum(), torch.tensor(1.0, dtype=torch.float64), rtol=0, atol=1e-4)
+            goal = torch.einsum("m,mtd->td", w.float(), found.Q[:, L // 2 :])
+            expected = torch.softmax(goal @ V[batch.items].T, -1)
+            torch.testing.assert_close(batch.targets[b], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_batches_of_an_unmixed_set_with_own_goals_are_the_set(tmp_path: Path) -> None:
+    found = load(_write_own(tmp_path / "own", mix=False))
+    (batch,) = found.batches(1)
+    assert torch.equal(batch.inputs, found.probabilities()[..., READS])
+    torch.testing.assert_close(batch.targets, found.goals())
+
+
+@pytest.mark.parametrize(
+    "reads",
+    [torch.tensor([], dtype=torch.int64), torch.tensor([N]), torch.tensor([-1]), torch.ones(2), torch.tensor([[1]])],
+)
+def test_items_that_cannot_be_read_are_refused(tmp_path: Path, reads: torch.Tensor) -> None:
+    folder = _write_own(tmp_path / "own")
+    _tensors(folder, FILES[1], reads=reads)
+    _sign(folder)
+    with pytest.raises(FosterError, match="do not fit"):
+        load(folder)

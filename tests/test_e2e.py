@@ -196,6 +196,30 @@ def test_sample_to_export(tmp_path: Path, inside: Inside) -> None:
     assert loaded.learning_rate > 0
 
 
+def test_the_papers_form_and_every_start(tmp_path: Path, inside: Inside) -> None:
+    inside("sample", "--out", "shop.parquet", "--users", "80", "--items", "50")
+    raw = pd.read_parquet(tmp_path / "shop.parquet")
+    encoder = tiny_encoder(tmp_path / "encoder", [*raw["title"], *raw["categories"]])
+    quick = ("--encoder", encoder, "--budget", "3", "--length", "6", "--steps", "2", "--epochs", "2", "--draws", "1",
+             "--student-steps", "20", "--check-seeds", "1", "--k-core", "2")  # fmt: skip
+    inside("distill", "shop.parquet", *quick, "--targets", "next", "--no-mix", "--init", "rollout", "--out", "paper")
+    paper = foster_cli.load(tmp_path / "paper")
+    assert not paper.own_goals and paper.Q.shape[:2] == (3, 6)
+    batch = next(paper.batches(1, items_per_step=30))
+    assert batch.inputs.shape == batch.targets.shape == (3, 5, 30) and torch.equal(batch.items, batch.read_items)
+    found = json.loads(inside("eval", "paper", "--seeds", "1", "--rows", "synthetic,untrained", "--json"))
+    assert set(found["rows"]) == {"synthetic", "untrained"}
+    lines = inside("export", "paper", "--format", "jsonl", "--out", "-").splitlines()
+    assert len(lines) == 18 and set(json.loads(lines[0])) == {"synthetic_user", "position", "mass", "items"}
+
+    starts = ("--init", "probe,rollout,real,random", "--draws", "2", "--rank-user", "2", "--rank-time", "4")
+    inside("distill", "shop.parquet", *quick, *starts, "--out", "starts")
+    manifest = json.loads((tmp_path / "starts" / "bundle.json").read_text())
+    assert manifest["metrics"]["start"].split()[0] in ("probe", "rollout", "real", "random")
+    own = foster_cli.load(tmp_path / "starts")
+    assert own.own_goals and own.Q.shape[:2] == (3, 12) and own.probabilities().shape == own.goals().shape
+
+
 @pytest.mark.parametrize("layers", ["1", "all"])
 def test_layers_of_the_encoder_learn(tmp_path: Path, layers: str, inside: Inside) -> None:
     inside("sample", "--out", "shop.parquet", "--users", "60", "--items", "40")

@@ -95,6 +95,7 @@ def fit_synthetic(
     best.check(0)
     optimizer = adamw(phi.groups(config.lr, config.encoder_lr), weight_decay=config.weight_decay)
     Q = Q.detach()
+    phi.train(config.dropout)
     with console.progress(label, config.steps) as bar:
         step = 0
         while step < config.steps:
@@ -106,5 +107,6 @@ def fit_synthetic(
             if best.stale >= config.patience:
                 break
     phi.restore(best.state)
+    phi.eval()
     fit.seconds = time.perf_counter() - began
     return fit

@@ -214,12 +214,8 @@ def distill(
     synthetic: Synthetic,
     check: Check,
     console: Console = SILENT,
-    first: dict[str, float] | None = None,
 ) -> Distilled:
-    """K outer steps from `synthetic`; the best validated D~. NaN or Inf ends it with the last good state.
-
-    `first`: what `check` gave for `synthetic`, where that is known.
-    """
+    """K outer steps from `synthetic`; the best validated D~. NaN or Inf ends it with the last good state."""
     c = problem.config
     rng = generator(problem.seed, "distill")
     phi = problem.fresh(stream_seed(problem.seed, "phi"))
@@ -230,8 +226,8 @@ def distill(
     )  # fmt: skip
     out = Distilled(synthetic.factors())
 
-    def validate(step: int, found: dict[str, float] | None = None) -> None:
-        found = found or check(synthetic().detach())
+    def validate(step: int) -> None:
+        found = check(synthetic().detach())
         if not out.checks or found["R@10"] > max(row["R@10"] for row in out.checks):
             out.factors, out.best_step = synthetic.factors(), step
         out.checks.append({"step": float(step), **found})
@@ -240,7 +236,7 @@ def distill(
             f"step {step}: D~ trains fresh models to validation R@10 {found['R@10']:.4f} (best: step {out.best_step})"
         )
 
-    validate(0, first)
+    validate(0)
     with console.progress("distilling", c.steps) as bar:
         for k in range(c.steps):
             try:

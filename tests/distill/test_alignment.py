@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from foster_cli.distill.alignment import alignment_loss, conditional_distance, match, semantic_distance
+from foster_cli.ops.reading import PAPER, Reading
 
 
 def _softmax(x: np.ndarray) -> np.ndarray:
@@ -127,3 +128,20 @@ def test_the_loss_is_that_of_one_of_the_positions(small_model: Callable[..., Any
         assert found == pytest.approx(by_hand[near], rel=1e-8)
         drawn.add(near)
     assert drawn == set(by_hand)  # and every position is drawn sooner or later
+
+
+def test_own_goals_are_compared_after_what_is_read(small_model: Callable[..., Any]) -> None:
+    """The same distributions in both forms give the same loss: rows of the paper's form, split into read and goal."""
+    teacher = small_model(n=9, length=6)
+    V, Q = teacher.embed_all(), torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    S = torch.arange(9)
+    own = torch.cat([Q, torch.roll(Q, -1, dims=1)], dim=1)  # row t is read, row t + 1 its goal
+    losses = []
+    for rows, reading in ((Q, PAPER), (own, Reading(own=True, items=S))):
+        rows = rows.clone().requires_grad_()
+        loss = alignment_loss(teacher, V, rows, S, 6, "raw", torch.Generator().manual_seed(4), reading)
+        (gradient,) = torch.autograd.grad(loss, rows)
+        losses.append((loss.item(), gradient))
+    assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-12) and losses[0][0] > 0
+    touched = [tuple(g.abs().sum(-1).nonzero()[0].tolist()) for _, g in losses]
+    assert touched[1] == (touched[0][0], 5 + touched[0][1] - 1)  # the goal of the position before

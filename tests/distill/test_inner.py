@@ -15,6 +15,7 @@ from foster_cli.config import StudentConfig
 from foster_cli.data.windows import Cases
 from foster_cli.distill.inner import fit_synthetic, inner_loss, inner_steps, uniform_subset
 from foster_cli.errors import NotFinite
+from foster_cli.ops.reading import Reading
 from foster_cli.runtime import adamw, generator
 
 CPU = torch.device("cpu")
@@ -190,3 +191,56 @@ def test_nan_is_said(small_model: Callable[..., Any], bad: str) -> None:
     config = StudentConfig(lr=1e30 if bad == "rate" else 1e-3, steps=50, check_every=50)
     with pytest.raises(NotFinite, match="lower learning rate"):
         fit_synthetic(phi, Q, V, uniform_subset(12, 6, CPU), _cases(), config, 0)
+
+
+def test_inner_loss_with_own_goals_and_mixed_users_by_hand(small_model: Callable[..., Any]) -> None:
+    phi, Q = small_model(), _q(L=6)
+    V = torch.randn(12, 8, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    E, R, S = phi.embed_all(), [1, 6, 10], [0, 3, 4, 9]
+    weights = np.array([[0.3, 0.7, 0.0], [0.0, 0.5, 0.5]])
+    terms = []
+    for w in weights:
+        x = torch.zeros(3, 8, dtype=torch.float64)
+        for m in range(3):
+            for t in range(3):
+                P = _softmax(np.array([float(Q[m, t] @ V[i]) for i in R]))
+                x[t] += w[m] * torch.stack([P[k] * E[i] for k, i in enumerate(R)]).sum(0)
+        with torch.no_grad():
+            H = phi(x[None])[0]
+        for t in range(3):
+            goal = sum(w[m] * Q[m, 3 + t] for m in range(3))
+            target = _softmax(np.array([float(goal @ V[i]) for i in S]))
+            predicted = _softmax(np.array([float(H[t] @ E[i]) for i in S]))
+            terms.append(sum(p * math.log(p / y) for p, y in zip(target, predicted, strict=True)))
+    reading = Reading(own=True, items=torch.tensor(R), mix=2)
+    found = inner_loss(phi, Q, V, torch.tensor(S), reading, torch.from_numpy(weights))
+    assert found.item() == pytest.approx(np.mean(terms), rel=1e-9)
+
+
+def test_every_step_mixes_users_anew(small_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from foster_cli.distill import inner
+
+    seen = []
+    original = inner.inner_loss
+
+    def watched(phi: Any, Q: Any, V: Any, S: Any, reading: Any, weights: Any) -> Any:
+        seen.append(weights)
+        return original(phi, Q, V, S, reading, weights)
+
+    monkeypatch.setattr(inner, "inner_loss", watched)
+    phi, Q = small_model(), _q()
+    optimizer = adamw(phi.groups(1e-3, 1e-3))
+    V, draw = phi.embed_all(), uniform_subset(12, 6, CPU)
+    inner_steps(phi, Q, V, draw, 3, optimizer, generator(0), Reading(mix=6))
+    assert [w.shape for w in seen] == [(6, 3)] * 3 and not torch.equal(seen[0], seen[1])
+    inner_steps(phi, Q, V, draw, 1, optimizer, generator(0))
+    assert seen[3] is None
+
+
+@pytest.mark.parametrize("dropout", [True, False])
+def test_a_student_trains_with_dropout_if_it_is_told_to(small_model: Callable[..., Any], dropout: bool) -> None:
+    phi, modes = small_model(double=False), []
+    phi.sequence.register_forward_hook(lambda module, *_: modes.append(module.training))
+    config = StudentConfig(steps=4, check_every=2, dropout=dropout)
+    fit_synthetic(phi, _q(double=False), phi.embed_all(), uniform_subset(12, 6, CPU), _cases(), config, 0)
+    assert modes and set(modes) == {dropout} and not phi.training

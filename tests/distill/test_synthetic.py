@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from foster_cli.config import DistillConfig
 from foster_cli.data.windows import Windows
@@ -18,9 +19,12 @@ from foster_cli.distill.synthetic import (
     Synthetic,
     diverse_contexts,
     from_tensor,
+    probe_items,
+    probe_tensor,
     random_start,
     real_tensor,
     rollout_tensor,
+    with_own_goals,
 )
 from foster_cli.errors import FosterError
 
@@ -186,3 +190,62 @@ def test_synthetic_learns_all_three_factors() -> None:
     synthetic = Synthetic(*(p.detach() for p in random_start(3, 4, 5, 2, 2, torch.Generator()).parameters()))
     synthetic().square().sum().backward()
     assert all(p.grad is not None and float(p.grad.abs().max()) > 0 for p in synthetic.parameters())
+
+
+def _some_windows(n: int = 200) -> Windows:
+    rng = np.random.default_rng(2)
+    lengths = rng.integers(2, 7, 300)
+    items = np.minimum(rng.geometric(0.03, (300, 6)) - 1, n - 1)
+    return Windows(np.where(np.arange(6) < lengths[:, None], items, -1), lengths)
+
+
+def test_probes_read_different_items_that_occur() -> None:
+    windows = _some_windows()
+    count = np.bincount(windows.items[windows.items >= 0], minlength=200)
+    items = probe_items(windows, 200, 4, 5, np.random.default_rng(0))
+    assert items.shape == (4, 5) and len(np.unique(items)) == 20 and (count[items] > 0).all()
+    assert (items == probe_items(windows, 200, 4, 5, np.random.default_rng(0))).all()
+    assert (items != probe_items(windows, 200, 4, 5, np.random.default_rng(1))).any()
+
+
+def test_probes_are_drawn_by_the_square_root_of_how_often_an_item_occurs() -> None:
+    windows, drawn = _some_windows(), np.zeros(200)
+    count = np.bincount(windows.items[windows.items >= 0], minlength=200)
+    rng = np.random.default_rng(0)
+    for _ in range(8000):
+        drawn[probe_items(windows, 200, 1, 1, rng)[0, 0]] += 1
+    weight = np.sqrt(count)
+    often = weight / weight.sum() * 8000 > 5
+    expected = (weight / weight.sum())[often]
+    assert stats.chisquare(drawn[often], expected / expected.sum() * drawn[often].sum()).pvalue > 1e-4
+    assert drawn[count == 0].sum() == 0
+
+
+def test_a_small_catalogue_is_read_again_and_again() -> None:
+    windows = Windows(np.array([[3, 1, 2]]), np.array([3]))
+    items = probe_items(windows, 9, 2, 4, np.random.default_rng(0))
+    assert sorted(np.bincount(items.ravel(), minlength=9)[1:4].tolist()) == [2, 3, 3]
+
+
+def test_a_probe_asks_the_teacher(small_model: Callable[..., Any]) -> None:
+    teacher = small_model(n=12, length=3)
+    V = teacher.embed_all()
+    items = np.array([[0, 7, 3], [11, 5, 2]])
+    Q = probe_tensor(teacher, V, items, gain=2.5)
+    assert Q.shape == (2, 6, 8)
+    centred = V.numpy() - V.numpy().mean(0)
+    for m in range(2):
+        for t in range(3):
+            row = centred[items[m, t]]
+            np.testing.assert_allclose(Q[m, t].numpy(), 2.5 * row / np.linalg.norm(row), rtol=1e-9)
+            with torch.no_grad():  # the teacher on this prefix alone
+                alone = teacher(V[torch.from_numpy(items[m, : t + 1])][None])[0, -1]
+            torch.testing.assert_close(Q[m, 3 + t], alone)
+
+
+def test_own_goals_of_a_sequence_are_its_next_positions() -> None:
+    Q = _tensor()
+    own = with_own_goals(Q)
+    assert own.shape == (M, 2 * (L - 1), D)
+    for t in range(L - 1):
+        assert torch.equal(own[:, t], Q[:, t]) and torch.equal(own[:, L - 1 + t], Q[:, t + 1])

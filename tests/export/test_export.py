@@ -327,6 +327,33 @@ def test_bad_targets_leave_nothing(run_dir: Path, tmp_path: Path, monkeypatch: p
     assert (run_dir / "factors.safetensors").read_bytes() == b"factors"
 
 
+def test_goals_of_their_own_stand_beside_what_is_read() -> None:
+    rng = np.random.default_rng(3)
+    read, goal = (torch.from_numpy(rng.dirichlet(np.ones(7), (2, 3)).astype(np.float32)) for _ in range(2))
+    ids = [f"i{k}" for k in range(7)]
+    view = make_view(FakeBundle(ids, [f"=t{k}" for k in range(7)], read, goal), 4)
+    files = {name: io.BytesIO() for name in FORMATS}
+    for name, file in files.items():
+        FORMATS[name].write(view, file, 4)
+    lines = [json.loads(line) for line in files["jsonl"].getvalue().splitlines()]
+    hard = list(csv.DictReader(io.StringIO(files["csv"].getvalue().decode())))
+    table = pq.read_table(io.BytesIO(files["parquet"].getvalue())).to_pandas()
+    assert len(lines) == len(hard) == 6 and len(table) == 24
+    for k, line in enumerate(lines):
+        g = goal[k // 3, k % 3].numpy().astype(np.float64)
+        order = np.argsort(-g)[:4]
+        assert [x["item_id"] for x in line["next"]] == [ids[i] for i in order]
+        assert line["next_mass"] == pytest.approx(g[order].sum())
+        assert (hard[k]["next_item_id"], hard[k]["next_title"]) == (ids[order[0]], f"'=t{order[0]}")
+        assert float(hard[k]["next_probability"]) == pytest.approx(g[order[0]])
+        rows = table[(table.synthetic_user == k // 3) & (table.position == k % 3)]
+        assert rows.next_item_id.tolist() == [ids[i] for i in order]
+        np.testing.assert_allclose(rows.next_probability, g[order])
+        np.testing.assert_allclose(rows.next_mass, g[order].sum())
+        r = read[k // 3, k % 3].numpy()
+        assert rows.item_id.tolist() == [ids[i] for i in np.argsort(-r)[:4]]
+
+
 PIPED = """
 import sys, types
 import numpy as np
