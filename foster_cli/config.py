@@ -99,9 +99,10 @@ class DistillConfig:
     mix: bool = True
     """Train on users mixed anew at every step, 2M of them, each between two of the M; False: on the M (the paper)."""
     init: str = "probe"
-    """Where D~ starts: `probe`, `rollout`, `real` or `random` (TD3's); of several, validation keeps the best."""
+    """Where D~ starts: `probe`, `guided`, `rollout`, `real` or `random` (TD3's); of several, validation keeps the
+    best."""
     draws: int = 6
-    """Draws of the items of a `probe`, or of the M contexts of a `rollout` or `real` start: one fresh model is
+    """Draws of the items of a `probe`, or of the M contexts of the starts from real windows: one fresh model is
     trained on each, and the best on validation is where D~ starts."""
     gain: float = 40.0
     """Length of the vectors that stand for one item (all that a probe or a real start reads, the first one of a

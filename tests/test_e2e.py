@@ -212,10 +212,10 @@ def test_the_papers_form_and_every_start(tmp_path: Path, inside: Inside) -> None
     lines = inside("export", "paper", "--format", "jsonl", "--out", "-").splitlines()
     assert len(lines) == 18 and set(json.loads(lines[0])) == {"synthetic_user", "position", "mass", "items"}
 
-    starts = ("--init", "probe,rollout,real,random", "--draws", "2", "--rank-user", "2", "--rank-time", "4")
+    starts = ("--init", "probe,guided,rollout,real,random", "--draws", "2", "--rank-user", "2", "--rank-time", "4")
     inside("distill", "shop.parquet", *quick, *starts, "--out", "starts")
     manifest = json.loads((tmp_path / "starts" / "bundle.json").read_text())
-    assert manifest["metrics"]["start"].split()[0] in ("probe", "rollout", "real", "random")
+    assert manifest["metrics"]["start"].split()[0] in ("probe", "guided", "rollout", "real", "random")
     own = foster_cli.load(tmp_path / "starts")
     assert own.own_goals and own.Q.shape[:2] == (3, 12) and own.probabilities().shape == own.goals().shape
 

@@ -39,7 +39,7 @@ def command(
     patience: Annotated[int, _opt("--patience", "Epochs without a better validation.")] = _T.patience,
     lr: Annotated[float, _opt("--lr", "AdamW rate on real data.")] = _T.lr,
     init: Annotated[
-        str, _opt("--init", "Where D~ starts: probe, rollout, real, random; of A,B validation keeps the best.")
+        str, _opt("--init", "Where D~ starts: probe, guided, rollout, real, random; of A,B the best on validation.")
     ] = _D.init,
     draws: Annotated[int, _opt("--draws", "Draws of the real items or contexts tried for each start.")] = _D.draws,
     targets: Annotated[

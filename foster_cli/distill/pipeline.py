@@ -30,6 +30,7 @@ from foster_cli.distill.synthetic import (
     random_start,
     real_tensor,
     rollout_tensor,
+    window_items,
     with_own_goals,
 )
 from foster_cli.errors import FosterError
@@ -38,7 +39,9 @@ from foster_cli.ops.reading import Reading, make_reading
 from foster_cli.runtime import machine, peak_memory_mb, reset_peak, sha256_json, stream_seed
 from foster_cli.train.setting import Setting, full_teacher, make_setting
 
-STARTS = ("probe", "rollout", "real", "random")
+STARTS = ("probe", "guided", "rollout", "real", "random")
+#: Starts that ask the teacher about items: their goals are its answers, not the next items.
+ASKING = {"probe", "guided"}
 
 
 def check_settings(model: ModelConfig, train: TrainConfig, config: DistillConfig, student: StudentConfig) -> None:
@@ -47,8 +50,9 @@ def check_settings(model: ModelConfig, train: TrainConfig, config: DistillConfig
         choice("--init", name, STARTS)
     positive("--draws", config.draws)
     choice("--targets", config.targets, ("own", "next"))
-    if "probe" in config.init.split(",") and config.targets == "next":
-        raise FosterError("--init probe: its goals are not its next items", "use --targets own, or --init rollout")
+    asking = ASKING & set(config.init.split(","))
+    if asking and config.targets == "next":
+        raise FosterError(f"--init {min(asking)}: needs goals of its own", "use --targets own, or --init rollout")
     choice("--subset", config.subset, ("fly", "kmeans"))
     choice("--barrier", config.barrier, ("gradient", "loss"))
     choice("--reset", config.reset, ("anchor", "random", "never"))
@@ -121,11 +125,13 @@ def starting_points(
             if kind == "probe":
                 items = probe_items(windows, len(V), M, L, np.random.default_rng(stream_seed(seed, "probe", draw)))
                 Q = probe_tensor(teacher, V, items, config.gain)
+            elif kind == "guided":
+                Q = probe_tensor(teacher, V, window_items(windows, contexts, L), config.gain)
             elif kind == "rollout":
                 Q = rollout_tensor(teacher, V, windows, contexts, length, config.gain)
             else:
                 Q = real_tensor(V, windows, contexts, length, config.gain)
-            if own and kind != "probe":
+            if own and kind not in ASKING:
                 Q = with_own_goals(Q)
             synthetic, error = from_tensor(Q, config.rank_user, config.rank_time)
             yield Start(synthetic.to(V.device), error, [] if kind == "probe" else contexts, f"{kind} {draw + 1}")
@@ -138,7 +144,8 @@ def best_start(
     """The start on which one fresh model does best on validation (the same seed for all), and how it is read."""
     best: tuple[Start, Reading] | None = None
     value = -1.0
-    several = len(config.init.split(",")) * config.draws > 1
+    kinds = config.init.split(",")
+    several = sum(1 if kind == "random" else config.draws for kind in kinds) > 1
     for start in starts:
         Q = start.synthetic().detach()
         reading = make_reading(config.targets == "own", config.mix, Q, V)

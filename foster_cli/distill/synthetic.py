@@ -108,14 +108,14 @@ def diverse_contexts(
     return [int(chosen[i]) for i in picked]
 
 
+def window_items(windows: Windows, contexts: list[int], L: int) -> np.ndarray:
+    """(M, L): the first L items of windows; a short one is repeated."""
+    return np.stack([np.resize(windows.items[i, : windows.lengths[i]], L) for i in contexts])
+
+
 def real_tensor(V: Tensor, windows: Windows, contexts: list[int], L: int, gain: float) -> Tensor:
     """Q (M, L, d) of M real windows: centred unit rows of V times `gain`; a short window is repeated to L."""
-    unit = _unit_rows(V)
-    rows = []
-    for i in contexts:
-        items = windows.items[i, : windows.lengths[i]]
-        rows.append(unit[torch.from_numpy(np.resize(items, L)).to(V.device)])
-    return gain * torch.stack(rows)
+    return gain * _unit_rows(V)[torch.from_numpy(window_items(windows, contexts, L)).to(V.device)]
 
 
 @torch.no_grad()

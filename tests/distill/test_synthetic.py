@@ -24,6 +24,7 @@ from foster_cli.distill.synthetic import (
     random_start,
     real_tensor,
     rollout_tensor,
+    window_items,
     with_own_goals,
 )
 from foster_cli.errors import FosterError
@@ -241,6 +242,11 @@ def test_a_probe_asks_the_teacher(small_model: Callable[..., Any]) -> None:
             with torch.no_grad():  # the teacher on this prefix alone
                 alone = teacher(V[torch.from_numpy(items[m, : t + 1])][None])[0, -1]
             torch.testing.assert_close(Q[m, 3 + t], alone)
+
+
+def test_window_items_repeat_a_short_window() -> None:
+    windows = Windows(np.array([[4, 9, -1, -1], [1, 2, 3, 5]]), np.array([2, 4]))
+    assert window_items(windows, [1, 0], 3).tolist() == [[1, 2, 3], [4, 9, 4]]
 
 
 def test_own_goals_of_a_sequence_are_its_next_positions() -> None:
