@@ -22,9 +22,10 @@ import torch
 from foster_cli.config import DistillConfig, ModelConfig, TrainConfig
 from foster_cli.data.windows import Windows
 from foster_cli.distill.loop import Problem, State, make_subset, outer_step
-from foster_cli.distill.synthetic import from_tensor, rollout_tensor
+from foster_cli.distill.synthetic import from_tensor, probe_items, probe_tensor
 from foster_cli.models.encoder import TextCache, TextEncoder
 from foster_cli.models.recommender import Recommender
+from foster_cli.ops.reading import make_reading
 from foster_cli.runtime import adamw, generator, machine, peak_memory_mb, reset_peak
 from foster_cli.train.anchors import Teacher
 
@@ -44,8 +45,10 @@ def measure(n: int, steps: int) -> dict[str, float]:
     teacher = fresh(0)
     V = teacher.embed_all()
     record = Teacher(teacher, [teacher.learnables()], [], 0.0, 0.0, False)
-    synthetic, _ = from_tensor(rollout_tensor(teacher, V, windows, list(range(20)), 20, config.gain), None, None)
-    problem = Problem(record, fresh, V, windows, make_subset(config, V, 0), config, TrainConfig(), 0)
+    Q = probe_tensor(teacher, V, probe_items(windows, n, 20, 20, rng), config.gain)
+    synthetic, _ = from_tensor(Q, None, None)
+    reading = make_reading(config.targets == "own", config.mix, Q, V)
+    problem = Problem(record, fresh, V, windows, make_subset(config, V, 0), config, TrainConfig(), 0, reading)
     phi = fresh(1)
     state = State(
         phi, adamw(phi.parameters()), synthetic, adamw(synthetic.parameters(), lr=1e-3), generator(0, "bench"), rng
