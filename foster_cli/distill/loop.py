@@ -89,7 +89,7 @@ def make_subset(config: DistillConfig, V: Tensor, seed: int) -> Subset:
 
 def reset(problem: Problem, state: State, step: int) -> None:
     """phi <- a random anchor (or a fresh model), with a fresh optimizer (3.2)."""
-    if problem.config.reset == "random" and step > 0:
+    if problem.config.reset == "random":
         state.phi.restore(problem.fresh(stream_seed(problem.seed, "reset", step)).learnables())
     else:
         chosen = int(torch.randint(len(problem.teacher.anchors), (1,), generator=state.rng))
