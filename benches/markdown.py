@@ -1,6 +1,6 @@
 """A results table in Markdown from the JSON of `foster eval`.
 
-python benches/markdown.py benches/results/movielens-small-b20-w128.json
+python benches/markdown.py benches/results/movielens-small-b20.json
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """CSV: the hard sequences of a SyntheticView out, a row per synthetic user and position (M × L, UTF-8).
 
 Columns: synthetic_user, position, item_id, title, probability. An item appears once in a sequence. Where a
-position has a goal of its own, next_item_id, next_title and next_probability name the likeliest item after it: a
-hard training example is then the items up to a position, and that item (not the item of the next row).
+position has a goal of its own, next_item_id, next_title and next_probability name the likeliest item after it
+that the sequence has not held so far: a hard training example is then the items up to a position, and that item (not
+the item of the next row).
 
 Spreadsheets run cells that begin with = + - @ (also their full-width forms, tab or carriage return) as
 formulas. Such an item_id or title is written with a ' before it, and so is one that already begins with
@@ -31,15 +32,15 @@ def write(view: SyntheticView, file: Sink, top: int) -> None:
     """Write the hard sequences; `top` plays no part here."""
     users, length = view.hard.shape
     rows: list[list[object]] = [["synthetic_user", "position", "item_id", "title", "probability"]]
-    if view.goal_index is not None:
+    if view.goal_hard is not None:
         rows[0] += ["next_item_id", "next_title", "next_probability"]
     for user in range(users):
         for position in range(length):
             item, probability = view.hard[user, position], view.hard_probability[user, position]
             rows.append([user, position, *_cells(view, item, probability)])
-            if view.goal_index is not None and view.goal_probability is not None:
-                at = (user, position, 0)
-                rows[-1] += _cells(view, view.goal_index[at], view.goal_probability[at])
+            if view.goal_hard is not None and view.goal_hard_probability is not None:
+                at = (user, position)
+                rows[-1] += _cells(view, view.goal_hard[at], view.goal_hard_probability[at])
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(rows)
     file.write(text.getvalue().encode("utf-8"))

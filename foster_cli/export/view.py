@@ -57,6 +57,8 @@ class SyntheticView:
     hard_probability: npt.NDArray[np.float64]  # (M, L) the probability of `hard`
     goal_index: npt.NDArray[np.int64] | None = None  # (M, L, top) of what is predicted after each position; None
     goal_probability: npt.NDArray[np.float64] | None = None  # (M, L, top) where that is the next position
+    goal_hard: npt.NDArray[np.int64] | None = None  # (M, L) the likeliest one that `hard` does not hold up to there
+    goal_hard_probability: npt.NDArray[np.float64] | None = None  # (M, L)
 
 
 def make_view(bundle: BundleLike, top: int) -> SyntheticView:
@@ -69,7 +71,8 @@ def make_view(bundle: BundleLike, top: int) -> SyntheticView:
     n = len(bundle.item_ids)
     if not 1 <= top <= n:
         raise FosterError(f"--top {top}: this bundle has {n} items", f"give 1 to {n}")
-    index, probability, hard, hard_probability, goal_index, goal_probability = [], [], [], [], [], []
+    index, probability, hard, hard_probability = [], [], [], []
+    goal_index, goal_probability, goal_hard, goal_hard_probability = [], [], [], []
     user = 0
     while True:
         block = bundle.probabilities(slice(user, user + 1))
@@ -85,6 +88,9 @@ def make_view(bundle: BundleLike, top: int) -> SyntheticView:
             g = _checked(bundle.goals(slice(user, user + 1)), user, n)
             goal_index.append(np.stack([_best(row, top) for row in g]))
             goal_probability.append(np.take_along_axis(g, goal_index[-1], axis=1))
+            new = [_unread(row, hard[-1][: t + 1]) for t, row in enumerate(g)]
+            goal_hard.append(np.array(new, dtype=np.int64))
+            goal_hard_probability.append(g[np.arange(len(g)), new])
         user += 1
     if not index:
         raise FosterError("the bundle holds no synthetic users", "distil again: this bundle is damaged")
@@ -97,6 +103,8 @@ def make_view(bundle: BundleLike, top: int) -> SyntheticView:
         hard_probability=np.stack(hard_probability),
         goal_index=np.stack(goal_index) if goal_index else None,
         goal_probability=np.stack(goal_probability) if goal_probability else None,
+        goal_hard=np.stack(goal_hard) if goal_hard else None,
+        goal_hard_probability=np.stack(goal_hard_probability) if goal_hard_probability else None,
     )
 
 
@@ -140,6 +148,12 @@ def _hard(best: list[npt.NDArray[np.int64]], n: int) -> npt.NDArray[np.int64]:
         used.add(item)
         chosen.append(item)
     return np.array(chosen, dtype=np.int64)
+
+
+def _unread(p: npt.NDArray[np.float64], read: npt.NDArray[np.int64]) -> int:
+    """The likeliest item of p (n,) that is not in `read`; of all items where `read` holds every one."""
+    best = _best(p, min(len(p), len(read) + 1))
+    return next((int(i) for i in best if i not in read), int(best[0]))
 
 
 def _encodable(text: str) -> str:
