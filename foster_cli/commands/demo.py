@@ -38,7 +38,8 @@ def command(
     shop = out / "shop.parquet"
     sample.command(out=shop, users=users, items=items, seed=seed)
     distill.command(
-        data=[shop], out=bundle, seed=seed, steps=steps, width=width, draws=1, check_every=max(1, steps), check_seeds=1
-    )
+        data=[shop], out=bundle, seed=seed, steps=steps, width=width, draws=1, check_every=max(1, steps),
+        check_seeds=1, student_steps=400,
+    )  # fmt: skip
     evaluate.command(bundle=bundle, seeds=seeds, out=out / "metrics.json")
     export.command(bundle=bundle, format="jsonl", out=out / "synthetic.jsonl")
