@@ -32,15 +32,15 @@ def write(view: SyntheticView, file: Sink, top: int) -> None:
     """Write the hard sequences; `top` plays no part here."""
     users, length = view.hard.shape
     rows: list[list[object]] = [["synthetic_user", "position", "item_id", "title", "probability"]]
-    if view.goal_hard is not None:
+    if view.goals is not None:
         rows[0] += ["next_item_id", "next_title", "next_probability"]
     for user in range(users):
         for position in range(length):
             item, probability = view.hard[user, position], view.hard_probability[user, position]
             rows.append([user, position, *_cells(view, item, probability)])
-            if view.goal_hard is not None and view.goal_hard_probability is not None:
+            if view.goals is not None:
                 at = (user, position)
-                rows[-1] += _cells(view, view.goal_hard[at], view.goal_hard_probability[at])
+                rows[-1] += _cells(view, view.goals.hard[at], view.goals.hard_probability[at])
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(rows)
     file.write(text.getvalue().encode("utf-8"))

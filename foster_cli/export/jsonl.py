@@ -30,8 +30,9 @@ def write(view: SyntheticView, file: Sink, top: int) -> None:
             line: dict[str, Any] = {"synthetic_user": user, "position": position}
             at = (user, position, slice(top))
             line["mass"], line["items"] = _listed(view, view.top_index[at], view.top_probability[at])
-            if view.goal_index is not None and view.goal_probability is not None:
-                line["next_mass"], line["next"] = _listed(view, view.goal_index[at], view.goal_probability[at])
+            if view.goals is not None:
+                goals = view.goals
+                line["next_mass"], line["next"] = _listed(view, goals.top_index[at], goals.top_probability[at])
             text = json.dumps(line, ensure_ascii=False, allow_nan=False)
             text = _INVISIBLE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
             file.write(text.encode("utf-8") + b"\n")

@@ -21,8 +21,8 @@ def write(view: SyntheticView, file: Sink, top: int) -> None:
     import pyarrow.parquet as pq
 
     parts = [("", view.top_index, view.top_probability)]
-    if view.goal_index is not None and view.goal_probability is not None:
-        parts.append(("next_", view.goal_index, view.goal_probability))
+    if view.goals is not None:
+        parts.append(("next_", view.goals.top_index, view.goals.top_probability))
     fields = [("synthetic_user", pa.int32()), ("position", pa.int32()), ("rank", pa.int32())]
     for prefix, _, _ in parts:
         fields += [(f"{prefix}item_id", pa.string()), (f"{prefix}title", pa.string())]

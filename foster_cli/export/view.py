@@ -46,6 +46,16 @@ class Sink(Protocol):
 
 
 @dataclass(frozen=True)
+class Goals:
+    """What is to be predicted after each of M × L positions."""
+
+    top_index: npt.NDArray[np.int64]  # (M, L, top) items by falling probability, ties in catalogue order
+    top_probability: npt.NDArray[np.float64]  # (M, L, top)
+    hard: npt.NDArray[np.int64]  # (M, L) the likeliest item that the hard sequence does not hold up to there
+    hard_probability: npt.NDArray[np.float64]  # (M, L)
+
+
+@dataclass(frozen=True)
 class SyntheticView:
     """M synthetic users × L positions, distributions over n items."""
 
@@ -55,10 +65,7 @@ class SyntheticView:
     top_probability: npt.NDArray[np.float64]  # (M, L, top)
     hard: npt.NDArray[np.int64]  # (M, L) one item per position, without repeats in a sequence
     hard_probability: npt.NDArray[np.float64]  # (M, L) the probability of `hard`
-    goal_index: npt.NDArray[np.int64] | None = None  # (M, L, top) of what is predicted after each position; None
-    goal_probability: npt.NDArray[np.float64] | None = None  # (M, L, top) where that is the next position
-    goal_hard: npt.NDArray[np.int64] | None = None  # (M, L) the likeliest one that `hard` does not hold up to there
-    goal_hard_probability: npt.NDArray[np.float64] | None = None  # (M, L)
+    goals: Goals | None = None  # what is predicted after each position; None where that is the next position
 
 
 def make_view(bundle: BundleLike, top: int) -> SyntheticView:
@@ -72,7 +79,7 @@ def make_view(bundle: BundleLike, top: int) -> SyntheticView:
     if not 1 <= top <= n:
         raise FosterError(f"--top {top}: this bundle has {n} items", f"give 1 to {n}")
     index, probability, hard, hard_probability = [], [], [], []
-    goal_index, goal_probability, goal_hard, goal_hard_probability = [], [], [], []
+    goals = []
     user = 0
     while True:
         block = bundle.probabilities(slice(user, user + 1))
@@ -86,11 +93,9 @@ def make_view(bundle: BundleLike, top: int) -> SyntheticView:
         hard_probability.append(p[np.arange(len(p)), hard[-1]])
         if bundle.own_goals:
             g = _checked(bundle.goals(slice(user, user + 1)), user, n)
-            goal_index.append(np.stack([_best(row, top) for row in g]))
-            goal_probability.append(np.take_along_axis(g, goal_index[-1], axis=1))
-            new = [_unread(row, hard[-1][: t + 1]) for t, row in enumerate(g)]
-            goal_hard.append(np.array(new, dtype=np.int64))
-            goal_hard_probability.append(g[np.arange(len(g)), new])
+            likeliest = np.stack([_best(row, top) for row in g])
+            new = np.array([_unread(row, hard[-1][: t + 1]) for t, row in enumerate(g)], dtype=np.int64)
+            goals.append((likeliest, np.take_along_axis(g, likeliest, axis=1), new, g[np.arange(len(g)), new]))
         user += 1
     if not index:
         raise FosterError("the bundle holds no synthetic users", "distil again: this bundle is damaged")
@@ -101,10 +106,7 @@ def make_view(bundle: BundleLike, top: int) -> SyntheticView:
         top_probability=np.stack(probability),
         hard=np.stack(hard),
         hard_probability=np.stack(hard_probability),
-        goal_index=np.stack(goal_index) if goal_index else None,
-        goal_probability=np.stack(goal_probability) if goal_probability else None,
-        goal_hard=np.stack(goal_hard) if goal_hard else None,
-        goal_hard_probability=np.stack(goal_hard_probability) if goal_hard_probability else None,
+        goals=Goals(*(np.stack(part) for part in zip(*goals, strict=True))) if goals else None,
     )
 
 

@@ -283,6 +283,12 @@ class TextEncoder(nn.Module):
         back[torch.from_numpy(order)] = torch.arange(len(order))
         return torch.cat(parts)[back.to(items.device)]
 
+    @torch.no_grad()
+    def all(self, device: torch.device, block: int = 4096) -> Tensor:
+        """The vectors (n, w) of the whole catalogue, without gradient."""
+        index = torch.arange(self.cache.n, device=device)
+        return torch.cat([self(part) for part in index.split(block)])
+
     def _chunk(self, rows: Ragged, items: Tensor) -> Tensor:
         assert self.top is not None
         values, mask = rows.padded(items)

@@ -108,14 +108,13 @@ class Recommender(nn.Module):
 
 
 @torch.no_grad()
-def principal_head(text: TextEncoder, width: int, device: torch.device, block: int = 4096) -> tuple[Tensor, Tensor]:
+def principal_head(text: TextEncoder, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The head onto the `width` principal components of the catalogue's text vectors (n, w): weight, bias.
 
     Vectors are centred and scaled to a mean length of 1. Every fresh recommender then starts in the same space,
     and loses less of the text than with random directions.
     """
-    index = torch.arange(text.cache.n, device=device)
-    X = torch.cat([text(part).cpu() for part in index.split(block)]).double()
+    X = text.all(device).cpu().double()
     mean = X.mean(0)
     X -= mean
     W = torch.linalg.eigh(X.T @ X).eigenvectors.flip(1)[:, :width].T  # (width, w), the largest first
@@ -140,8 +139,9 @@ def recommender_factory(
     text = build_text_encoder(
         data.catalogue.texts, source, config.train_layers, config.max_tokens, device, console, use_cache
     )
-    narrow = config.width is not None and config.width < text.cache.width
-    start = principal_head(text, config.width, device) if narrow and config.width is not None else None
+    start = None
+    if config.width is not None and config.width < text.cache.width:
+        start = principal_head(text, config.width, device)
 
     def fresh(seed: int) -> Recommender:
         own = copy.deepcopy(text, {id(text.cache): text.cache})

@@ -35,10 +35,7 @@ class Setting:
 
     def text_vectors(self) -> Tensor:
         """(n, w): the text encoder's own vectors, before anything learned."""
-        text = self.fresh(0).text
-        with torch.no_grad():
-            index = torch.arange(text.cache.n, device=self.device)
-            return torch.cat([text(part) for part in index.split(4096)])
+        return self.fresh(0).text.all(self.device)
 
 
 def make_setting(

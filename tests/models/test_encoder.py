@@ -14,7 +14,7 @@ from foster_cli.config import ModelConfig
 from foster_cli.errors import FosterError
 from foster_cli.models import encoder
 from foster_cli.models.encoder import TextEncoder, build_text_encoder
-from foster_cli.models.recommender import recommender_factory
+from foster_cli.models.recommender import principal_head, recommender_factory
 from foster_cli.models.source import find_encoder
 from foster_cli.runtime import cache_dir
 
@@ -211,3 +211,18 @@ def test_the_text_encoder_has_no_dropout_even_in_training(dataset: Any, mean_enc
     items = torch.arange(10)
     assert torch.equal(model.embed(items), model.embed(items))
     assert model.sequence.training
+
+
+def test_a_narrow_head_starts_as_the_principal_components(mean_encoder: Path) -> None:
+    from sklearn.decomposition import PCA
+
+    text = _build(mean_encoder)
+    X = text.all(CPU)
+    np.testing.assert_array_equal(X.numpy(), np.concatenate([text(torch.tensor([i])).numpy() for i in range(len(X))]))
+    weight, bias = principal_head(text, 3, CPU)
+    found = X.numpy() @ weight.numpy().T + bias.numpy()
+    expected = PCA(3, svd_solver="full").fit_transform(X.double().numpy())
+    expected /= np.linalg.norm(expected, axis=1).mean()
+    signs = np.sign((found * expected).sum(0))  # a component's sign is free
+    np.testing.assert_allclose(found * signs, expected, atol=1e-4)
+    assert weight.shape == (3, 32) and np.linalg.norm(found, axis=1).mean() == pytest.approx(1.0, abs=1e-4)
