@@ -108,7 +108,7 @@ class Bundle:
         goal = self.reading.parts(self.Q[rows if rows is not None else slice(None)])[1]
         return torch.softmax(goal @ V.T, dim=-1)
 
-    def batches(self, steps: int, seed: int = 0, items_per_step: int | None = 512) -> Iterator[Batch]:
+    def batches(self, steps: int, seed: int = 0, items_per_step: int | None = 2048) -> Iterator[Batch]:
         """`steps` training batches, a fresh uniform subset S for each (None: all items) and freshly mixed users.
 
         A recommender reads `inputs @ E_R` (E_R: its own embeddings of `read_items`) and is trained by

@@ -34,6 +34,8 @@ class ModelConfig:
     """Dropout in SASRec while it trains (`StudentConfig.dropout`: also on synthetic sequences)."""
     max_tokens: int = 64
     """A text is cut to this many tokens."""
+    precision: str = "fp32"
+    """`fp32`; `bf16`: the text encoder's layers that learn run in it (`ops.precision`)."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,9 @@ class StudentConfig:
     """With the recommender's own dropout; False: without."""
     steps: int = 600
     """Most steps."""
+    items_per_step: int | None = 2048
+    """Items drawn at every step, on which goals and outputs are compared; None: all. More than in distillation: the
+    gradients are less noisy (movielens, validation R@10 0.0479 against 0.0471 with 512)."""
     check_every: int = 100
     """Steps between validations; the best state is kept, step 0 included."""
     patience: int = 3

@@ -34,6 +34,7 @@ def command(
     ] = _M.train_layers,
     width: Annotated[int | None, _opt("--width", "d, width of the recommender; the encoder's own without it.")] = None,
     max_tokens: Annotated[int, _opt("--max-tokens", "Texts are cut to this many tokens.")] = _M.max_tokens,
+    precision: Annotated[str, _opt("--precision", "fp32, or bf16 for the encoder's layers that learn.")] = _M.precision,
     loss: Annotated[str, _opt("--loss", "softmax (512 shared negatives) or bce (the paper's).")] = _T.loss,
     epochs: Annotated[int, _opt("--epochs", "Most epochs; stops early on validation.")] = _T.epochs,
     patience: Annotated[int, _opt("--patience", "Epochs without a better validation.")] = _T.patience,
@@ -79,6 +80,9 @@ def command(
     check_seeds: Annotated[int, _opt("--check-seeds", "Fresh models per validation.")] = _D.check_seeds,
     student_lr: Annotated[float, _opt("--student-lr", "AdamW rate for training on D~.")] = _S.lr,
     student_steps: Annotated[int, _opt("--student-steps", "Most steps of training on D~.")] = _S.steps,
+    student_items: Annotated[str, _opt("--student-items", "Items drawn at each of these steps, or all.")] = str(
+        _S.items_per_step
+    ),
     user_column: Annotated[str | None, _opt("--user-column", "Column of user ids.")] = None,
     item_column: Annotated[str | None, _opt("--item-column", "Column of item ids.")] = None,
     time_column: Annotated[str | None, _opt("--time-column", "Column of times.")] = None,
@@ -107,17 +111,20 @@ def command(
     from foster_cli.runtime import pick_device
 
     console = Console(json_mode=json)
-    model = ModelConfig(encoder=encoder, train_layers=train_layers, width=width, max_tokens=max_tokens)
+    model = ModelConfig(
+        encoder=encoder, train_layers=train_layers, width=width, max_tokens=max_tokens, precision=precision
+    )
     train = TrainConfig(loss=loss, epochs=epochs, lr=lr, patience=patience)
     config = DistillConfig(
         budget=budget, length=length, steps=steps, init=init, draws=draws, gain=gain,
         targets=targets, mix=mix, rank_user=rank_user, rank_time=rank_time,
-        items_per_step=settings.items_per_step(items_per_step), subset=subset, inner_steps=inner_steps,
-        inner_lr=inner_lr, model_lr=model_lr, synthetic_lr=synthetic_lr, barrier=barrier, outer_loss=outer_loss,
-        eta=eta, alpha=alpha, dh_weight=dh_weight, dh_form=dh_form, reset=reset, reset_every=reset_every,
-        check_every=check_every, check_seeds=check_seeds,
+        items_per_step=settings.items_per_step("--items-per-step", items_per_step), subset=subset,
+        inner_steps=inner_steps, inner_lr=inner_lr, model_lr=model_lr, synthetic_lr=synthetic_lr, barrier=barrier,
+        outer_loss=outer_loss, eta=eta, alpha=alpha, dh_weight=dh_weight, dh_form=dh_form, reset=reset,
+        reset_every=reset_every, check_every=check_every, check_seeds=check_seeds,
     )  # fmt: skip
-    student = StudentConfig(lr=student_lr, steps=student_steps)
+    items = settings.items_per_step("--student-items", student_items)
+    student = StudentConfig(lr=student_lr, steps=student_steps, items_per_step=items)
     check_settings(model, train, config, student)
     if out is not None and out.exists():
         raise FosterError(f"--out {out}: exists already", "give another name, or remove it first")

@@ -75,7 +75,7 @@ def command(
     _check_out(out, inputs)
     from foster_cli.data.prepare import PrepareSettings, read_raw, write_prepared
     from foster_cli.data.tokens import token_counter
-    from foster_cli.models.encoder import load_tokenizer
+    from foster_cli.models.backbone import load_tokenizer
     from foster_cli.models.source import find_encoder
 
     console = Console(json_mode=json)

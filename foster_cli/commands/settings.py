@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 DATA_HELP = "A prepared parquet file, or raw tables (interactions, or interactions and items)."
 
 
-def items_per_step(value: str) -> int | None:
+def items_per_step(name: str, value: str) -> int | None:
     """`all` or a number."""
     if value == "all":
         return None
     if not value.isdigit():
-        raise FosterError(f"--items-per-step {value}: not a number", "use a number such as 512, or all")
+        raise FosterError(f"{name} {value}: not a number", "use a number such as 512, or all")
     return int(value)
 
 

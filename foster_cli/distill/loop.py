@@ -78,13 +78,13 @@ def kmeans_subset(V: Tensor, size: int, seed: int) -> Subset:
     return lambda rng: fixed
 
 
-def make_subset(config: DistillConfig, V: Tensor, seed: int) -> Subset:
-    """How S is drawn: fresh at every step, or fixed by k-means."""
+def make_subset(config: DistillConfig, V: Tensor, seed: int, student: StudentConfig | None = None) -> Subset:
+    """How S is drawn: fresh at every step (as many as `student` takes, for its training), or fixed by k-means."""
     if config.subset == "kmeans":
         if config.items_per_step is None or config.items_per_step >= len(V):
             raise FosterError("--subset kmeans needs --items-per-step below the catalogue's size", "use --subset fly")
         return kmeans_subset(V, config.items_per_step, stream_seed(seed, "kmeans"))
-    return uniform_subset(len(V), config.items_per_step, V.device)
+    return uniform_subset(len(V), (student or config).items_per_step, V.device)
 
 
 def reset(problem: Problem, state: State, step: int) -> None:
@@ -202,6 +202,7 @@ def fresh_check(
         values = [fit.best_value for fit in fits]
         return {
             "R@10": float(np.mean(values)),
+            "N@10": float(np.mean([max(fit.history, key=lambda row: row["R@10"])["N@10"] for fit in fits])),
             "sd": float(np.std(values)),
             "student_steps": float(np.mean([f.best for f in fits])),
         }

@@ -35,6 +35,7 @@ from foster_cli.distill.synthetic import (
 )
 from foster_cli.errors import FosterError
 from foster_cli.models.recommender import Recommender
+from foster_cli.ops.precision import PRECISIONS, matmul_precision
 from foster_cli.ops.reading import Reading, make_reading
 from foster_cli.runtime import machine, peak_memory_mb, reset_peak, sha256_json, stream_seed
 from foster_cli.train.setting import Setting, full_teacher, make_setting
@@ -59,6 +60,7 @@ def check_settings(model: ModelConfig, train: TrainConfig, config: DistillConfig
     choice("--dh-form", config.dh_form, ("rank", "mean", "raw"))
     choice("--outer-loss", config.outer_loss, ("bce", "softmax"))
     choice("--loss", train.loss, ("softmax", "bce"))
+    choice("--precision", model.precision, PRECISIONS)
     if model.train_layers not in ("all", "none") and not (model.train_layers.isdecimal() and int(model.train_layers)):
         raise FosterError(
             f"--train-layers {model.train_layers}: not a choice", "use none, all, or a number of top layers"
@@ -81,6 +83,7 @@ def check_settings(model: ModelConfig, train: TrainConfig, config: DistillConfig
     positive("--length", config.length, 2)
     positive("--steps", config.steps, 0)
     positive("--items-per-step", 2 if config.items_per_step is None else config.items_per_step, 2)
+    positive("--student-items", 2 if student.items_per_step is None else student.items_per_step, 2)
     for name, number in (("--eta", config.eta), ("--alpha", config.alpha), ("--dh-weight", config.dh_weight),
                          ("--inner-lr", config.inner_lr), ("--model-lr", config.model_lr),
                          ("--synthetic-lr", config.synthetic_lr), ("--lr", train.lr), ("--student-lr", student.lr),
@@ -177,25 +180,27 @@ def run(
     """Distil `data` into the bundle `out`; returns its manifest."""
     check_settings(model, train, config, student)
     began = time.perf_counter()
-    setting = make_setting(data, model, config.length, device, console, use_cache)
-    check_budget(setting, config)
-    teacher = full_teacher(setting, train, seed, console, use_cache)
-    full_valid = max(row["R@10"] for row in teacher.history)
-    console.note(f"full data: validation R@10 {full_valid:.4f} (untrained {teacher.history[0]['R@10']:.4f})")
-    reset_peak()
-    V = teacher.model.embed_all()
-    subset = make_subset(config, V, seed)
+    with matmul_precision(model.precision, device):
+        setting = make_setting(data, model, config.length, device, console, use_cache)
+        check_budget(setting, config)
+        teacher = full_teacher(setting, train, seed, console, use_cache)
+        full_valid = max(row["R@10"] for row in teacher.history)
+        console.note(f"full data: validation R@10 {full_valid:.4f} (untrained {teacher.history[0]['R@10']:.4f})")
+        reset_peak()
+        V = teacher.model.embed_all()
+        subset = make_subset(config, V, seed)
+        students_subset = make_subset(config, V, seed, student)
 
-    def check_of(reading: Reading, count: int) -> Check:
-        quiet = Console(quiet=True)
-        return fresh_check(setting.fresh, V, subset, setting.valid, student, seed, count, quiet, reading)
+        def check_of(reading: Reading, count: int) -> Check:
+            quiet = Console(quiet=True)
+            return fresh_check(setting.fresh, V, students_subset, setting.valid, student, seed, count, quiet, reading)
 
-    starts = starting_points(setting, teacher.model, V, config, seed)
-    start, reading = best_start(starts, check_of, config, V, console)
-    problem = Problem(teacher, setting.fresh, V, setting.windows, subset, config, train, seed, reading)
-    if start.error:
-        console.note(f"the ranks leave out {start.error:.1%} of the squared length of Q")
-    result = distill(problem, start.synthetic, check_of(reading, config.check_seeds), console)
+        starts = starting_points(setting, teacher.model, V, config, seed)
+        start, reading = best_start(starts, check_of, config, V, console)
+        problem = Problem(teacher, setting.fresh, V, setting.windows, subset, config, train, seed, reading)
+        if start.error:
+            console.note(f"the ranks leave out {start.error:.1%} of the squared length of Q")
+        result = distill(problem, start.synthetic, check_of(reading, config.check_seeds), console)
     steps = [row["seconds"] for row in result.log]
     best = max(row["R@10"] for row in result.checks)
     manifest: dict[str, Any] = {

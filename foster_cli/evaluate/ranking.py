@@ -13,6 +13,7 @@ from torch import Tensor
 from foster_cli.data.windows import Cases
 from foster_cli.models.recommender import Recommender
 from foster_cli.ops import rank_counts
+from foster_cli.ops.precision import exact
 
 Float = npt.NDArray[np.float64]
 Seen = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
@@ -36,7 +37,8 @@ def ranks(H: Tensor, E: Tensor, target: npt.NDArray[np.int64], seen: Seen | None
     """Rank of each case's target among all n items: 1 + items above it + half of those equal to it."""
     goal = torch.from_numpy(target).to(H.device)
     masked = None if seen is None else (torch.from_numpy(seen[0]).to(H.device), torch.from_numpy(seen[1]).to(H.device))
-    greater, equal = rank_counts(H, E, goal, masked)
+    with exact():
+        greater, equal = rank_counts(H, E, goal, masked)
     return (1.0 + greater.double() + 0.5 * equal.double()).cpu().numpy()
 
 
@@ -46,7 +48,8 @@ def covered(H: Tensor, E: Tensor, k: int, seen: Seen | None = None, block: int =
     hit = torch.zeros(len(E), dtype=torch.bool, device=E.device)
     rows = max(1, block // len(E))
     for a in range(0, len(H), rows):
-        scores = H[a : a + rows] @ E.T
+        with exact():
+            scores = H[a : a + rows] @ E.T
         if seen is not None:
             items, offsets = seen
             b = min(a + rows, len(H))

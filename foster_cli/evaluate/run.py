@@ -13,6 +13,7 @@ from foster_cli.data.schema import Dataset
 from foster_cli.distill.loop import make_subset
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.compare import make_test, rows, summarise
+from foster_cli.ops.precision import matmul_precision
 from foster_cli.runtime import machine
 from foster_cli.train.setting import make_setting
 
@@ -27,7 +28,8 @@ def evaluate_bundle(
     config, student = from_dict(DistillConfig, m["distill"]), from_dict(StudentConfig, m["student"])
     if data.catalogue.ids != bundle.item_ids:
         raise FosterError(f"{bundle.path} is of another catalogue than the data", "name its data: --data FILE")
-    setting = make_setting(data, model, config.length, device, console, use_cache)
+    with matmul_precision(model.precision, device):
+        setting = make_setting(data, model, config.length, device, console, use_cache)
     if setting.source.hash != m["encoder"]["hash"]:
         raise FosterError(
             f"the encoder {model.encoder} is another than the bundle was made with "
@@ -37,22 +39,12 @@ def evaluate_bundle(
     used = [int(m["seed"]) + i for i in range(seeds)]
     test = make_test(setting, mask_seen, min(ks))
     Q, V = bundle.Q.to(device), bundle.V.to(device)
-    subset = make_subset(config, V, int(m["seed"]))
-    found = rows(
-        setting,
-        test,
-        Q,
-        V,
-        subset,
-        bundle.reading.to(device),
-        student,
-        train,
-        config.budget,
-        names,
-        used,
-        console,
-        use_cache,
-    )
+    subset = make_subset(config, V, int(m["seed"]), student)
+    reading = bundle.reading.to(device)
+    with matmul_precision(model.precision, device):
+        found = rows(
+            setting, test, Q, V, subset, reading, student, train, config.budget, names, used, console, use_cache
+        )
     head = {"data": {"name": data.name, "hash": data.hash}, "bundle": str(bundle.path)}
     settings = {"model": m["model"], "train": m["train"], "distill": m["distill"], "student": m["student"]}
     return {

@@ -9,10 +9,6 @@ The encoder runs without dropout, so that a step depends on nothing but its inpu
 
 from __future__ import annotations
 
-import copy
-import pickle
-import re
-import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,114 +21,15 @@ from torch.nn import functional as F
 from foster_cli.console import SILENT, Console
 from foster_cli.data.tokens import Tokens, tokenize
 from foster_cli.errors import FosterError
+from foster_cli.models.backbone import encoder_layers, load_backbone, top_of
 from foster_cli.models.source import EncoderSource
+from foster_cli.ops.precision import exact
 from foster_cli.runtime import cache_dir, cache_lock, save_tensors, sha256_json, writing
 
 #: Padded tokens of one chunk of texts that runs at once.
 CHUNK_TOKENS = 4096
 #: Kept hidden states are also written to the cache folder up to this size.
 CACHE_BYTES = 2 << 30
-_DECODER = re.compile("CausalLM|LMHeadModel|ForConditionalGeneration|DoubleHeads")
-
-
-def load_backbone(source: EncoderSource) -> tuple[nn.Module, Any]:
-    """The Hugging Face model (fp32, eval mode) and its tokenizer. Raises FosterError if it is no text encoder."""
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    where = f"--encoder {source.name}"
-    hint = "give the folder or hub id of a text encoder such as sentence-transformers/all-MiniLM-L6-v2"
-    try:
-        config = AutoConfig.from_pretrained(source.folder, local_files_only=True)
-        names = [str(a) for a in getattr(config, "architectures", None) or []]
-        if (
-            getattr(config, "is_encoder_decoder", False)
-            or getattr(config, "is_decoder", False)
-            or any(_DECODER.search(a) for a in names)
-        ):
-            raise FosterError(f"{where}: {', '.join(names) or config.model_type} is no encoder", hint)
-        tokenizer = AutoTokenizer.from_pretrained(source.folder, local_files_only=True)
-        # safetensors where there are any; else transformers reads the .bin with torch's weights-only loader
-        model, info = AutoModel.from_pretrained(
-            source.folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
-        )
-        missing = sorted(k for k in info["missing_keys"] if not k.startswith("pooler."))
-        if missing:
-            raise FosterError(f"{where}: its weights lack {len(missing)} tensors, such as {missing[0]}", hint)
-        if getattr(model, "pooler", None) is not None:
-            model.pooler = None
-        model.eval()
-        probe = torch.tensor([tokenizer("a text")["input_ids"]])
-        with torch.no_grad():
-            out = model(input_ids=probe, attention_mask=torch.ones_like(probe)).last_hidden_state
-        if out.shape[:2] != probe.shape:
-            raise FosterError(f"{where}: gives no vector per token", hint)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        TypeError,
-        RuntimeError,
-        ImportError,
-        SafetensorError,
-        StrictDataclassError,
-        pickle.UnpicklingError,
-        struct.error,
-    ) as e:
-        reason = " ".join(str(e).split())[:160]
-        raise FosterError(f"{where}: cannot be loaded as a text encoder ({type(e).__name__}: {reason})", hint) from e
-    return model, tokenizer
-
-
-def load_tokenizer(source: EncoderSource) -> Any:
-    """The tokenizer alone, without torch weights. Raises FosterError if there is none."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(source.folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise FosterError(
-            f"--encoder {source.name}: no tokenizer in {source.folder}", "use --encoder minilm"
-        ) from error
-
-
-def _layers(model: nn.Module) -> nn.ModuleList:
-    """The encoder's stack of layers: its longest ModuleList."""
-    stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) > 0]
-    if not stacks:
-        raise FosterError("this encoder shows no list of layers", "use --train-layers none or all")
-    return max(stacks, key=len)
-
-
-class _Passthrough(nn.Module):
-    """Stands where the embeddings were: the kept hidden states go straight to the top layers."""
-
-    def forward(self, *args: Any, inputs_embeds: Tensor, **kwargs: Any) -> Tensor:
-        return inputs_embeds
-
-
-def _top_of(model: nn.Module, count: int) -> nn.Module:
-    """A copy of `model` that holds its top `count` layers only and reads hidden states as `inputs_embeds`."""
-    stack = _layers(model)
-    if count > len(stack):
-        raise FosterError(
-            f"--train-layers {count}: this encoder has {len(stack)} layers", f"use 1 to {len(stack)}, or all"
-        )
-    kept = list(stack)
-    memo: dict[int, Any] = {id(layer): nn.Identity() for layer in kept[: len(kept) - count]}
-    if not isinstance(getattr(model, "embeddings", None), nn.Module):
-        raise FosterError("this encoder's embeddings are not where they are expected", "use --train-layers none or all")
-    memo[id(model.embeddings)] = _Passthrough()
-    top = copy.deepcopy(model, memo)
-    name = next(n for n, m in model.named_modules() if m is stack)
-    copied = top.get_submodule(name)
-    assert isinstance(copied, nn.ModuleList)
-    del copied[: len(kept) - count]
-    return top
 
 
 def _pool(hidden: Tensor, mask: Tensor, pooling: str, normalize: bool) -> Tensor:
@@ -198,6 +95,7 @@ def _chunks(lengths: np.ndarray, order: np.ndarray) -> Iterator[np.ndarray]:
         a = b
 
 
+@exact()
 @torch.no_grad()
 def _run_frozen(
     model: nn.Module,
@@ -215,7 +113,7 @@ def _run_frozen(
     caught: list[Tensor] = []
     handle = None
     if below is not None:
-        layer = _layers(model)[below]
+        layer = encoder_layers(model)[below]
         handle = layer.register_forward_pre_hook(
             lambda _, args, kwargs: caught.append(args[0] if args else kwargs["hidden_states"]),
             with_kwargs=True,
@@ -265,11 +163,13 @@ def _kept(key: str, make: Any, use_cache: bool) -> Tensor:
 class TextEncoder(nn.Module):
     """E (B, w) of items (B,). Holds the layers that learn; reads the `TextCache` for the rest."""
 
-    def __init__(self, cache: TextCache, top: nn.Module | None, pooling: str, normalize: bool) -> None:
+    def __init__(
+        self, cache: TextCache, top: nn.Module | None, pooling: str, normalize: bool, precision: str = "fp32"
+    ) -> None:
         super().__init__()
         self.cache = cache
         self.top = top
-        self.pooling, self.normalize = pooling, normalize
+        self.pooling, self.normalize, self.precision = pooling, normalize, precision
 
     def forward(self, items: Tensor) -> Tensor:
         if self.cache.pooled is not None:
@@ -293,8 +193,9 @@ class TextEncoder(nn.Module):
         assert self.top is not None
         values, mask = rows.padded(items)
         key = "inputs_embeds" if self.cache.hidden is not None else "input_ids"
-        hidden = self.top(**{key: values}, attention_mask=mask).last_hidden_state
-        return _pool(hidden, mask, self.pooling, self.normalize)
+        with torch.autocast(values.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            hidden = self.top(**{key: values}, attention_mask=mask).last_hidden_state
+        return _pool(hidden.float(), mask, self.pooling, self.normalize)
 
 
 def build_text_encoder(
@@ -305,13 +206,15 @@ def build_text_encoder(
     device: torch.device,
     console: Console = SILENT,
     use_cache: bool = True,
+    precision: str = "fp32",
 ) -> TextEncoder:
     """The encoder for a catalogue's `texts`, its frozen part computed (or read from the cache folder).
 
     Raises FosterError for a `train_layers` the encoder does not have, or an architecture whose top layers do
     not give the same result from kept hidden states as the whole model gives from the tokens.
     """
-    model, tokenizer = load_backbone(source)
+    # fused attention in bf16 on a CPU is slower than everything else in the layer together
+    model, tokenizer = load_backbone(source, "eager" if precision == "bf16" and device.type == "cpu" else None)
     limit = min(
         max_tokens, int(getattr(model.config, "max_position_embeddings", max_tokens)), tokenizer.model_max_length
     )
@@ -328,11 +231,11 @@ def build_text_encoder(
     ragged = Ragged(torch.from_numpy(tokens.ids), torch.from_numpy(tokens.offsets)).to(device)
     if train_layers == "all":
         cache = TextCache(None, None, ragged, n, width)
-        return TextEncoder(cache, model.to(device), source.pooling, source.normalize)
+        return TextEncoder(cache, model.to(device), source.pooling, source.normalize, precision)
     if not train_layers.isdecimal() or int(train_layers) < 1:
         raise FosterError(f"--train-layers {train_layers}: not a choice", "use none, all, or a number of top layers")
-    top = _top_of(model, int(train_layers)).to(device)
-    below = len(_layers(model)) - int(train_layers)
+    top = top_of(model, int(train_layers)).to(device)
+    below = len(encoder_layers(model)) - int(train_layers)
     hidden = _kept(
         sha256_json([*key, "hidden", below]),
         lambda: _run_frozen(model, tokens, below, source, device, console),
@@ -354,4 +257,5 @@ def build_text_encoder(
                 f"--train-layers {train_layers}: this encoder's top layers cannot run alone",
                 "use none or all",
             )
+    encoder.precision = precision  # from here on; the comparison above is exact
     return encoder

@@ -137,8 +137,9 @@ def recommender_factory(
 ) -> Factory:
     """A function from a seed to a fresh recommender; the text cache is made once and shared by all of them."""
     text = build_text_encoder(
-        data.catalogue.texts, source, config.train_layers, config.max_tokens, device, console, use_cache
-    )
+        data.catalogue.texts, source, config.train_layers, config.max_tokens, device, console, use_cache,
+        config.precision,
+    )  # fmt: skip
     start = None
     if config.width is not None and config.width < text.cache.width:
         start = principal_head(text, config.width, device)

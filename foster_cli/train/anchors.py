@@ -62,6 +62,8 @@ def teacher_key(
     """Hash of data, encoder, settings, seed and kind of device: equal key, equal teacher."""
     fields: list[Any] = [FORMAT, data.hash, encoder_hash, length, seed, device, torch.__version__]
     shape = {k: v for k, v in dataclasses.asdict(model).items() if k != "encoder"}
+    if model.precision == "fp32":  # what was trained before there was another keeps its key
+        del shape["precision"]
     return sha256_json([*fields, shape, dataclasses.asdict(train)])
 
 

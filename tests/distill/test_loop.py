@@ -346,7 +346,7 @@ def test_fresh_check_uses_the_same_seeds_every_time(small_model: Callable[..., A
     check = fresh_check(fresh, V, subset, _cases(), student, 3, 2, loop.SILENT)
     Q = torch.randn(M, L, D, generator=torch.Generator().manual_seed(0))
     first, second = check(Q), check(Q)
-    assert first == second and set(first) == {"R@10", "sd", "student_steps"}
+    assert first == second and set(first) == {"R@10", "N@10", "sd", "student_steps"}
     assert seeds[:2] == seeds[2:] and seeds[0] != seeds[1]
 
 
@@ -368,6 +368,13 @@ def test_kmeans_items_are_fixed_and_spread() -> None:
 def test_the_default_subset_is_fresh_every_time() -> None:
     draw, rng = make_subset(CONFIG, torch.zeros(100, 2), 0), torch.Generator().manual_seed(0)
     assert len({tuple(draw(rng).tolist()) for _ in range(10)}) == 10
+
+
+@pytest.mark.parametrize(("items", "expected"), [(9, 9), (None, 100), (1000, 100)])
+def test_a_student_draws_as_many_items_as_it_is_told(items: int | None, expected: int) -> None:
+    draw = make_subset(CONFIG, torch.zeros(100, 2), 0, StudentConfig(items_per_step=items))
+    S = draw(torch.Generator().manual_seed(0))
+    assert len(S) == len(S.unique()) == expected
 
 
 @pytest.mark.parametrize(

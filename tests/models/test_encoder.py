@@ -95,6 +95,28 @@ def test_gradients_reach_the_top_layers_only(cls_encoder: Path, layers: str) -> 
         assert not any("embeddings" in k for k in learning)
 
 
+@pytest.mark.parametrize("layers", ["1", "all"])
+def test_bf16_differs_from_fp32_by_its_rounding_alone(pooled: tuple[Path, np.ndarray], layers: str) -> None:
+    folder, expected = pooled
+    found = build_text_encoder(TEXTS, find_encoder(str(folder)), layers, MAX, CPU, use_cache=False, precision="bf16")
+    vectors = found(torch.arange(len(TEXTS)))
+    assert vectors.dtype == torch.float32
+    error = np.abs(vectors.detach().numpy() - expected).max() / np.abs(expected).max()
+    assert 1e-6 < error < 2e-2  # bf16 keeps 8 bits: 2**-8 = 4e-3 for each rounding
+    vectors.square().sum().backward()
+    assert all(p.grad is None or p.grad.dtype == torch.float32 for p in found.parameters())
+
+
+def test_the_layers_that_do_not_learn_are_exact_in_bf16_too(mean_encoder: Path) -> None:
+    found = find_encoder(str(mean_encoder))
+    kept = [
+        build_text_encoder(TEXTS, found, "2", MAX, CPU, use_cache=False, precision=precision).cache.hidden
+        for precision in ("fp32", "bf16")
+    ]
+    assert kept[0] is not None and kept[1] is not None
+    torch.testing.assert_close(kept[0].values, kept[1].values, atol=1e-5, rtol=1e-5)
+
+
 def test_gradients_are_those_of_the_whole_model(cls_encoder: Path) -> None:
     top, whole = _build(cls_encoder, "2"), _build(cls_encoder, "all")
     weight = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))

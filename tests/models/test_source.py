@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from foster_cli.errors import FosterError
 from foster_cli.models import source
-from foster_cli.models.encoder import build_text_encoder, load_backbone, load_tokenizer
+from foster_cli.models.backbone import load_backbone, load_tokenizer
+from foster_cli.models.encoder import build_text_encoder
 from foster_cli.models.source import find_encoder
 
 

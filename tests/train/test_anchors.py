@@ -111,6 +111,7 @@ def test_every_setting_changes_the_key(dataset: Any) -> None:
     ]  # fmt: skip
     numbers: list[tuple[str, Any]] = [
         ("train_layers", "1"), ("width", 8), ("layers", 3), ("heads", 4), ("dropout", 0.5), ("max_tokens", 9),
+        ("precision", "bf16"),
     ]  # fmt: skip
     others += [key(model=replace(model, **{k: v})) for k, v in numbers]
     changes: list[tuple[str, Any]] = [
