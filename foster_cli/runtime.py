@@ -113,6 +113,7 @@ def machine() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": _cpu_name(),
         "threads": torch.get_num_threads(),
+        "ops": os.environ.get("FOSTER_OPS", "auto"),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
     }
 

@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 
 
+def note_ops(console: Console) -> None:
+    """Say once where plain PyTorch stands in for the C++ ops. Raises FosterError for a wrong `FOSTER_OPS`."""
+    from foster_cli import ops
+
+    reason = ops.fallback()
+    if reason is not None:
+        console.note(f"plain PyTorch does the work of the C++ ops: {reason}")
+
+
 def newest_bundle(runs: Path) -> Path:
     """The bundle in `runs` that was written last. Raises FosterError where there is none."""
     found = [p.parent for p in runs.glob("*/bundle.json")] if runs.is_dir() else []

@@ -103,7 +103,7 @@ def command(
     Example: foster distill games.parquet --budget 20
     """
     from foster_cli.commands import settings
-    from foster_cli.commands.common import next_run
+    from foster_cli.commands.common import next_run, note_ops
     from foster_cli.console import Console
     from foster_cli.data.prepare import load_dataset
     from foster_cli.distill.pipeline import check_settings, run
@@ -129,6 +129,7 @@ def command(
     if out is not None and out.exists():
         raise FosterError(f"--out {out}: exists already", "give another name, or remove it first")
     where = pick_device(device)
+    note_ops(console)
     prepare = settings.prepare_settings(user_column, item_column, time_column, text_columns, split_column, k_core)
     dataset = load_dataset(data, prepare)
     s = dataset.statistics

@@ -41,7 +41,7 @@ def command(
     import sys
 
     from foster_cli.bundle import load
-    from foster_cli.commands.common import bundle_data, resolve_bundle
+    from foster_cli.commands.common import bundle_data, note_ops, resolve_bundle
     from foster_cli.commands.settings import numbers
     from foster_cli.console import Console
     from foster_cli.evaluate.compare import check_rows
@@ -52,6 +52,7 @@ def command(
     names = check_rows(tuple(r.strip() for r in rows.split(",") if r.strip()))
     ks = numbers("--k", k)
     where = pick_device(device)
+    note_ops(console)
     loaded = load(resolve_bundle(bundle, console))
     dataset = bundle_data(loaded, data)
     found = evaluate_bundle(loaded, dataset, names, seeds, ks, mask_seen, where, console, cache)

@@ -1,5 +1,85 @@
-"""The hot path's operations. Today they are the plain PyTorch definitions of `reference`."""
+"""The hot path's operations: by the C++ extension where it is there and fits, else by plain PyTorch.
 
-from foster_cli.ops.reference import rank_counts, soft_embed, soft_kl, tucker
+`FOSTER_OPS=auto|native|reference` decides. `reference` holds the definitions; both give the same numbers up to
+rounding.
+"""
 
-__all__ = ["rank_counts", "soft_embed", "soft_kl", "tucker"]
+from __future__ import annotations
+
+import os
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from foster_cli.errors import FosterError
+from foster_cli.ops import native, reference
+from foster_cli.ops.reference import tucker
+
+__all__ = ["fallback", "rank_counts", "soft_embed", "soft_kl", "tucker"]
+
+CHOICES = ("auto", "native", "reference")
+
+
+@cache
+def _use_native(choice: str) -> bool:
+    if choice not in CHOICES:
+        raise FosterError(f"FOSTER_OPS={choice}: not a choice", f"use one of {', '.join(CHOICES)}")
+    if choice == "reference":
+        return False
+    reason = native.load()
+    if reason is not None and choice == "native":
+        raise FosterError(f"FOSTER_OPS=native: the C++ extension is not there: {reason}", "use FOSTER_OPS=auto")
+    return reason is None
+
+
+def _native() -> bool:
+    return _use_native(os.environ.get("FOSTER_OPS", "auto"))
+
+
+def fallback() -> str | None:
+    """Why plain PyTorch does the work although nobody asked for it; None where the extension is used, or was refused.
+
+    Raises FosterError for a `FOSTER_OPS` that cannot be met.
+    """
+    if _native() or os.environ.get("FOSTER_OPS") == "reference":
+        return None
+    return native.load()
+
+
+def soft_embed(Q: Tensor, V_S: Tensor, E_S: Tensor) -> Tensor:
+    """X (..., d) = softmax(Q V_S^T) E_S: the probability-weighted item embedding (Eq. 3, 19).
+
+    Q (..., w), V_S (s, w), E_S (s, d). Gradients to Q and E_S; to V_S only by plain PyTorch.
+    """
+    if not (_native() and native.fits(Q, V_S, E_S)) or V_S.requires_grad:
+        return reference.soft_embed(Q, V_S, E_S)
+    X, _ = torch.ops.foster.soft_embed(Q.reshape(-1, Q.shape[-1]), V_S, E_S)
+    return X.view(*Q.shape[:-1], E_S.shape[1])
+
+
+def soft_kl(Q: Tensor, V_S: Tensor, H: Tensor, E_S: Tensor) -> Tensor:
+    """KL(softmax(Q V_S^T) || softmax(H E_S^T)) per row (...,) in nats (Eq. 20, 21).
+
+    Q (..., w), V_S (s, w), H (..., d), E_S (s, d). Gradients to Q, H and E_S; to V_S only by plain PyTorch.
+    """
+    if not (_native() and native.fits(Q, V_S, H, E_S)) or V_S.requires_grad:
+        return reference.soft_kl(Q, V_S, H, E_S)
+    loss, *_ = torch.ops.foster.soft_kl(Q.reshape(-1, Q.shape[-1]), V_S, H.reshape(-1, H.shape[-1]), E_S)
+    return loss.view(Q.shape[:-1])
+
+
+def rank_counts(
+    H: Tensor, E: Tensor, target: Tensor, seen: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """For each row of H (R, d): how many of the n items of E (n, d) score above, and equal to, its target (R,).
+
+    Returns `greater`, `equal` (R,) int64; the target itself is counted in neither. `seen` = (items, offsets):
+    items[offsets[r] : offsets[r+1]] are left out of row r. Raises ValueError on NaN or Inf, which no ranking
+    survives.
+    """
+    if not (_native() and native.fits(H, E)):
+        return reference.rank_counts(H, E, target, seen)
+    reference.check_finite(H, E)
+    items, offsets = seen if seen is not None else (None, None)
+    return torch.ops.foster.rank_counts(H, E, target, items, offsets)

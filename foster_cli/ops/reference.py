@@ -31,6 +31,12 @@ def soft_kl(Q: Tensor, V_S: Tensor, H: Tensor, E_S: Tensor) -> Tensor:
     return (target.exp() * (target - predicted)).sum(-1)
 
 
+def check_finite(H: Tensor, E: Tensor) -> None:
+    """ValueError for NaN or Inf in what is to be ranked."""
+    if not all(bool(torch.isfinite(part).all()) for x in (H, E) for part in x.split(1 << 16)):
+        raise ValueError("NaN or Inf in the outputs or embeddings to be ranked")
+
+
 def rank_counts(
     H: Tensor, E: Tensor, target: Tensor, seen: tuple[Tensor, Tensor] | None = None, block: int = RANK_BLOCK
 ) -> tuple[Tensor, Tensor]:
@@ -40,8 +46,7 @@ def rank_counts(
     items[offsets[r] : offsets[r+1]] are left out of row r. At most `block` scores are held. Raises ValueError on
     NaN or Inf, which no ranking survives.
     """
-    if not all(bool(torch.isfinite(part).all()) for x in (H, E) for part in x.split(1 << 16)):
-        raise ValueError("NaN or Inf in the outputs or embeddings to be ranked")
+    check_finite(H, E)
     greater, equal = (torch.empty(len(H), dtype=torch.int64, device=H.device) for _ in range(2))
     rows = max(1, block // max(1, len(E)))
     for a in range(0, len(H), rows):

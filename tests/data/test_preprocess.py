@@ -24,7 +24,7 @@ def words_for_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
         return {"input_ids": [[0] * len(text.split()) for text in texts]}
 
     encoder = SimpleNamespace(load_tokenizer=lambda source: tokenizer)
-    monkeypatch.setitem(sys.modules, "foster_cli.models.encoder", encoder)
+    monkeypatch.setitem(sys.modules, "foster_cli.models.backbone", encoder)
     monkeypatch.setitem(sys.modules, "foster_cli.models.source", SimpleNamespace(find_encoder=str))
 
 

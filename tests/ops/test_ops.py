@@ -1,4 +1,4 @@
-"""The hot path against explicit loops in float64, its gradients against finite differences."""
+"""The plain PyTorch definitions against explicit loops in float64, its gradients against finite differences."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foster_cli.ops import rank_counts, soft_embed, soft_kl, tucker
+from foster_cli.ops.reference import rank_counts, soft_embed, soft_kl, tucker
 
 
 def _draw(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:

@@ -1,0 +1,89 @@
+// KL(softmax(Q V^T) || softmax(H E^T)) row by row in one pass over the items, and its backward in another.
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+
+#include "../ops.h"
+#include "rows.h"
+#include "tiles.h"
+
+namespace foster::cpu {
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> soft_kl(const Tensor& Q, const Tensor& V, const Tensor& H, const Tensor& E) {
+  check_pair(Q, V, "soft_kl: Q, V");
+  check_pair(H, E, "soft_kl: H, E");
+  TORCH_CHECK(Q.size(0) == H.size(0) && V.size(0) == E.size(0) && Q.scalar_type() == H.scalar_type(),
+              "soft_kl: Q ", Q.sizes(), ", V ", V.sizes(), ", H ", H.sizes(), ", E ", E.sizes(), " do not fit");
+  const int64_t r = Q.size(0), s = V.size(0);
+  const auto options = Q.options().dtype(sum_type(Q));
+  // of each row so far: the largest scores a and b, their sums of exponentials, sum exp(a - most) (a - b)
+  Tensor most_a = at::full({r}, -std::numeric_limits<double>::infinity(), options), most_b = most_a.clone();
+  Tensor sum_a = at::zeros({r}, options), sum_b = at::zeros({r}, options), apart = at::zeros({r}, options);
+  AT_DISPATCH_FLOATING_TYPES(sum_type(Q), "soft_kl", [&] {
+    scalar_t *ma = most_a.data_ptr<scalar_t>(), *mb = most_b.data_ptr<scalar_t>(), *za = sum_a.data_ptr<scalar_t>(),
+             *zb = sum_b.data_ptr<scalar_t>(), *d = apart.data_ptr<scalar_t>();
+    blocks(r, kRows, [&](int64_t ra, int64_t rb) {
+      const Tensor Q_part = part(Q, ra, rb), H_part = part(H, ra, rb);
+      blocks(s, kItems, [&](int64_t sa, int64_t sb) {
+        const int64_t n = sb - sa;
+        const Tensor A = product(Q_part, part(V, sa, sb)).contiguous();
+        const Tensor B = product(H_part, part(E, sa, sb)).contiguous();
+        const scalar_t *a = A.const_data_ptr<scalar_t>(), *b = B.const_data_ptr<scalar_t>();
+        at::parallel_for(0, rb - ra, std::max<int64_t>(1, kGrain / n), [&](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i) {
+            const int64_t row = ra + i;
+            const scalar_t now_a = std::max(ma[row], row_max(a + i * n, n));
+            const scalar_t now_b = std::max(mb[row], row_max(b + i * n, n));
+            const scalar_t shrink_a = std::exp(ma[row] - now_a), shrink_b = std::exp(mb[row] - now_b);
+            scalar_t z, difference;
+            row_divergence(a + i * n, b + i * n, n, now_a, &z, &difference);
+            za[row] = za[row] * shrink_a + z;
+            d[row] = d[row] * shrink_a + difference;
+            zb[row] = zb[row] * shrink_b + row_exp_sum(b + i * n, n, now_b);
+            ma[row] = now_a;
+            mb[row] = now_b;
+          }
+        });
+      });
+    });
+  });
+  Tensor lse_Q = most_a + sum_a.log(), lse_H = most_b + sum_b.log();
+  // kept as it is: where the first distribution is one item, a - b - centre is then exactly 0
+  Tensor centre = apart / sum_a;
+  return {centre - (lse_Q - lse_H), centre, lse_Q, lse_H};
+}
+
+std::tuple<Tensor, Tensor, Tensor> soft_kl_backward(const Tensor& grad, const Tensor& Q, const Tensor& V,
+                                                    const Tensor& H, const Tensor& E, const Tensor& centre,
+                                                    const Tensor& lse_Q, const Tensor& lse_H, bool need_Q,
+                                                    bool need_H, bool need_E) {
+  const int64_t r = Q.size(0), s = V.size(0);
+  const auto options = Q.options().dtype(sum_type(Q));
+  const Tensor g = grad.to(sum_type(Q)).contiguous();
+  const auto made = [&](bool needed, const Tensor& like) {
+    return needed ? at::zeros(like.sizes(), options) : at::empty({0}, options);
+  };
+  Tensor dQ = made(need_Q, Q), dH = made(need_H, H), dE = made(need_E, E);
+  AT_DISPATCH_FLOATING_TYPES(sum_type(Q), "soft_kl_backward", [&] {
+    const scalar_t *la = lse_Q.const_data_ptr<scalar_t>(), *lb = lse_H.const_data_ptr<scalar_t>(),
+                   *c = centre.const_data_ptr<scalar_t>(), *w = g.const_data_ptr<scalar_t>();
+    blocks(r, kRows, [&](int64_t ra, int64_t rb) {
+      const Tensor Q_part = part(Q, ra, rb), H_part = part(H, ra, rb);
+      blocks(s, kItems, [&](int64_t sa, int64_t sb) {
+        const int64_t n = sb - sa;
+        const Tensor V_part = part(V, sa, sb), E_part = part(E, sa, sb);
+        Tensor A = product(Q_part, V_part).contiguous(), B = product(H_part, E_part).contiguous();
+        scalar_t *a = A.data_ptr<scalar_t>(), *b = B.data_ptr<scalar_t>();
+        at::parallel_for(0, rb - ra, std::max<int64_t>(1, kGrain / n), [&](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i)
+            row_divergence_gradient(a + i * n, b + i * n, n, la[ra + i], lb[ra + i], c[ra + i], w[ra + i]);
+        });
+        if (need_Q) dQ.slice(0, ra, rb).add_(product(A, V_part.t()));
+        if (need_H) dH.slice(0, ra, rb).add_(product(B, E_part.t()));
+        if (need_E) dE.slice(0, sa, sb).add_(product(B.t(), H_part.t()));
+      });
+    });
+  });
+  return {dQ.to(Q.scalar_type()), dH.to(H.scalar_type()), dE.to(E.scalar_type())};
+}
+
+}  // namespace foster::cpu

@@ -1,0 +1,45 @@
+#include "tiles.h"
+
+#include <ATen/core/dispatch/Dispatcher.h>
+
+namespace foster::cpu {
+namespace {
+
+using Linear = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, c10::string_view,
+                          c10::List<std::optional<at::Scalar>>, std::optional<c10::string_view>);
+
+// torch's own entry to oneDNN for fp32; it is internal to torch, so it may be missing or look different.
+const std::optional<c10::TypedOperatorHandle<Linear>>& linear() {
+  static const auto found = []() -> std::optional<c10::TypedOperatorHandle<Linear>> {
+#if defined(__x86_64__)
+    const auto handle = c10::Dispatcher::singleton().findSchema({"mkldnn::_linear_pointwise", ""});
+    if (!handle || !at::globalContext().userEnabledMkldnn()) return std::nullopt;
+    const auto& schema = handle->schema();
+    if (schema.arguments().size() != 6 || schema.returns().size() != 1) return std::nullopt;
+    return handle->typed<Linear>();
+#else
+    return std::nullopt;
+#endif
+  }();
+  return found;
+}
+
+}  // namespace
+
+at::Tensor product(const at::Tensor& x, const at::Tensor& w) {
+  if (x.scalar_type() == at::kFloat && linear() && x.size(0) * w.size(0) >= 4096 && x.size(1) >= 16)
+    return linear()->call(x, w, std::nullopt, "none", c10::List<std::optional<at::Scalar>>(), "");
+  return at::mm(x, w.t());
+}
+
+void check_pair(const at::Tensor& x, const at::Tensor& w, const char* names) {
+  TORCH_CHECK(x.dim() == 2 && w.dim() == 2 && x.size(1) == w.size(1), names, ": matrices of one width are needed, not ",
+              x.sizes(), " and ", w.sizes());
+  TORCH_CHECK(x.scalar_type() == w.scalar_type(), names, ": one type is needed, not ", x.scalar_type(), " and ",
+              w.scalar_type());
+  TORCH_CHECK(x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble || x.scalar_type() == at::kBFloat16,
+              names, ": float, double or bfloat16 are needed, not ", x.scalar_type());
+  TORCH_CHECK(w.size(0) > 0, names, ": no items");
+}
+
+}  // namespace foster::cpu

@@ -1,0 +1,37 @@
+// How rows x items are walked, and the product of a tile. No more than kRows x kItems scores are held at once (of each
+// kind), so memory grows with neither.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include <ATen/ATen.h>
+#include <ATen/OpMathType.h>
+
+namespace foster::cpu {
+
+constexpr int64_t kRows = 512;
+constexpr int64_t kItems = 1024;
+// Scores that one thread takes at least.
+constexpr int64_t kGrain = 16384;
+
+// x (r, k) times the transpose of w (c, k), in the type of x. fp32 goes to oneDNN on x86, where MKL halves its speed on
+// processors that are not Intel's; all else through at::mm.
+at::Tensor product(const at::Tensor& x, const at::Tensor& w);
+
+// The type sums are kept in.
+inline at::ScalarType sum_type(const at::Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+
+// Rows [a, b) of x in the type of sums.
+inline at::Tensor part(const at::Tensor& x, int64_t a, int64_t b) { return x.slice(0, a, b).to(sum_type(x)); }
+
+// Calls f(a, b) for 0 <= a < b <= n, in steps of `size`.
+template <class F>
+void blocks(int64_t n, int64_t size, const F& f) {
+  for (int64_t a = 0; a < n; a += size) f(a, std::min(a + size, n));
+}
+
+// Checks that x (r, d), w (s, d) are matrices of one type on the CPU.
+void check_pair(const at::Tensor& x, const at::Tensor& w, const char* names);
+
+}  // namespace foster::cpu
