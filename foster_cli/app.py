@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from foster_cli import __version__
-from foster_cli.commands import demo, distill, eval, export, preprocess, sample
+from foster_cli.commands import demo, distill, doctor, eval, export, preprocess, sample
 
 app = typer.Typer(
     name="foster",
@@ -39,4 +39,5 @@ app.command("sample", short_help="Generate a shop to try foster on.")(sample.com
 app.command("distill")(distill.command)
 app.command("eval", short_help="Compare the synthetic set with baselines.")(eval.command)
 app.command("export", short_help="Write the sequences for other programs.")(export.command)
+app.command("doctor", short_help="Check this machine and installation.")(doctor.command)
 app.command("demo", short_help="All of it on a generated shop.")(demo.command)

@@ -25,6 +25,7 @@ ORDER = (
     ("distill",),
     ("baselines",),
     ("evaluate",),
+    ("diagnose",),
     ("export",),
     ("report",),
     ("commands",),
