@@ -1,4 +1,4 @@
-# make install | demo | test | lint | format | clean
+# make install | demo | test | lint | format | sanitize | clean
 #
 # PYTHON       interpreter the virtual environment is made with (3.10 or newer)
 # TORCH        the torch requirement, if another than the default is wanted
@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: install demo test lint format clean
+.PHONY: install demo test lint format sanitize clean
 
 install: $(STAMP)
 
@@ -43,6 +43,18 @@ lint: install
 
 test: lint
 	$(BIN)/python -m pytest
+
+# The C++ ops under the address and undefined-behaviour sanitizers (GCC), in a copy.
+SANITIZE := build/sanitize
+sanitize: install
+	rm -rf $(SANITIZE)
+	mkdir -p $(SANITIZE)
+	cp -r csrc foster_cli tests setup.py pyproject.toml README.md LICENSE $(SANITIZE)/
+	rm -f $(SANITIZE)/foster_cli/_C.*
+	cd $(SANITIZE) && FOSTER_SANITIZE=1 $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
+	cd $(SANITIZE) && ASAN_OPTIONS=detect_leaks=0 FOSTER_OPS=native \
+	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
+	  $(CURDIR)/$(BIN)/python -m pytest tests/ops/test_native.py
 
 format: install
 	$(BIN)/ruff check --fix .

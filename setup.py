@@ -30,16 +30,23 @@ def extension() -> dict[str, Any]:
         return without(f"there is no C++ compiler ({compiler})")
     sources = [str(p) for p in (Path("csrc/ops.cpp"), *sorted(Path("csrc/cpu").glob("*.cpp")))]
     flags = ["-O3", "-std=c++20", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]
-    module = CppExtension("foster_cli._C", sources, extra_compile_args={"cxx": flags})
+    link: list[str] = []
+    if os.environ.get("FOSTER_SANITIZE") == "1":  # make sanitize
+        link = ["-fsanitize=address,undefined"]
+        checks = ["-O1", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all", "-DFOSTER_NO_CLONES"]
+        flags = [*flags, *link, *checks]
+    module = CppExtension("foster_cli._C", sources, extra_compile_args={"cxx": flags}, extra_link_args=link)
     module.optional = True  # a failed build loses the extension, not the package
 
     class Build(BuildExtension):
         """Writes beside the extension what it was built against: another torch must not load it."""
 
-        def build_extension(self, ext: Any) -> None:
-            super().build_extension(ext)
+        def run(self) -> None:
+            super().run()
+            folder = Path("foster_cli") if self.inplace else Path(self.build_lib, "foster_cli")
             record = {"torch": torch.__version__, "compiler": compiler}
-            Path(self.get_ext_fullpath(ext.name)).with_name("_C.json").write_text(json.dumps(record) + "\n")
+            if list(folder.glob("_C.*")):
+                (folder / "_C.json").write_text(json.dumps(record) + "\n")
 
     return {"ext_modules": [module], "cmdclass": {"build_ext": Build}}
 

@@ -10,7 +10,11 @@ distillation, V is frozen; `inner` is an inner step's share (gradients to H and 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,20 +29,32 @@ from foster_cli.runtime import machine, peak_memory_mb, reset_peak
 CPU = torch.device("cpu")
 
 
-def resident_mb() -> float:
-    """Resident memory now, in MiB (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 2**20
-
-
-def measure(run: Callable[[], object]) -> tuple[float, float]:
-    """Seconds, and MiB above what was there before."""
-    before = resident_mb()
-    reset_peak()
+def seconds(run: Callable[[], object]) -> float:
+    """Wall time of one run."""
     began = time.perf_counter()
     run()
-    seconds = time.perf_counter() - began
-    return seconds, max(0.0, peak_memory_mb(CPU) - before)
+    return time.perf_counter() - began
+
+
+def extra_mb(rows: int, items: int, width: int, name: str, which: int) -> float:
+    """MiB above the inputs that one forward and backward takes, in a process of its own (Linux, glibc).
+
+    The gradients themselves are part of it; to E alone they take items x width x 4 bytes.
+    """
+    command = [sys.executable, __file__, "--alone", name, "--which", str(which)]
+    command += ["--rows", str(rows), "--items", str(items), "--width", str(width)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def alone(rows: int, items: int, width: int, name: str, which: int) -> None:
+    """Print the resident peak of one run above what was resident before it. A small run first loads the code."""
+    cases(rows, 64, width)[name][which]()
+    run = cases(rows, items, width)[name][which]
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed before must not be used again unseen
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    reset_peak()
+    run()
+    print(peak_memory_mb(CPU) - pages * os.sysconf("SC_PAGESIZE") / 2**20)
 
 
 def cases(rows: int, items: int, width: int) -> dict[str, tuple[Callable[[], object], Callable[[], object], int]]:
@@ -99,10 +115,15 @@ def main() -> None:
     parser.add_argument("--width", default="384")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--alone", help=argparse.SUPPRESS)
+    parser.add_argument("--which", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     reason = native.load()
     if reason is not None:
         raise SystemExit(f"no C++ ops to time: {reason}")
+    if given.alone:
+        alone(int(given.rows), int(given.items), int(given.width), given.alone, given.which)
+        return
     out = []
     for rows in map(int, given.rows.split(",")):
         for items in map(int, given.items.split(",")):
@@ -110,13 +131,12 @@ def main() -> None:
                 rate = matmul_rate(rows, items, width)
                 for name, (own, plain, adds) in cases(rows, items, width).items():
                     own(), plain()
-                    timed = [(measure(own), measure(plain)) for _ in range(given.repeats)]
-                    a, b = (median(t[i][0] for t in timed) for i in (0, 1))
-                    # what the allocator kept from before is not seen again: the first, largest figure counts
-                    memory = [max(t[i][1] for t in timed) for i in (0, 1)]
+                    timed = [(seconds(own), seconds(plain)) for _ in range(given.repeats)]
+                    a, b = (median(t[i] for t in timed) for i in (0, 1))
+                    memory = [extra_mb(rows, items, width, name, i) for i in (0, 1)]
                     row = {
                         "op": name, "rows": rows, "items": items, "width": width,
-                        "native_ms": a * 1e3, "plain_ms": b * 1e3, "ratio": median(t[0][0] / t[1][0] for t in timed),
+                        "native_ms": a * 1e3, "plain_ms": b * 1e3, "ratio": median(t[0] / t[1] for t in timed),
                         "native_mb": memory[0], "plain_mb": memory[1],
                         "plain_share_of_matmul": adds / b / rate,
                     }  # fmt: skip

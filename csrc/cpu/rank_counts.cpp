@@ -71,11 +71,11 @@ std::tuple<Tensor, Tensor> rank_counts(const Tensor& H, const Tensor& E, const T
       Tensor own;
       if (n > kSmall) {
         const Tensor wanted = at::constant_pad_nd(goal.slice(0, ra, rb), {0, width - (rb - ra)});
-        own = product(H_part, part(E.index_select(0, wanted), 0, width)).diagonal().contiguous();
+        own = product(H_part, part(E.index_select(0, wanted), 0, width), true).diagonal().contiguous();
       }
       blocks(n, width, [&](int64_t na, int64_t nb) {
         const int64_t first = nb - width, fresh = nb - na, old = width - fresh;
-        Tensor scores = product(H_part, part(E, first, nb)).contiguous();
+        Tensor scores = product(H_part, part(E, first, nb), true).contiguous();
         if (n <= kSmall) own = scores.gather(1, goal.slice(0, ra, rb).unsqueeze(1)).squeeze(1).contiguous();
         const scalar_t* o = own.const_data_ptr<scalar_t>();
         scalar_t* x = scores.data_ptr<scalar_t>();

@@ -26,8 +26,9 @@ const std::optional<c10::TypedOperatorHandle<Linear>>& linear() {
 
 }  // namespace
 
-at::Tensor product(const at::Tensor& x, const at::Tensor& w) {
-  if (x.scalar_type() == at::kFloat && linear() && x.size(0) * w.size(0) >= 4096 && x.size(1) >= 16)
+at::Tensor product(const at::Tensor& x, const at::Tensor& w, bool steady) {
+  const bool large = x.size(0) * w.size(0) >= 4096 && x.size(1) >= 16;
+  if (x.scalar_type() == at::kFloat && linear() && (large || steady))
     return linear()->call(x, w, std::nullopt, "none", c10::List<std::optional<at::Scalar>>(), "");
   return at::mm(x, w.t());
 }

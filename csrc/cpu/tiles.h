@@ -16,8 +16,9 @@ constexpr int64_t kItems = 1024;
 constexpr int64_t kGrain = 16384;
 
 // x (r, k) times the transpose of w (c, k), in the type of x. fp32 goes to oneDNN on x86, where MKL halves its speed on
-// processors that are not Intel's; all else through at::mm.
-at::Tensor product(const at::Tensor& x, const at::Tensor& w);
+// processors that are not Intel's; all else, and small ones, go through at::mm. With `steady` small ones go to oneDNN too:
+// MKL's result for a column depends on where it stands, oneDNN's does not.
+at::Tensor product(const at::Tensor& x, const at::Tensor& w, bool steady = false);
 
 // The type sums are kept in.
 inline at::ScalarType sum_type(const at::Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
