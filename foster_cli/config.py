@@ -97,7 +97,7 @@ class DistillConfig:
     """M, synthetic sequences."""
     length: int = 20
     """L, positions of a synthetic sequence; also the longest history a recommender reads."""
-    steps: int = 100
+    steps: int = 200
     """K, outer steps."""
     targets: str = "own"
     """What a position is to predict: `own`, a distribution of its own; `next`, the position after it (Eq. 18)."""

@@ -296,6 +296,13 @@ def test_the_same_seed_gives_the_same_set(problem: Problem) -> None:
     assert rows[0] == rows[1] != rows[2]
 
 
+def test_the_first_steps_do_not_depend_on_how_many_follow(problem: Problem) -> None:
+    short = distill(_with(problem, steps=2), _state(problem).synthetic, _told([0.1, 0.2])[0])
+    long = distill(problem, _state(problem).synthetic, _told([0.1, 0.2, 0.15])[0])
+    assert (short.best_step, long.best_step) == (2, 2)
+    assert all(torch.equal(short.factors[k], long.factors[k]) for k in "UTG")
+
+
 @pytest.mark.parametrize("where", ["row", "factors", "inner"])
 def test_nan_stops_with_the_last_good_set(problem: Problem, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     original = loop.outer_step
@@ -385,8 +392,16 @@ def test_a_student_draws_as_many_items_as_it_is_told(items: int | None, expected
         ({"layers": 0}, {}),
         ({"dropout": 1.0}, {}),
         ({"train_layers": "²"}, {}),
+        ({"precision": "fp8"}, {}),
     ],
 )
 def test_settings_that_cannot_work_are_refused_early(model: dict[str, Any], config: dict[str, Any]) -> None:
     with pytest.raises(FosterError):
         check_settings(ModelConfig(**model), TrainConfig(), DistillConfig(**config), StudentConfig())
+
+
+@pytest.mark.parametrize("items", [0, 1])
+def test_a_student_needs_two_items(items: int) -> None:
+    student = StudentConfig(items_per_step=items)
+    with pytest.raises(FosterError, match="--student-items"):
+        check_settings(ModelConfig(), TrainConfig(), DistillConfig(), student)
