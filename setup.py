@@ -36,6 +36,7 @@ def extension() -> dict[str, Any]:
         checks = ["-O1", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all", "-DFOSTER_NO_CLONES"]
         flags = [*flags, *link, *checks]
     module = CppExtension("foster_cli._C", sources, extra_compile_args={"cxx": flags}, extra_link_args=link)
+    module.depends = [str(p) for p in sorted(Path("csrc").rglob("*.h"))]
     module.optional = True  # a failed build loses the extension, not the package
 
     class Build(BuildExtension):
