@@ -30,18 +30,17 @@ def evaluate_bundle(
         raise FosterError(f"{bundle.path} is of another catalogue than the data", "name its data: --data FILE")
     with matmul_precision(model.precision, device):
         setting = make_setting(data, model, config.length, device, console, use_cache)
-    if setting.source.hash != m["encoder"]["hash"]:
-        raise FosterError(
-            f"the encoder {model.encoder} is another than the bundle was made with "
-            f"({setting.source.hash[:12]}… instead of {m['encoder']['hash'][:12]}…)",
-            f"install revision {m['encoder']['revision']}",
-        )
-    used = [int(m["seed"]) + i for i in range(seeds)]
-    test = make_test(setting, mask_seen, min(ks))
-    Q, V = bundle.Q.to(device), bundle.V.to(device)
-    subset = make_subset(config, V, int(m["seed"]), student)
-    reading = bundle.reading.to(device)
-    with matmul_precision(model.precision, device):
+        if setting.source.hash != m["encoder"]["hash"]:
+            raise FosterError(
+                f"the encoder {model.encoder} is another than the bundle was made with "
+                f"({setting.source.hash[:12]}… instead of {m['encoder']['hash'][:12]}…)",
+                f"install revision {m['encoder']['revision']}",
+            )
+        used = [int(m["seed"]) + i for i in range(seeds)]
+        test = make_test(setting, mask_seen, min(ks))
+        Q, V = bundle.Q.to(device), bundle.V.to(device)
+        subset = make_subset(config, V, int(m["seed"]), student)
+        reading = bundle.reading.to(device)
         found = rows(
             setting, test, Q, V, subset, reading, student, train, config.budget, names, used, console, use_cache
         )
