@@ -1,12 +1,11 @@
 """Packaging is described in pyproject.toml; this file adds the extension, where it can be built.
 
 Without torch or a C++ compiler the package installs all the same, and says what it lost. `FOSTER_EXT=0` leaves the
-extension out.
+extension out. `foster build-ext` builds it later, from the sources that are installed with the package.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -14,48 +13,43 @@ from pathlib import Path
 from typing import Any
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from foster_cli.errors import FosterError
+from foster_cli.extension import cuda_left_out, setup_arguments
 
 
-def extension() -> dict[str, Any]:
-    """`ext_modules` and `cmdclass` for `setup`, or nothing and a line that says why."""
+class BuildPy(build_py):
+    """Takes the C++ sources along."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            shutil.copytree("csrc", Path(self.build_lib, "foster_cli", "csrc"), dirs_exist_ok=True)
+
+
+def arguments() -> dict[str, Any]:
+    """The extension, or a line that says why there is none."""
+    commands: dict[str, Any] = {"build_py": BuildPy}
     if os.environ.get("FOSTER_EXT") == "0":
-        return {}
+        return {"cmdclass": commands}
     try:
-        import torch
-        from torch.utils.cpp_extension import BuildExtension, CppExtension
-    except ImportError:
-        return without("torch is not there at build time (pip install --no-build-isolation, after torch)")
-    compiler = os.environ.get("CXX", "c++").split()[0]
-    if shutil.which(compiler) is None:
-        return without(f"there is no C++ compiler ({compiler})")
-    sources = [str(p) for p in (Path("csrc/ops.cpp"), *sorted(Path("csrc/cpu").glob("*.cpp")))]
-    flags = ["-O3", "-std=c++20", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]
-    link: list[str] = []
-    if os.environ.get("FOSTER_SANITIZE") == "1":  # make sanitize
-        link = ["-fsanitize=address,undefined"]
-        checks = ["-O1", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all", "-DFOSTER_NO_CLONES"]
-        flags = [*flags, *link, *checks]
-    module = CppExtension("foster_cli._C", sources, extra_compile_args={"cxx": flags}, extra_link_args=link)
-    module.depends = [str(p) for p in sorted(Path("csrc").rglob("*.h"))]
-    module.optional = True  # a failed build loses the extension, not the package
-
-    class Build(BuildExtension):
-        """Writes beside the extension what it was built against: another torch must not load it."""
-
-        def run(self) -> None:
-            super().run()
-            folder = Path("foster_cli") if self.inplace else Path(self.build_lib, "foster_cli")
-            record = {"torch": torch.__version__, "compiler": compiler}
-            if list(folder.glob("_C.*")):
-                (folder / "_C.json").write_text(json.dumps(record) + "\n")
-
-    return {"ext_modules": [module], "cmdclass": {"build_ext": Build}}
+        found = setup_arguments()
+    except FosterError as error:
+        say(f"installing without its C++ ops, plain PyTorch will do their work: {error.message}: {error.hint}")
+        return {"cmdclass": commands}
+    if (reason := cuda_left_out()) is not None:
+        say(f"its C++ ops are built for the CPU alone: {reason}")
+    for module in found["ext_modules"]:
+        module.optional = True  # a failed build loses the extension, not the package
+    return {**found, "cmdclass": {**found["cmdclass"], **commands}}
 
 
-def without(reason: str) -> dict[str, Any]:
-    """Say that the plain PyTorch ops will be used, and why."""
-    sys.stderr.write(f"foster: installing without its C++ ops, plain PyTorch will do their work: {reason}\n")
-    return {}
+def say(text: str) -> None:
+    """To whoever installs."""
+    sys.stderr.write(f"foster: {text}\n")
 
 
-setup(**extension())
+setup(**arguments())

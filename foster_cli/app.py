@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from foster_cli import __version__
-from foster_cli.commands import demo, distill, doctor, eval, export, preprocess, sample
+from foster_cli.commands import build_ext, demo, distill, doctor, eval, export, preprocess, sample
 
 app = typer.Typer(
     name="foster",
@@ -40,4 +40,5 @@ app.command("distill")(distill.command)
 app.command("eval", short_help="Compare the synthetic set with baselines.")(eval.command)
 app.command("export", short_help="Write the sequences for other programs.")(export.command)
 app.command("doctor", short_help="Check this machine and installation.")(doctor.command)
+app.command("build-ext", short_help="Build the C++ and CUDA ops.")(build_ext.command)
 app.command("demo", short_help="All of it on a generated shop.")(demo.command)

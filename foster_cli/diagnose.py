@@ -59,12 +59,12 @@ def _apart(found: Tensor, true: Tensor) -> float:
     return float((found - true).abs().max() / true.abs().max().clamp_min(1.0))
 
 
-def op_errors() -> dict[str, float]:
-    """Each C++ op's largest error against the plain definition in float64, on one fp32 example. NaN: it differs."""
+def op_errors(device: torch.device) -> dict[str, float]:
+    """Each op's largest error against the plain definition in float64, on one fp32 example. NaN: it differs."""
     rng = torch.Generator().manual_seed(0)
-    Q, V, H, E = (torch.randn(n, 48, generator=rng) / 3 for n in (33, 1500, 33, 1500))
+    Q, V, H, E = ((torch.randn(n, 48, generator=rng) / 3).to(device) for n in (33, 1500, 33, 1500))
     q, v, h, e = (x.double() for x in (Q, V, H, E))
-    target = torch.arange(33)
+    target = torch.arange(33, device=device)
     ranks = torch.ops.foster.rank_counts(h, e, target)
     same = all(torch.equal(a, b) for a, b in zip(ranks, reference.rank_counts(h, e, target), strict=True))
     return {
@@ -84,12 +84,22 @@ def extension() -> list[Finding]:
         state = "note" if native.built_against() is None and choice != "native" else "broken"
         return [Finding("extension", state, f"plain PyTorch does its work: {reason}")]
     record = native.built_against() or {}
-    used = "not used, FOSTER_OPS=reference" if choice == "reference" else "used on the CPU"
     library = sys.modules["foster_cli._C"].__file__
-    found = [Finding("extension", "ok", f"{library}, built against torch {record.get('torch')}; {used}")]
-    for name, error in op_errors().items():
+    text = f"{library}, built against torch {record.get('torch')}"
+    unused = "; not used, FOSTER_OPS=reference" if choice == "reference" else ""
+    found = [Finding("extension", "ok", text + unused), *_op_findings(torch.device("cpu"))]
+    if torch.cuda.is_available():
+        reason = native.without_cuda()
+        found += [Finding("cuda ops", "note", reason)] if reason else _op_findings(torch.device("cuda"))
+    return found
+
+
+def _op_findings(device: torch.device) -> list[Finding]:
+    found = []
+    for name, error in op_errors(device).items():
         good = error < 1e-4  # NaN is not
-        found.append(Finding(f"op {name}", "ok" if good else "broken", f"error {error:.1e} against its definition"))
+        text = f"error {error:.1e} against its definition, on {device}"
+        found.append(Finding(f"{device} {name}", "ok" if good else "broken", text))
     return found
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from foster_cli import diagnose
@@ -32,11 +33,11 @@ def test_this_installation_is_whole() -> None:
 
 @pytest.mark.skipif(native.built_against() is None, reason="the extension was left out of this installation")
 def test_an_op_that_computes_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert all(error < 1e-5 for error in diagnose.op_errors().values())
+    assert all(error < 1e-5 for error in diagnose.op_errors(torch.device("cpu")).values())
     monkeypatch.setattr(diagnose.reference, "soft_kl", lambda *args: args[0].sum(-1))
     monkeypatch.setattr(diagnose.reference, "rank_counts", lambda H, E, target: (target, target))
     states = _states(diagnose.extension())
-    assert (states["op soft_embed"], states["op soft_kl"], states["op rank_counts"]) == ("ok", "broken", "broken")
+    assert tuple(states[f"cpu {op}"] for op in ("soft_embed", "soft_kl", "rank_counts")) == ("ok", "broken", "broken")
 
 
 def test_an_extension_for_another_torch_is_broken_and_none_is_not(

@@ -5,6 +5,7 @@
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 
+#include "../checks.h"
 #include "../ops.h"
 #include "rows.h"
 #include "tiles.h"
@@ -39,23 +40,12 @@ std::vector<std::vector<int64_t>> left_out(const Tensor& target, const std::opti
 std::tuple<Tensor, Tensor> rank_counts(const Tensor& H, const Tensor& E, const Tensor& target,
                                        const std::optional<Tensor>& seen_items,
                                        const std::optional<Tensor>& seen_offsets) {
-  check_pair(H, E, "rank_counts: H, E");
+  check_rank_counts(H, E, target, seen_items, seen_offsets);
   const int64_t r = H.size(0), n = E.size(0);
-  TORCH_CHECK(target.scalar_type() == at::kLong && target.dim() == 1 && target.size(0) == r,
-              "rank_counts: target must be int64 (r,)");
-  TORCH_CHECK(seen_items.has_value() == seen_offsets.has_value(), "rank_counts: seen items need their offsets");
-  if (r > 0)
-    TORCH_CHECK(target.min().item<int64_t>() >= 0 && target.max().item<int64_t>() < n,
-                "rank_counts: a target is outside the items");
   std::optional<Tensor> items, offsets;
   if (seen_items) {
     items = seen_items->contiguous();
     offsets = seen_offsets->contiguous();
-    TORCH_CHECK(items->scalar_type() == at::kLong && offsets->scalar_type() == at::kLong &&
-                    offsets->numel() == r + 1 && offsets->diff().ge(0).all().item<bool>() &&
-                    offsets->select(0, 0).item<int64_t>() >= 0 &&
-                    offsets->select(0, r).item<int64_t>() <= items->numel(),
-                "rank_counts: seen offsets must rise from 0 to the number of seen items, int64 (r + 1,)");
   }
   const Tensor goal = target.contiguous();
   const auto out = left_out(goal, items, offsets);

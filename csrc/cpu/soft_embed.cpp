@@ -2,6 +2,7 @@
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 
+#include "../checks.h"
 #include "../ops.h"
 #include "rows.h"
 #include "tiles.h"
@@ -9,9 +10,7 @@
 namespace foster::cpu {
 
 std::tuple<Tensor, Tensor> soft_embed(const Tensor& Q, const Tensor& V, const Tensor& E) {
-  check_pair(Q, V, "soft_embed: Q, V");
-  TORCH_CHECK(E.dim() == 2 && E.size(0) == V.size(0) && E.scalar_type() == V.scalar_type(), "soft_embed: E ",
-              E.sizes(), " does not fit V ", V.sizes());
+  check_soft_embed(Q, V, E);
   const int64_t r = Q.size(0), s = V.size(0), width = E.size(1);
   const auto options = Q.options().dtype(sum_type(Q));
   Tensor X = at::zeros({r, width}, options);

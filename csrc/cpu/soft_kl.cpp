@@ -2,6 +2,7 @@
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 
+#include "../checks.h"
 #include "../ops.h"
 #include "rows.h"
 #include "tiles.h"
@@ -9,10 +10,7 @@
 namespace foster::cpu {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> soft_kl(const Tensor& Q, const Tensor& V, const Tensor& H, const Tensor& E) {
-  check_pair(Q, V, "soft_kl: Q, V");
-  check_pair(H, E, "soft_kl: H, E");
-  TORCH_CHECK(Q.size(0) == H.size(0) && V.size(0) == E.size(0) && Q.scalar_type() == H.scalar_type(),
-              "soft_kl: Q ", Q.sizes(), ", V ", V.sizes(), ", H ", H.sizes(), ", E ", E.sizes(), " do not fit");
+  check_soft_kl(Q, V, H, E);
   const int64_t r = Q.size(0), s = V.size(0);
   const auto options = Q.options().dtype(sum_type(Q));
   // of each row so far: the largest scores a and b, their sums of exponentials, sum exp(a - most) (a - b)

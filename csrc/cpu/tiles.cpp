@@ -33,14 +33,4 @@ at::Tensor product(const at::Tensor& x, const at::Tensor& w, bool steady) {
   return at::mm(x, w.t());
 }
 
-void check_pair(const at::Tensor& x, const at::Tensor& w, const char* names) {
-  TORCH_CHECK(x.dim() == 2 && w.dim() == 2 && x.size(1) == w.size(1), names, ": matrices of one width are needed, not ",
-              x.sizes(), " and ", w.sizes());
-  TORCH_CHECK(x.scalar_type() == w.scalar_type(), names, ": one type is needed, not ", x.scalar_type(), " and ",
-              w.scalar_type());
-  TORCH_CHECK(x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble || x.scalar_type() == at::kBFloat16,
-              names, ": float, double or bfloat16 are needed, not ", x.scalar_type());
-  TORCH_CHECK(w.size(0) > 0, names, ": no items");
-}
-
 }  // namespace foster::cpu

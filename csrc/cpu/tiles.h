@@ -32,7 +32,4 @@ void blocks(int64_t n, int64_t size, const F& f) {
   for (int64_t a = 0; a < n; a += size) f(a, std::min(a + size, n));
 }
 
-// Checks that x (r, d), w (s, d) are matrices of one type on the CPU.
-void check_pair(const at::Tensor& x, const at::Tensor& w, const char* names);
-
 }  // namespace foster::cpu

@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #if defined(FOSTER_EMULATE)
-#include "emulate/emulate.h"
+#include "emulate.h"
 #else
 #include <cuda_runtime_api.h>
 #endif

@@ -1,12 +1,12 @@
 // What the kernels need of the machine: types, warp shuffles, asynchronous copies into shared memory, matrix products
-// of a warp. Plain PTX, no torch header. Under FOSTER_EMULATE the same names run on a CPU (emulate/emulate.h), so that
+// of a warp. Plain PTX, no torch header. Under FOSTER_EMULATE the same names run on a CPU (tests/ops/emulate), so that
 // the kernels can be tested where there is no GPU.
 #pragma once
 
 #include <cstdint>
 
 #if defined(FOSTER_EMULATE)
-#include "emulate/emulate.h"
+#include "emulate.h"
 #else
 #include <cuda_runtime.h>
 #define FOSTER_SHARED(name) extern __shared__ __align__(16) unsigned char name[]

@@ -10,19 +10,21 @@ from foster_cli.console import Console
 from foster_cli.errors import FosterError
 
 if TYPE_CHECKING:
+    import torch
+
     from foster_cli.bundle import Bundle
     from foster_cli.data.schema import Dataset
 
 RUNS = Path("runs")
 
 
-def note_ops(console: Console) -> None:
-    """Say once where plain PyTorch stands in for the C++ ops. Raises FosterError for a wrong `FOSTER_OPS`."""
+def note_ops(console: Console, device: torch.device) -> None:
+    """Say once where plain PyTorch stands in for the extension. Raises FosterError for a wrong `FOSTER_OPS`."""
     from foster_cli import ops
 
-    reason = ops.fallback()
+    reason = ops.fallback(device)
     if reason is not None:
-        console.note(f"plain PyTorch does the work of the C++ ops: {reason}")
+        console.note(f"plain PyTorch does the work of the compiled ops: {reason}")
 
 
 def newest_bundle(runs: Path) -> Path:

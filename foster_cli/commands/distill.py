@@ -129,7 +129,7 @@ def command(
     if out is not None and out.exists():
         raise FosterError(f"--out {out}: exists already", "give another name, or remove it first")
     where = pick_device(device)
-    note_ops(console)
+    note_ops(console, where)
     prepare = settings.prepare_settings(user_column, item_column, time_column, text_columns, split_column, k_core)
     dataset = load_dataset(data, prepare)
     s = dataset.statistics

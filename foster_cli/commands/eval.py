@@ -52,7 +52,7 @@ def command(
     names = check_rows(tuple(r.strip() for r in rows.split(",") if r.strip()))
     ks = numbers("--k", k)
     where = pick_device(device)
-    note_ops(console)
+    note_ops(console, where)
     loaded = load(resolve_bundle(bundle, console))
     dataset = bundle_data(loaded, data)
     found = evaluate_bundle(loaded, dataset, names, seeds, ks, mask_seen, where, console, cache)

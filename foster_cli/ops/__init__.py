@@ -37,14 +37,17 @@ def _native() -> bool:
     return _use_native(os.environ.get("FOSTER_OPS", "auto"))
 
 
-def fallback() -> str | None:
-    """Why plain PyTorch does the work although nobody asked for it; None where the extension is used, or was refused.
+def fallback(device: torch.device) -> str | None:
+    """Why plain PyTorch does the work on `device` although nobody asked for it; None where it does not, or somebody did.
 
     Raises FosterError for a `FOSTER_OPS` that cannot be met.
     """
-    if _native() or os.environ.get("FOSTER_OPS") == "reference":
-        return None
-    return native.load()
+    if not _native():
+        return None if os.environ.get("FOSTER_OPS") == "reference" else native.load()
+    reason = native.missing_for(device)
+    if reason is not None and os.environ.get("FOSTER_OPS") == "native":
+        raise FosterError(f"FOSTER_OPS=native: not on {device}: {reason}", "use FOSTER_OPS=auto")
+    return reason
 
 
 def soft_embed(Q: Tensor, V_S: Tensor, E_S: Tensor) -> Tensor:

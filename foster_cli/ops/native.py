@@ -22,8 +22,8 @@ FOLDER = Path(__file__).parent.parent
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
-def built_against() -> dict[str, str] | None:
-    """What the extension's build wrote about itself (`torch`, `cxx`); None where nothing was built."""
+def built_against() -> dict[str, Any] | None:
+    """What the extension's build wrote about itself (`extension.py`); None where nothing was built."""
     record = FOLDER / "_C.json"
     return json.loads(record.read_text(encoding="utf-8")) if record.exists() else None
 
@@ -38,9 +38,9 @@ def load() -> str | None:
     """Load the extension, once. Returns None, or the reason why it is not there."""
     record = built_against()
     if record is None:
-        return "it was not built (make install, with a C++ compiler there)"
+        return "it was not built (foster build-ext, with a C++ compiler there)"
     if short(record["torch"]) != short(torch.__version__):
-        return f"it was built against torch {record['torch']}, this is {torch.__version__} (install foster again)"
+        return f"it was built against torch {record['torch']}, this is {torch.__version__} (foster build-ext)"
     try:
         importlib.import_module("foster_cli._C")
     except ImportError as error:
@@ -49,10 +49,33 @@ def load() -> str | None:
     return None
 
 
+@cache
+def without_cuda(index: int = 0) -> str | None:
+    """Why the kernels cannot run on CUDA device `index`; None where they can."""
+    record = built_against() or {}
+    if record.get("cuda") is None:
+        reason = record.get("without_cuda", "the extension is older than they are")
+        return f"it was built without CUDA kernels: {reason} (foster build-ext)"
+    major, minor = torch.cuda.get_device_capability(index)
+    if major < 8:
+        return f"its CUDA kernels need compute capability 8.0, this GPU has {major}.{minor}"
+    return None
+
+
+def missing_for(device: torch.device) -> str | None:
+    """Why the extension, once loaded, has no code for `device`; None where it has."""
+    if device.type == "cpu":
+        return None
+    if device.type == "cuda":
+        return without_cuda(device.index or 0)
+    return f"it has no code for {device.type}"
+
+
 def fits(*tensors: Tensor) -> bool:
-    """Whether the extension has code for these: one type of float, all on the CPU."""
+    """Whether the extension has code for these: one type of float, all on one device that it knows."""
     first = tensors[0]
-    return first.dtype in DTYPES and all(t.device.type == "cpu" and t.dtype == first.dtype for t in tensors)
+    same = all(t.device == first.device and t.dtype == first.dtype for t in tensors)
+    return same and first.dtype in DTYPES and missing_for(first.device) is None
 
 
 def _sums(x: Tensor) -> torch.dtype:

@@ -1,7 +1,7 @@
 // The launchers of kernels.h for a test to call: plain C, types and parts as numbers.
 #include <vector>
 
-#include "../kernels.h"
+#include "kernels.h"
 
 using namespace foster::cuda;
 

@@ -1,0 +1,219 @@
+"""The CUDA kernels' own sources, run on the CPU by `emulate/` thread by thread, against numpy in float64.
+
+What a GPU adds to this (speed, its own rounding, the launch itself) is tried by `test_native.py -m gpu`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import truth
+from torch import Tensor
+from truth import close, inputs, numpy
+
+HERE, CSRC = Path(__file__).parent / "emulate", Path(__file__).parents[2] / "csrc" / "cuda"
+COMPILER = os.environ.get("CXX", "c++")
+TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
+SMALL, LARGE = 99 * 1024, 227 * 1024  # bytes of shared memory: an RTX A5000, an H100
+
+pytestmark = pytest.mark.skipif(
+    not CSRC.is_dir() or shutil.which(COMPILER.split()[0]) is None, reason="no sources, or no C++ compiler"
+)
+
+
+class Sizes(ctypes.Structure):
+    _fields_ = [("r", ctypes.c_int64), ("s", ctypes.c_int64), ("width", ctypes.c_int), ("other", ctypes.c_int)]
+
+
+def _pointer(x: Tensor | None) -> ctypes.c_void_p | None:
+    assert x is None or x.is_contiguous()
+    return None if x is None else ctypes.c_void_p(x.data_ptr())
+
+
+def _sums(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+@dataclass(frozen=True)
+class Emulated:
+    """The launchers, for a device of `processors` and `shared` bytes of shared memory a block."""
+
+    library: ctypes.CDLL
+    processors: int = 4
+    shared: int = SMALL
+    exact: bool = True
+
+    def _call(self, name: str, first: Tensor, sizes: Sizes, *rest: Any) -> None:
+        args = [_pointer(x) if x is None or isinstance(x, Tensor) else x for x in rest]
+        tail = (self.processors, self.shared, ctypes.c_bool(self.exact))
+        error = getattr(self.library, f"foster_{name}")(TYPES[first.dtype], sizes, *args, *tail)
+        assert error == 0, f"{name}: {error}"
+
+    def embed(self, Q: Tensor, V: Tensor, E: Tensor, G: Tensor) -> list[Tensor]:
+        """X and its gradients to Q and E."""
+        n = Sizes(len(Q), len(V), Q.shape[1], E.shape[1])
+        X, lse = torch.empty(len(Q), E.shape[1], dtype=Q.dtype), torch.empty(len(Q), dtype=_sums(Q))
+        self._call("soft_embed", Q, n, Q, V, E, X, lse)
+        g = G.to(Q.dtype)
+        centre = (g.to(_sums(Q)) * X.to(_sums(Q))).sum(1)
+        dQ, dE = torch.empty_like(Q), torch.empty_like(E)
+        self._call("soft_embed_backward", Q, n, 0, g, Q, V, E, centre, lse, dQ)
+        self._call("soft_embed_backward", Q, n, 2, g, Q, V, E, centre, lse, dE)
+        return [X, dQ, dE]
+
+    def kl(self, Q: Tensor, V: Tensor, H: Tensor, E: Tensor, g: Tensor) -> list[Tensor]:
+        """The losses and their gradients to Q, H and E."""
+        n = Sizes(len(Q), len(V), Q.shape[1], E.shape[1])
+        kept = [torch.empty(len(Q), dtype=_sums(Q)) for _ in range(4)]
+        self._call("soft_kl", Q, n, Q, V, H, E, *kept)
+        out = [torch.empty_like(x) for x in (Q, H, E)]
+        for part in range(3):
+            self._call("soft_kl_backward", Q, n, part, g.to(_sums(Q)), Q, V, H, E, *kept[1:], out[part])
+        return [kept[0], *out]
+
+    def rank(
+        self, H: Tensor, E: Tensor, target: Tensor, items: Tensor | None = None, offsets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`rank_counts`; seen items in rising order in each row."""
+        greater, equal = torch.zeros(2, len(H), dtype=torch.int64).unbind()
+        self._call("rank_counts", H, Sizes(len(H), len(E), H.shape[1], 0), H, E, target, items, offsets, greater, equal)
+        return greater, equal
+
+    def plan(self, dtype: torch.dtype, rows: int, cols: int, out: int) -> tuple[int, int, int]:
+        """Columns a block holds of the output, chunks, splits of the stream."""
+        found = (ctypes.c_int * 3)()
+        sizes = (ctypes.c_int64(rows), ctypes.c_int64(cols), ctypes.c_int64(out))
+        self.library.foster_plan(TYPES[dtype], *sizes, self.processors, self.shared, found)
+        return found[0], found[1], found[2]
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    folder = tmp_path_factory.mktemp("emulate")
+    flags = ["-O2", "-std=c++20", "-fPIC", "-DFOSTER_EMULATE", f"-I{HERE}", f"-I{CSRC}", "-w"]
+
+    def compiled(source: Path) -> str:
+        out = str(folder / f"{source.name}.o")
+        subprocess.run([*COMPILER.split(), *flags, "-x", "c++", "-c", str(source), "-o", out], check=True)
+        return out
+
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(compiled, [*CSRC.glob("*.cu"), CSRC / "plan.cpp", *HERE.glob("*.cpp")]))
+    path = folder / "libfoster_emulated.so"
+    subprocess.run([*COMPILER.split(), "-shared", "-o", str(path), *objects], check=True)
+    return ctypes.CDLL(str(path))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 511, 65), (70, 130, 64), (130, 70, 160), (5, 129, 1024)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5), (torch.bfloat16, 1e-2)]
+)
+@pytest.mark.parametrize("device", [(1, SMALL), (40, LARGE)], ids=["one-processor", "many-processors"])
+def test_values_and_gradients_are_those_of_float64(
+    library: ctypes.CDLL, shape: tuple[int, int, int], dtype: torch.dtype, tolerance: float, device: tuple[int, int]
+) -> None:
+    """Odd and even widths, tiles half full, the stream whole or cut, X read once or again and again."""
+    if shape[2] == 1024 and dtype == torch.float32 and device[0] == 1:
+        pytest.skip("slow, and covered by the other types")
+    r, _, d = shape
+    run = Emulated(library, *device)
+    Q, V, H, E = inputs(*shape, dtype)
+    G, g = torch.randn(r, d).bfloat16().double(), torch.rand(r).bfloat16().double()
+    q, v, h, e = numpy(Q, V, H, E)
+    close(run.embed(Q, V, E, G), truth.embed(q, v, e, G.numpy()), tolerance)
+    close(run.kl(Q, V, H, E, g), truth.kl(q, v, h, e, g.numpy()), tolerance)
+
+
+def test_two_widths(library: ctypes.CDLL) -> None:
+    """Q and V may be of another width than H and E."""
+    Q, V, _, _ = inputs(9, 70, 24, torch.float32)
+    _, _, H, E = inputs(9, 70, 136, torch.float32, seed=1)
+    G, g = torch.randn(9, 136), torch.rand(9)
+    q, v, h, e = numpy(Q, V, H, E)
+    run = Emulated(library)
+    close(run.embed(Q, V, E, G), truth.embed(q, v, e, G.double().numpy()), 2e-5)
+    close(run.kl(Q, V, H, E, g), truth.kl(q, v, h, e, g.double().numpy()), 2e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 30.0, 100.0])
+def test_hard_and_flat_distributions(library: ctypes.CDLL, scale: float) -> None:
+    """Scores from nearly equal up to about 1e4 apart: no overflow, no NaN, and float32's own accuracy."""
+    Q, V, H, E = inputs(50, 300, 64, torch.float32, scale)
+    q, v, h, e = numpy(Q, V, H, E)
+    bound = 4e-6 * truth.largest_score(Q, V, H, E)
+    run = Emulated(library)
+    close(run.kl(Q, V, H, E, torch.ones(50)), truth.kl(q, v, h, e, np.ones(50)), bound)
+    close(run.embed(Q, V, E, torch.ones(50, 64)), truth.embed(q, v, e, np.ones((50, 64))), bound)
+
+
+def test_fp32_by_three_tf32_products_is_much_nearer_than_by_one(library: ctypes.CDLL) -> None:
+    Q, V, H, E = inputs(20, 130, 256, torch.float32, 2.0)
+    Q, H = Q * 1.001, H * 1.001  # not exact in TF32
+    q, v, h, e = numpy(Q, V, H, E)
+    true = truth.kl(q, v, h, e, np.ones(20))[0]
+    error = [
+        np.abs(Emulated(library, exact=exact).kl(Q, V, H, E, torch.ones(20))[0].double().numpy() - true).max()
+        for exact in (True, False)
+    ]
+    assert error[0] < min(error[1] / 100, 5e-5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_order_of_threads_does_not_matter(library: ctypes.CDLL, seed: int) -> None:
+    """Another random order of threads and blocks gives every bit as before: nothing is read before it is written."""
+    Q, V, H, E = inputs(70, 200, 40, torch.float32)
+    run = Emulated(library, processors=30)
+    found = []
+    for order in (0, 1 + seed):
+        library.foster_seed(ctypes.c_uint64(order))
+        found.append([*run.kl(Q, V, H, E, torch.ones(70)), *run.embed(Q, V, E, torch.ones(70, 40))])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize(("r", "n", "d"), [(1, 1, 1), (30, 2100, 16), (150, 513, 65)])
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("processors", [1, 20])
+def test_ranks_by_brute_force_with_ties_and_seen_items(
+    library: ctypes.CDLL, r: int, n: int, d: int, dtype: torch.dtype, processors: int
+) -> None:
+    case = {name: torch.from_numpy(x) for name, x in truth.ranking(r, n, d).items()}
+    H, E, offsets = case["H"].to(dtype), case["E"].to(dtype), case["offsets"]
+    items = torch.cat([case["items"][a:b].sort().values for a, b in pairwise(offsets.tolist())])
+    found = Emulated(library, processors).rank(H, E, case["target"], items, offsets)
+    assert torch.equal(found[0], case["greater"]) and torch.equal(found[1], case["equal"])
+
+
+def test_equal_embeddings_tie_wherever_they_stand(library: ctypes.CDLL) -> None:
+    H, E, target = truth.copies(70, 700)
+    truth.check_copies(H, E, target, *Emulated(library, 20).rank(H, E, target))
+
+
+def test_nan_is_seen(library: ctypes.CDLL) -> None:
+    Q, V, H, E = inputs(3, 5, 2, torch.float32)
+    Q[1, 0] = torch.nan
+    run = Emulated(library)
+    assert torch.isnan(run.kl(Q, V, H, E, torch.ones(3))[0]).tolist() == [False, True, False]
+    assert torch.isnan(run.embed(Q, V, E, torch.ones(3, 2))[0]).any(1).tolist() == [False, True, False]
+
+
+def test_how_work_is_cut(library: ctypes.CDLL) -> None:
+    """Small problems are cut until every processor has a block; large ones make each score once."""
+    a100 = Emulated(library, 108, 163 * 1024)
+    columns, chunks, splits = a100.plan(torch.bfloat16, 400, 512, 384)
+    assert (columns, chunks) == (128, 3) and 7 * 3 * splits >= 108
+    assert a100.plan(torch.float32, 100_000, 10_000_000, 384) == (384, 1, 1)
+    assert a100.plan(torch.float32, 10_000_000, 400, 1024) == (384, 3, 1)
+    assert a100.plan(torch.float64, 100_000, 5000, 384)[0] == 128
+    assert a100.plan(torch.float32, 1, 10_000_000, 0)[2] > 50
+    assert a100.plan(torch.float32, 20, 1, 64) == (128, 1, 1)
