@@ -1,4 +1,4 @@
-# make install | demo | test | lint | format | sanitize | clean
+# make install | demo | test | lint | format | sanitize | cuda-check | gpu-check | clean
 #
 # PYTHON       interpreter the virtual environment is made with (3.10 or newer)
 # TORCH        the torch requirement, if another than the default is wanted
@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: install demo test lint format sanitize clean
+.PHONY: install demo test lint format sanitize cuda-check gpu-check clean
 
 install: $(STAMP)
 
@@ -20,7 +20,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # A torch that is already in the environment stays. Without a CUDA device the version is fixed.
-$(STAMP): pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*) | $(BIN)/python
+$(STAMP): pyproject.toml setup.py foster_cli/extension.py $(wildcard csrc/*.* csrc/*/*.*) | $(BIN)/python
 	@if ! $(BIN)/python -c 'import torch' 2>/dev/null; then \
 	  if { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU'; } || [ -e /dev/nvidia0 ]; \
 	  then torch='torch>=2.6'; else torch='torch==2.13.0'; fi; \
@@ -55,6 +55,21 @@ sanitize: install
 	cd $(SANITIZE) && ASAN_OPTIONS=detect_leaks=0 FOSTER_OPS=native \
 	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
 	  $(CURDIR)/$(BIN)/python -m pytest tests/ops/test_native.py
+
+# Every CUDA kernel compiled for every target, without a GPU: registers, shared memory, spills (none are allowed).
+cuda-check:
+	$(PYTHON) csrc/cuda/check.py
+
+# On a machine with a GPU: the ops' tests there, CUDA's memory, race and barrier checkers, and the benchmarks.
+gpu-check: install
+	$(BIN)/foster build-ext
+	$(BIN)/foster doctor
+	FOSTER_OPS=native $(BIN)/python -m pytest -m gpu tests
+	for tool in memcheck racecheck synccheck; do \
+	  FOSTER_OPS=native compute-sanitizer --tool $$tool --error-exitcode 1 --kernel-regex kns=stream \
+	    $(BIN)/python benches/ops.py --small --device cuda || exit 1; done
+	FOSTER_OPS=native $(BIN)/python benches/ops.py --device cuda --dtypes float32,bfloat16 --out benches/results/ops-cuda.json
+	$(BIN)/python benches/whole_step.py --device cuda --out benches/results/whole-step-cuda.json
 
 format: install
 	$(BIN)/ruff check --fix .

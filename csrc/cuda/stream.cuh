@@ -47,6 +47,7 @@ struct Shared {
   static constexpr int weights = kColumns > 0 ? kRows * L::w_stride * int(sizeof(S)) : 0;
   static constexpr int own = (sizeof(typename Op::Shared) + 15) / 16 * 16;
   static constexpr int bytes = kStages * stage + weights + own + 16;
+  static_assert(bytes <= 99 * 1024, "an RTX A5000 gives a block no more");
   static int kept(const int (&width)[2]) {
     int panels = 0;
     for (int p = 0; p < Op::kProducts; ++p) panels += (width[p] + L::chunk - 1) / L::chunk;

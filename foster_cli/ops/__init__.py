@@ -38,7 +38,7 @@ def _native() -> bool:
 
 
 def fallback(device: torch.device) -> str | None:
-    """Why plain PyTorch does the work on `device` although nobody asked for it; None where it does not, or somebody did.
+    """Why plain PyTorch does the work on `device` though nobody asked for it; None where it does not, or somebody did.
 
     Raises FosterError for a `FOSTER_OPS` that cannot be met.
     """
