@@ -34,7 +34,7 @@ class AdamState(NamedTuple):
     weights: Tensor
     m: Tensor
     v: Tensor
-    count: int
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,12 @@ class Adam:
         """The state after one step; the old one stays as it is."""
         b1, b2 = self.betas
         g = self._decayed(state.weights, gradient)
-        rate, root = self._scales(state.count + 1)
+        rate, root = self._scales(state.steps + 1)
         m = torch.lerp(state.m, g, 1.0 - b1)
         v = state.v.mul(b2).addcmul_(g, g, value=1.0 - b2)
         denominator = v.sqrt().div_(root).add_(self.eps)
         shrunk = state.weights * (1.0 - self.lr * self.weight_decay) if self.decoupled else state.weights
-        return AdamState(shrunk.addcdiv(m, denominator, value=-rate), m, v, state.count + 1)
+        return AdamState(shrunk.addcdiv(m, denominator, value=-rate), m, v, state.steps + 1)
 
     def adjoint(
         self, before: AdamState, after: AdamState, gradient: Tensor, cotangent: tuple[Tensor, Tensor, Tensor]
@@ -87,7 +87,7 @@ class Adam:
         b1, b2 = self.betas
         w, m, v = cotangent
         g = self._decayed(before.weights, gradient)
-        rate, root = self._scales(after.count)
+        rate, root = self._scales(after.steps)
         sigma = after.v.sqrt()
         inverse = sigma.div(root).add_(self.eps).reciprocal_()
         m = torch.addcmul(m, w, inverse, value=-rate)
@@ -187,9 +187,7 @@ class Data:
 class AutogradInner:
     """An `Inner` from `loss(recommender, step)`, a scalar that reads `data`, by two backward passes of autograd."""
 
-    def __init__(
-        self, functional: Functional, data: list[Data], loss: Callable[[Recommender, int], Tensor]
-    ) -> None:
+    def __init__(self, functional: Functional, data: list[Data], loss: Callable[[Recommender, int], Tensor]) -> None:
         self.functional, self.data, self.loss = functional, data, loss
 
     @torch.no_grad()

@@ -14,7 +14,6 @@ the one that evaluation sees; checkpoints and validation are those of every othe
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, field
 
@@ -23,14 +22,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from foster_cli.baselines.bilevel import last_entropy, outer_loop
 from foster_cli.baselines.bptt import Adam, Functional, draw_warm_up, rat_bptt
 from foster_cli.baselines.td3_inner import AllItemsInner, Draw, SubsetInner
 from foster_cli.config import choice, positive
 from foster_cli.console import SILENT, Console
-from foster_cli.data.windows import Windows
 from foster_cli.distill.loop import Check, Distilled, Problem
 from foster_cli.distill.synthetic import Synthetic, random_start
-from foster_cli.errors import FosterError, NotFinite
+from foster_cli.errors import FosterError
 from foster_cli.models.losses import sampled_softmax
 from foster_cli.models.recommender import Recommender
 from foster_cli.runtime import generator, stream_seed
@@ -139,9 +138,7 @@ def next_batch(problem: Problem, settings: TD3Config, state: TD3State, functiona
     return state.epoch.pop()
 
 
-def draw_steps(
-    problem: Problem, settings: TD3Config, count: int, all_items: bool, rng: torch.Generator
-) -> list[Draw]:
+def draw_steps(problem: Problem, settings: TD3Config, count: int, all_items: bool, rng: torch.Generator) -> list[Draw]:
     """What `count` inner steps draw: the prefix's target uniform in prefix_from … L-1, S unless all items."""
     c = problem.config
     low = min(settings.prefix_from, c.length - 1)
@@ -203,13 +200,6 @@ def outer_gradient(
     return parts
 
 
-@torch.no_grad()
-def last_entropy(Q: Tensor, V_S: Tensor) -> float:
-    """Mean entropy in nats of P at the last position."""
-    log_p = torch.log_softmax(Q[:, -1] @ V_S.T, dim=-1)
-    return float(-(log_p.exp() * log_p).sum(-1).mean())
-
-
 def td3_step(problem: Problem, settings: TD3Config, state: TD3State, k: int) -> dict[str, float]:
     """Outer step k (from 0). Returns the row of the log; `entropy` is that of P at the last position."""
     began = time.perf_counter()
@@ -263,33 +253,4 @@ def distill_td3(
     if problem.reading.own:
         raise FosterError("TD3's set has no goals of its own", "use --targets next")
     state = td3_state(problem, settings, synthetic)
-    out = Distilled(state.synthetic.factors())
-
-    def validate(step: int) -> None:
-        found = check(state.synthetic().detach())
-        if not out.checks or found["R@10"] > max(row["R@10"] for row in out.checks):
-            out.factors, out.best_step = state.synthetic.factors(), step
-        out.checks.append({"step": float(step), **found})
-        console.event(event="check", step=step, **found)
-        console.note(
-            f"step {step}: D~ trains fresh models to validation R@10 {found['R@10']:.4f} (best: step {out.best_step})"
-        )
-
-    validate(0)
-    with console.progress("distilling (TD3)", c.steps) as bar:
-        for k in range(c.steps):
-            try:
-                row = td3_step(problem, settings, state, k)
-                bad = [name for name, value in row.items() if not math.isfinite(value)]
-                if bad or not all(torch.isfinite(p).all() for p in state.synthetic.parameters()):
-                    raise NotFinite(f"{', '.join(bad) or 'D~'} became NaN or Inf")
-                out.log.append(row)
-                console.event(event="step", **row)
-                bar.at(k + 1, f"L_out {row['outer_real']:.3f} entropy {row['entropy']:.2f}")
-                if (k + 1) % c.check_every == 0 or k + 1 == c.steps:
-                    validate(k + 1)
-            except NotFinite as error:
-                out.stopped = f"step {k + 1}: {error.message}; the best state so far is kept"
-                console.note(out.stopped)
-                break
-    return out
+    return outer_loop(problem, state.synthetic, lambda k: td3_step(problem, settings, state, k), check, console)

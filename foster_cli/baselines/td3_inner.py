@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from foster_cli.baselines.bptt import AutogradInner, Data, Functional
 from foster_cli.models.recommender import Recommender
-from foster_cli.models.sasrec import SASRec, Block
+from foster_cli.models.sasrec import Block, SASRec
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class _Product(torch.autograd.Function):
         return P @ E
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         P, E = ctx.saved_tensors
         if ctx.data.gathering:
             ctx.data.gradient[ctx.rows].addmm_(grad, E.T)
@@ -62,7 +62,7 @@ class _Transposed(torch.autograd.Function):
         return (X.T @ P).T  # twice as fast as P.T @ X
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         P, X = ctx.saved_tensors
         if ctx.data.gathering:
             ctx.data.gradient[ctx.rows].addmm_(X, grad.T)
@@ -79,7 +79,7 @@ class _Rows(torch.autograd.Function):
         return P[index]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.data.gathering:
             ctx.data.gradient.index_add_(0, ctx.saved_tensors[0], grad)
         return None, None, None
@@ -142,6 +142,7 @@ class SubsetInner(AutogradInner):
 
     def _loss(self, model: Recommender, step: int) -> Tensor:
         draw = self.draws[step]
+        assert draw.items is not None
         _replay(model, draw)
         Q = self.Q.value[draw.rows]
         P = torch.softmax(Q @ self.V[draw.items].T, dim=-1)
