@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from foster_cli import ops
 from foster_cli.baselines import bptt
 from foster_cli.baselines.bptt import (
     Adam,
@@ -23,6 +24,7 @@ from foster_cli.baselines.bptt import (
     unroll,
 )
 from foster_cli.errors import FosterError
+from foster_cli.ops import reference
 from foster_cli.runtime import generator
 
 N, D, L, M = 7, 4, 6, 3
@@ -229,3 +231,21 @@ def test_a_loss_without_curvature_has_no_pullback(model: Any) -> None:
     flat = functional.flat()
     assert not inner.pullback(flat, 0, torch.ones_like(flat)).any()
     assert inner.value(flat, 0) == pytest.approx(model.sequence.position.sum().item())
+
+
+def test_second_derivatives_of_the_ops_where_one_input_depends_on_another() -> None:
+    """As in FOSTER's inner loss, where H is made from E: each gradient once, not again through the other input."""
+
+    def derivatives(embed: Callable[..., Tensor], kl: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+        rng = generator(0, "ops")
+        Q, V, E, W, C = (
+            torch.randn(s, generator=rng, dtype=torch.float64) for s in ((2, 5, D), (N, D), (N, D), (D, D), (N, D))
+        )
+        Q, E, W = (x.requires_grad_() for x in (Q, E, W))
+        loss = kl(Q[:, 1:], V, torch.tanh(embed(Q[:, :-1], V, E) @ W), E).mean()
+        g = torch.autograd.grad(loss, [E, W], create_graph=True)
+        return (*g, *torch.autograd.grad((g[0] * C).sum() + g[1].square().sum(), [Q, E, W]))
+
+    ours = derivatives(ops.soft_embed, ops.soft_kl)
+    for x, y in zip(ours, derivatives(reference.soft_embed, reference.soft_kl), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-12)
