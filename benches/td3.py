@@ -5,9 +5,11 @@
 One core, ID embeddings, SASRec of 2 layers and width 32, 30 synthetic sequences of 50 positions, 4,096 real ones
 per outer step, all of full length; 68 warm-up steps (of at most 160), 40 differentiated ones, all items. TD3's own
 public code took 21.1 s and 3.9 GiB per outer step there with 1,683 items, 79 s and 5.5 GiB with 17,000 (measured
-with it on a machine like this one, not by this script). FOSTER's step: the same model, sequences and real batch,
-T = 5, |S| = 512, its default outer loss. Every row runs in a process of its own; `peak_mb` is the resident peak
-of the process, torch and the real data included, `base_mb` what it held before the first step.
+with it on a machine like this one, not by this script). FOSTER's step: the same model and sequences, T = 5,
+|S| = 512, its default outer loss on all positions of 4,096 real sequences (`foster`), or of its default 256
+(`foster-256`). Every row runs in a process of its own; `peak_mb` is the resident peak of the process, torch and the
+real data included, `base_mb` what it held before the first step; `cpu_s` is processor time, which others on the
+machine disturb less than `median_s`; `load` the load average at the end.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +41,7 @@ from foster_cli.runtime import adamw, generator, machine, peak_memory_mb, reset_
 from foster_cli.train.anchors import Teacher
 
 M, L, D, WINDOWS, WARM_UP = 30, 50, 32, 8192, 68
+METHODS = ("td3", "foster", "foster-256")
 PUBLISHED = {1683: {"seconds": 21.1, "gib": 3.9}, 17000: {"seconds": 79.0, "gib": 5.5}}
 
 
@@ -77,14 +81,15 @@ def make_problem(n: int) -> Problem:
 def measure(method: str, n: int, steps: int) -> dict[str, Any]:
     """One row."""
     problem = make_problem(n)
-    rows = []
+    seconds, cpu = [], []
     if method == "td3":
         settings = TD3Config()
         td3.draw_warm_up = lambda *_: WARM_UP  # type: ignore[assignment]
         state = td3_state(problem, settings)
         run = lambda k: td3_step(problem, settings, state, k)  # noqa: E731
     else:
-        config = replace(problem.config, items_per_step=512)
+        batch = 256 if method == "foster-256" else problem.config.real_batch
+        config = replace(problem.config, items_per_step=512, real_batch=batch)
         problem = replace(problem, config=config, subset=make_subset(config, problem.V, 0))
         phi, synthetic = problem.fresh(1), random_start(M, L, D, 8, 8, generator(0, "start"))
         own = State(
@@ -95,9 +100,11 @@ def measure(method: str, n: int, steps: int) -> dict[str, Any]:
     base = resident_mb()
     reset_peak()
     for k in range(steps + 1):
-        rows.append(run(k)["seconds"])
-    low, median, high = np.percentile(rows[1:], [0, 50, 100])
-    out = {"method": method, "items": n, "median_s": median, "min_s": low, "max_s": high,
+        began = time.process_time()
+        seconds.append(run(k)["seconds"])
+        cpu.append(time.process_time() - began)
+    low, median, high = np.percentile(seconds[1:], [0, 50, 100])
+    out = {"method": method, "items": n, "median_s": median, "min_s": low, "max_s": high, "cpu_s": float(np.median(cpu[1:])), "steps": steps,
            "peak_mb": peak_memory_mb(torch.device("cpu")), "base_mb": base, "load": os.getloadavg()[0]}  # fmt: skip
     published = PUBLISHED.get(n)
     if published:
@@ -118,7 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, nargs="+", default=[1683, 17000])
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--methods", nargs="+", default=["td3", "foster"], choices=["td3", "foster"])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     a = parser.parse_args()
