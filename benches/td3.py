@@ -104,7 +104,8 @@ def measure(method: str, n: int, steps: int) -> dict[str, Any]:
         seconds.append(run(k)["seconds"])
         cpu.append(time.process_time() - began)
     low, median, high = np.percentile(seconds[1:], [0, 50, 100])
-    out = {"method": method, "items": n, "median_s": median, "min_s": low, "max_s": high, "cpu_s": float(np.median(cpu[1:])), "steps": steps,
+    out = {"method": method, "items": n, "median_s": median, "min_s": low, "max_s": high,
+           "cpu_s": float(np.median(cpu[1:])), "steps": steps,
            "peak_mb": peak_memory_mb(torch.device("cpu")), "base_mb": base, "load": os.getloadavg()[0]}  # fmt: skip
     published = PUBLISHED.get(n)
     if published:
