@@ -28,6 +28,21 @@ from foster_cli.models.recommender import Recommender
 from foster_cli.runtime import adamw, generator, stream_seed
 
 
+class _FosterInner(AutogradInner):
+    """L_in of Algorithm 1 with each step's S and mixed users."""
+
+    def __init__(
+        self, functional: Functional, Q: Data, problem: Problem, draws: list[tuple[Tensor, Tensor | None]]
+    ) -> None:
+        super().__init__(functional, [Q])
+        self.problem, self.draws = problem, draws
+
+    def loss(self, model: Recommender, step: int) -> Tensor:
+        """L_in of step `step`."""
+        S, weights = self.draws[step]
+        return inner_loss(model, self.data[0].value, self.problem.V, S, self.problem.reading, weights)
+
+
 def bilevel_gradient(
     problem: Problem, state: State, warm_up: int, window: int
 ) -> tuple[list[Tensor], dict[str, float]]:
@@ -35,15 +50,12 @@ def bilevel_gradient(
 
     `state.phi` stays as it is; `state.rng` and `state.numpy_rng` are drawn from. Without dropout.
     """
-    c, V, reading = problem.config, problem.V, problem.reading
+    c, reading = problem.config, problem.reading
     ahead = state.phi.clone().eval()
     functional = Functional(ahead)
     Q = state.synthetic()
     data = Data(Q)
     draws = [(problem.subset(state.rng), reading.draw(len(Q), state.rng)) for _ in range(warm_up + window + 1)]
-
-    def loss(model: Recommender, step: int) -> Tensor:
-        return inner_loss(model, data.value, V, draws[step][0], reading, draws[step][1])
 
     parts: dict[str, float] = {}
     direct = torch.zeros_like(data.value)
@@ -60,7 +72,7 @@ def bilevel_gradient(
         return functional.gradient()
 
     adam = Adam(c.inner_lr, problem.train.weight_decay, decoupled=True)
-    rat_bptt(AutogradInner(functional, [data], loss), adam, functional.flat(), warm_up, window, outer)
+    rat_bptt(_FosterInner(functional, data, problem, draws), adam, functional.flat(), warm_up, window, outer)
     factors = list(state.synthetic.parameters())
     return list(torch.autograd.grad(Q, factors, data.gradient + direct)), parts
 

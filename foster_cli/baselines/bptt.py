@@ -13,6 +13,7 @@ Between steps no graph is kept. What is kept is Adam's state at the start of eve
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -184,11 +185,15 @@ class Data:
         self.gradient = torch.zeros_like(self.value)
 
 
-class AutogradInner:
-    """An `Inner` from `loss(recommender, step)`, a scalar that reads `data`, by two backward passes of autograd."""
+class AutogradInner(ABC):
+    """An `Inner` from `loss`, by two backward passes of autograd."""
 
-    def __init__(self, functional: Functional, data: list[Data], loss: Callable[[Recommender, int], Tensor]) -> None:
-        self.functional, self.data, self.loss = functional, data, loss
+    def __init__(self, functional: Functional, data: list[Data]) -> None:
+        self.functional, self.data = functional, data
+
+    @abstractmethod
+    def loss(self, model: Recommender, step: int) -> Tensor:
+        """L_k, a scalar that reads `self.data`; the same whenever it is called with the same `step` and weights."""
 
     @torch.no_grad()
     def value(self, weights: Tensor, step: int) -> float:

@@ -138,9 +138,10 @@ class SubsetInner(AutogradInner):
 
     def __init__(self, functional: Functional, Q: Tensor, V: Tensor, draws: list[Draw]) -> None:
         self.Q, self.V, self.draws = Data(Q), V, draws
-        super().__init__(functional, [self.Q], self._loss)
+        super().__init__(functional, [self.Q])
 
-    def _loss(self, model: Recommender, step: int) -> Tensor:
+    def loss(self, model: Recommender, step: int) -> Tensor:
+        """The mean of the two cross-entropies of step `step`."""
         draw = self.draws[step]
         assert draw.items is not None
         _replay(model, draw)
@@ -163,9 +164,10 @@ class AllItemsInner(AutogradInner):
         self.V, self.draws, self.length = V, draws, Q.shape[1]
         self.P = Data(torch.softmax(Q.detach().flatten(0, 1) @ V.T, dim=-1))
         self.items = torch.arange(len(V), device=V.device)
-        super().__init__(functional, [self.P], self._loss)
+        super().__init__(functional, [self.P])
 
-    def _loss(self, model: Recommender, step: int) -> Tensor:
+    def loss(self, model: Recommender, step: int) -> Tensor:
+        """The mean of the two cross-entropies of step `step`."""
         draw, L = self.draws[step], self.length
         _replay(model, draw)
         rows = slice(draw.rows.start * L, draw.rows.stop * L)

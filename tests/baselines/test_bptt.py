@@ -47,9 +47,20 @@ def _loss(recommender: Any, Q: Tensor, step: int) -> Tensor:
     return -(goal * torch.log_softmax(H @ E.T, -1)).sum(-1).mean()
 
 
+class Given(AutogradInner):
+    """A function as the loss."""
+
+    def __init__(self, functional: Functional, data: list[Data], given: Callable[[Any, int], Tensor]) -> None:
+        super().__init__(functional, data)
+        self.given = given
+
+    def loss(self, model: Any, step: int) -> Tensor:
+        return self.given(model, step)
+
+
 def _inner(model: Any, Q: Tensor) -> tuple[AutogradInner, Data, Functional]:
     functional, data = Functional(model), Data(Q)
-    return AutogradInner(functional, [data], lambda m, step: _loss(m, data.value, step)), data, functional
+    return Given(functional, [data], lambda m, step: _loss(m, data.value, step)), data, functional
 
 
 def _target(weights: Tensor) -> Tensor:
@@ -227,7 +238,7 @@ def test_nothing_that_learns_is_refused(model: Any) -> None:
 
 def test_a_loss_without_curvature_has_no_pullback(model: Any) -> None:
     functional = Functional(model)
-    inner = AutogradInner(functional, [], lambda m, step: m.sequence.position.sum())
+    inner = Given(functional, [], lambda m, step: m.sequence.position.sum())
     flat = functional.flat()
     assert not inner.pullback(flat, 0, torch.ones_like(flat)).any()
     assert inner.value(flat, 0) == pytest.approx(model.sequence.position.sum().item())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -150,6 +152,20 @@ def _outer_value(problem: Problem, settings: TD3Config, model: Any, index: np.nd
         base = F.cross_entropy(h @ E.T, torch.tensor(row[size - 1]))
         total = total + base + settings.feature * (h - problem.teacher.model(V[items])[0, -1]).square().mean()
     return total / len(index)  # type: ignore[operator,return-value]
+
+
+def test_what_a_step_holds_is_free_at_its_end(problem: Problem) -> None:
+    """P is the largest tensor there is: no cycle of references may keep it until the garbage collector comes."""
+    functional = Functional(problem.fresh(1))
+    gc.disable()
+    try:
+        inner = AllItemsInner(functional, _q(), problem.V, [Draw(3, None, slice(0, M), 0)])
+        inner.pullback(functional.flat(), 0, inner.gradient(functional.flat(), 0))
+        held = weakref.ref(inner.P.value)
+        del inner
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("all_items", [True, False])
