@@ -21,7 +21,7 @@ from foster_cli.baselines.bilevel import bilevel_gradient, bilevel_step, distill
 from foster_cli.baselines.bptt import Adam, Functional, plain_steps
 from foster_cli.baselines.td3 import TD3Config, TD3State, check_td3, distill_td3, td3_state, td3_step
 from foster_cli.baselines.td3_inner import AllItemsInner, Draw, SubsetInner, outputs_at
-from foster_cli.config import DistillConfig, TrainConfig
+from foster_cli.config import DistillConfig, ModelConfig, TrainConfig
 from foster_cli.data.windows import Windows
 from foster_cli.distill import loop
 from foster_cli.distill.inner import inner_loss, uniform_subset
@@ -31,6 +31,7 @@ from foster_cli.errors import FosterError, NotFinite
 from foster_cli.ops.reading import make_reading
 from foster_cli.runtime import adamw, generator
 from foster_cli.train.anchors import Teacher
+from foster_cli.train.setting import make_setting
 
 N, D, M, L = 11, 8, 4, 6
 SMALL = TD3Config(
@@ -444,3 +445,28 @@ def test_bilevel_run_ends_on_nan_or_after_its_steps(problem: Problem, monkeypatc
     monkeypatch.setattr(bilevel, "bilevel_step", broken)
     out = distill_bilevel(problem, state.synthetic, lambda Q: {"R@10": 0.1, "N@10": 0.0}, 3, 2)
     assert out.stopped is not None and out.log == []
+
+
+@pytest.mark.parametrize("layers", ["none", "1", "all"])
+@pytest.mark.parametrize("items", [None, 12])
+def test_text_encoders_frozen_or_learning(dataset: Any, mean_encoder: Any, layers: str, items: int | None) -> None:
+    """On the tiny BERT: the pullback is a symmetric Hessian, also through the encoder's layers; a whole step runs."""
+    cpu = torch.device("cpu")
+    model = ModelConfig(encoder=str(mean_encoder), train_layers=layers, width=None, layers=1)
+    setting = make_setting(dataset, model, 8, cpu, use_cache=False)
+    teacher, n = setting.fresh(0), len(dataset.catalogue)
+    config = replace(CONFIG, length=8, items_per_step=items)
+    problem = Problem(
+        Teacher(teacher, [setting.fresh(1).learnables()], [], 0.0, 0.0, False), setting.fresh, teacher.embed_all(),
+        setting.windows, uniform_subset(n, items, cpu), config, TrainConfig(negatives=6), 0,
+    )  # fmt: skip
+    functional = Functional(setting.fresh(2))
+    Q = torch.randn(M, 8, teacher.width, generator=generator(0, "q"))
+    drawn = problem.subset(generator(0, "s")) if items else None
+    kind = SubsetInner if items else AllItemsInner
+    inner, weights = kind(functional, Q, problem.V, [Draw(4, drawn, slice(0, M), 0)]), functional.flat()
+    a, b = (torch.randn(len(weights), generator=generator(i, "c")) for i in (0, 1))
+    ab, ba = inner.pullback(weights, 0, a) @ b, inner.pullback(weights, 0, b) @ a
+    assert abs(ab) > 1e-3 and ab.item() == pytest.approx(ba.item(), rel=1e-2, abs=1e-3)
+    row = td3_step(problem, replace(SMALL, outer_items="sampled" if items else "all"), td3_state(problem, SMALL), 0)
+    assert all(map(math.isfinite, row.values())) and row["gradient_synthetic"] > 0
