@@ -85,7 +85,12 @@ def _sums(x: Tensor) -> torch.dtype:
 def _twice(
     definition: Callable[..., Tensor], inputs: Sequence[Tensor], needed: Sequence[bool], grad: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of `definition` to the inputs that need them, with a graph of their own."""
+    """The gradients of `definition` to the inputs that need them, with a graph of their own.
+
+    Taken at aliases: where one input was made from another (H from E), a gradient to the latter must not go through
+    the former, which the graph outside does already.
+    """
+    inputs = [x.view_as(x) for x in inputs]
     wanted = [x for x, need in zip(inputs, needed, strict=True) if need]
     found = iter(torch.autograd.grad(definition(*inputs), wanted, grad, create_graph=True))
     return tuple(next(found) if need else None for need in needed)

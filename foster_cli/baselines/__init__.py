@@ -1,0 +1,1 @@
+"""The methods that FOSTER is compared with, one file each."""

@@ -1,0 +1,256 @@
+"""TD3 (Zhang et al., WWW 2025): the synthetic set as Tucker factors, learned bi-level by RaT-BPTT.
+
+In: a `Problem` (teacher with anchors, V (n, d), real windows, how S is drawn), `TD3Config`. Out: a `Distilled` with
+the best D~ by validation, to be read in the paper's form (`PAPER`: the next position is the goal).
+
+An outer step: the learner starts at the epoch's checkpoint of the real training; 0 … inner_steps - window plain
+inner steps and `window` unrolled ones by Adam on D~; on a batch of real windows, the cross-entropy of the last item
+from all before it, and the mean square between the learner's and the teacher's outputs there; its exact gradient to
+U, T, G through the unrolled steps; clip, Adam, cosine.
+
+Beyond the paper, or open in it: dropout is off in the inner steps unless asked for, so that the unrolled function is
+the one that evaluation sees; checkpoints and validation are those of every other method here.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from foster_cli.baselines.bilevel import last_entropy, outer_loop
+from foster_cli.baselines.bptt import Adam, Functional, draw_warm_up, rat_bptt
+from foster_cli.baselines.td3_inner import AllItemsInner, Draw, SubsetInner
+from foster_cli.config import choice, positive
+from foster_cli.console import SILENT, Console
+from foster_cli.distill.loop import Check, Distilled, Problem
+from foster_cli.distill.synthetic import Synthetic, random_start
+from foster_cli.errors import FosterError
+from foster_cli.models.losses import sampled_softmax
+from foster_cli.models.recommender import Recommender
+from foster_cli.runtime import generator, stream_seed
+from foster_cli.train.fit import RealBatch, batches, real_batch
+
+
+@dataclass(frozen=True)
+class TD3Config:
+    """TD3's own settings. Budget, length, outer steps, |S| and checks are those of `DistillConfig`."""
+
+    rank_user: int = 8
+    """d1."""
+    rank_time: int = 8
+    """d2."""
+    inner_steps: int = 200
+    """Most inner steps, warm-up and window together."""
+    window: int = 40
+    """Inner steps, the last ones, that are differentiated through."""
+    inner_lr: float = 0.005
+    """Adam rate of the inner steps."""
+    inner_weight_decay: float = 5e-5
+    """Adam weight decay of the inner steps (added to the gradient)."""
+    inner_batch: int | None = None
+    """Synthetic sequences of an inner step, taken in a fixed order; None: all."""
+    prefix_from: int = 5
+    """First position that the random prefix may end before (counted from 0)."""
+    dropout: bool = False
+    """With the recommender's dropout in the inner steps (the same masks whenever a step is computed again)."""
+    lr: float = 0.01
+    """Adam rate of U, T, G (theirs: 0.01 to 0.03), falling to 0 along a cosine."""
+    weight_decay: float = 1e-4
+    """Adam weight decay of U, T, G."""
+    clip: float = 1.0
+    """Largest norm of the gradient to U, T, G."""
+    real_batch: int = 4096
+    """Real windows of an outer step; an epoch goes once through all."""
+    outer_items: str = "all"
+    """What the outer cross-entropy ranks against: `all` items, or `sampled` ones (`TrainConfig.negatives`)."""
+    feature: float = 1.0
+    """Weight of the mean square between the learner's and the teacher's last outputs."""
+    first_anchor: int = 5
+    """Earliest epoch of the real training whose checkpoint is a start (fewer epochs: the last one alone)."""
+    reset: str = "step"
+    """Where an outer step starts: `step`, at the epoch's checkpoint; `epoch`, where the step before it ended."""
+    chunk: int = 256
+    """Real windows whose activations are held at once."""
+
+
+def check_td3(config: TD3Config, length: int) -> None:
+    """FosterError for a value out of range, before anything slow begins. `length` is L."""
+    choice("outer_items", config.outer_items, ("all", "sampled"))
+    choice("reset", config.reset, ("step", "epoch"))
+    for name, count in (("rank_user", config.rank_user), ("rank_time", config.rank_time), ("window", config.window),
+                        ("prefix_from", config.prefix_from), ("real_batch", config.real_batch),
+                        ("chunk", config.chunk)):  # fmt: skip
+        positive(name, count)
+    positive("inner_steps", config.inner_steps, config.window)
+    positive("inner_batch", 1 if config.inner_batch is None else config.inner_batch)
+    positive("first_anchor", config.first_anchor, 0)
+    for name, number in (("inner_lr", config.inner_lr), ("inner_weight_decay", config.inner_weight_decay),
+                         ("lr", config.lr), ("weight_decay", config.weight_decay), ("clip", config.clip),
+                         ("feature", config.feature)):  # fmt: skip
+        positive(name, number, 0)
+    positive("length", length, 2)
+
+
+@dataclass
+class TD3State:
+    """What changes: the learner and the weights that a step starts from, D~ with optimizer and schedule, the epoch's
+    batches that are left, the generators of the run."""
+
+    learner: Recommender
+    synthetic: Synthetic
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    rng: torch.Generator
+    numpy_rng: np.random.Generator
+    start: Tensor = field(default_factory=lambda: torch.empty(0))
+    epoch: list[np.ndarray] = field(default_factory=list)
+
+
+def td3_state(problem: Problem, settings: TD3Config, synthetic: Synthetic | None = None) -> TD3State:
+    """The state before the first outer step; `synthetic` None: U, T, G drawn as TD3 draws them."""
+    c, V = problem.config, problem.V
+    if synthetic is None:
+        rng = generator(problem.seed, "td3", "init")
+        synthetic = random_start(c.budget, c.length, V.shape[1], settings.rank_user, settings.rank_time, rng)
+    synthetic = synthetic.to(V.device, V.dtype)
+    optimizer = torch.optim.Adam(synthetic.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, c.steps))
+    return TD3State(
+        problem.fresh(stream_seed(problem.seed, "td3", "learner")), synthetic, optimizer, schedule,
+        generator(problem.seed, "td3"), np.random.default_rng(stream_seed(problem.seed, "td3", "outer")),
+    )  # fmt: skip
+
+
+def next_batch(problem: Problem, settings: TD3Config, state: TD3State, functional: Functional) -> np.ndarray:
+    """Indices (B,) of real windows. At the start of an epoch: new batches, the learner set to a random checkpoint."""
+    if not state.epoch:
+        state.epoch = batches(problem.windows, settings.real_batch, state.numpy_rng)
+        anchors = problem.teacher.anchors
+        first = min(settings.first_anchor, len(anchors) - 1)
+        chosen = first + int(torch.randint(len(anchors) - first, (1,), generator=state.rng))
+        state.learner.restore(anchors[chosen])
+        state.start = functional.flat()
+    return state.epoch.pop()
+
+
+def draw_steps(problem: Problem, settings: TD3Config, count: int, all_items: bool, rng: torch.Generator) -> list[Draw]:
+    """What `count` inner steps draw: the prefix's target uniform in prefix_from … L-1, S unless all items."""
+    c = problem.config
+    low = min(settings.prefix_from, c.length - 1)
+    position = torch.randint(low, c.length, (count,), generator=rng).tolist()
+    seeds = torch.randint(2**62, (count,), generator=rng).tolist()
+    size = min(settings.inner_batch or c.budget, c.budget)
+    parts = [slice(a, min(a + size, c.budget)) for a in range(0, c.budget, size)]
+    items = [None if all_items else problem.subset(rng) for _ in range(count)]
+    return [Draw(position[i], items[i], parts[i % len(parts)], seeds[i]) for i in range(count)]
+
+
+def last_batch(problem: Problem, index: np.ndarray, sampled: bool, rng: np.random.Generator) -> RealBatch:
+    """The windows at `index` (B,); where all items compete, none is drawn and indices are the items themselves."""
+    windows, n, device = problem.windows.take(index), len(problem.V), problem.V.device
+    if sampled:
+        return real_batch(windows, n, "softmax", problem.train.negatives, rng, device)
+    size = int(windows.lengths.max())
+    items = torch.from_numpy(np.ascontiguousarray(windows.items[:, :size])).to(device)
+    filled = items.clamp_min(0)
+    return RealBatch(
+        torch.arange(n, device=device), filled[:, :-1], filled[:, 1:], items[:, 1:] >= 0, items.new_empty(0)
+    )
+
+
+def outer_gradient(
+    learner: Recommender, teacher: Recommender, V: Tensor, batch: RealBatch, feature: float, chunk: int
+) -> dict[str, float]:
+    """Adds dL_out/dphi to the gradients of `learner`, `chunk` windows at a time; returns the two parts of L_out.
+
+    L_out = cross-entropy of each window's last item + feature * mean |h - h_teacher|^2, h (d,) the output before it.
+    V (n, d) are the teacher's item embeddings.
+    """
+    E, E_teacher = learner.embed(batch.unique), V[batch.unique]
+    leaf = E.detach().requires_grad_(E.requires_grad)
+    last = batch.valid.sum(1) - 1
+    total = len(last)
+    parts = {"outer_real": 0.0, "outer_feature": 0.0}
+    for rows in torch.arange(total, device=last.device).split(chunk):
+        inputs, at = batch.inputs[rows], last[rows]
+        goal = batch.targets[rows].gather(1, at[:, None])[:, 0]
+        H = learner.sequence.last(F.embedding(inputs, leaf), at)
+        if len(batch.negatives):
+            clash = goal[:, None] == batch.negatives[None, :]
+            base = sampled_softmax(H, F.embedding(goal, leaf), F.embedding(batch.negatives, leaf), clash)
+        else:
+            base = F.cross_entropy(H @ leaf.T, goal)
+        share = len(rows) / total
+        loss = share * base
+        if feature > 0:
+            with torch.no_grad():
+                H_teacher = teacher.sequence.last(F.embedding(inputs, E_teacher), at)
+            distance = (H - H_teacher).square().mean()
+            loss = loss + share * feature * distance
+            parts["outer_feature"] += share * distance.item()
+        parts["outer_real"] += share * base.item()
+        loss.backward()
+    if E.requires_grad:
+        E.backward(leaf.grad)
+    return parts
+
+
+def td3_step(problem: Problem, settings: TD3Config, state: TD3State, k: int) -> dict[str, float]:
+    """Outer step k (from 0). Returns the row of the log; `entropy` is that of P at the last position."""
+    began = time.perf_counter()
+    c, V = problem.config, problem.V
+    functional = Functional(state.learner)
+    index = next_batch(problem, settings, state, functional)
+    warm_up = draw_warm_up(settings.inner_steps, settings.window, state.rng)
+    all_items = c.items_per_step is None or c.items_per_step >= len(V)
+    draws = draw_steps(problem, settings, warm_up + settings.window, all_items, state.rng)
+    Q = state.synthetic()
+    inner = (AllItemsInner if all_items else SubsetInner)(functional, Q.detach(), V, draws)
+    batch = last_batch(problem, index, settings.outer_items == "sampled", state.numpy_rng)
+    parts: dict[str, float] = {}
+
+    def outer(weights: Tensor) -> Tensor:
+        functional.set(weights)
+        state.learner.eval().zero_grad()
+        parts.update(outer_gradient(state.learner, problem.teacher.model, V, batch, settings.feature, settings.chunk))
+        parts["inner_cross_entropy"] = inner.value(weights, len(draws) - 1)
+        state.learner.train(settings.dropout)
+        return functional.gradient()
+
+    state.learner.train(settings.dropout)
+    adam = Adam(settings.inner_lr, settings.inner_weight_decay)
+    end = rat_bptt(inner, adam, state.start, warm_up, settings.window, outer)
+    if settings.reset == "epoch":
+        state.start = end
+    state.optimizer.zero_grad()
+    Q.backward(inner.to_synthetic())
+    norm = torch.nn.utils.clip_grad_norm_(state.synthetic.parameters(), settings.clip)
+    rate = state.optimizer.param_groups[0]["lr"]
+    state.optimizer.step()
+    state.schedule.step()
+    entropy = last_entropy(Q.detach(), V if all_items else V[draws[-1].items])
+    return {
+        "step": float(k + 1), **parts, "warm_up": float(warm_up), "gradient_synthetic": norm.item(), "lr": rate,
+        "entropy": entropy, "seconds": time.perf_counter() - began,
+    }  # fmt: skip
+
+
+def distill_td3(
+    problem: Problem, settings: TD3Config, check: Check, console: Console = SILENT, synthetic: Synthetic | None = None
+) -> Distilled:
+    """`problem.config.steps` outer steps; the best validated D~, step 0 included.
+
+    NaN or Inf ends it with the best D~ so far. Raises FosterError for settings out of range, or a D~ with goals of
+    its own (`problem.reading`).
+    """
+    c = problem.config
+    check_td3(settings, c.length)
+    if problem.reading.own:
+        raise FosterError("TD3's set has no goals of its own", "use --targets next")
+    state = td3_state(problem, settings, synthetic)
+    return outer_loop(problem, state.synthetic, lambda k: td3_step(problem, settings, state, k), check, console)
