@@ -18,24 +18,29 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The recommender: text encoder and SASRec (paper 4.1)."""
+    """The recommender: item embeddings and a backbone (paper 4.1: a text encoder and SASRec)."""
 
     encoder: str = "minilm"
     """Alias (minilm, tinybert), local folder or hub id (`org/name` or `org/name@revision`)."""
     train_layers: str = "none"
     """How much of the text encoder learns: `all`, the number of top layers, or `none` (a linear head learns)."""
     width: int | None = None
-    """d, the width of the recommender; None: the encoder's own width, without a projection."""
+    """d, the width of the recommender; None: the encoder's own width, without a projection (64 with `items` id)."""
     layers: int = 2
-    """Transformer blocks of SASRec."""
+    """Blocks of the backbone; stacked GRUs of gru4rec and narm."""
     heads: int = 2
-    """Attention heads of SASRec."""
+    """Attention heads of the backbone, where it has some."""
     dropout: float = 0.2
-    """Dropout in SASRec while it trains (`StudentConfig.dropout`: also on synthetic sequences)."""
+    """Dropout in the backbone while it trains (`StudentConfig.dropout`: also on synthetic sequences)."""
     max_tokens: int = 64
     """A text is cut to this many tokens."""
     precision: str = "fp32"
     """`fp32`; `bf16`: the text encoder's layers that learn run in it (`ops.precision`)."""
+    backbone: str = "sasrec"
+    """The sequence model: `sasrec`, `gru4rec`, `bert4rec`, `narm` or `hstu` (`models.backbones`)."""
+    items: str = "text"
+    """Where item embeddings come from: `text`, the encoder; `id`, a table (n, width) that learns from nothing.
+    Every anchor then holds the table: n * width * 4 bytes for each epoch of the teacher."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class TrainConfig:
     batch: int = 256
     """Windows per step."""
     lr: float = 1e-3
-    """AdamW rate of SASRec and the linear head."""
+    """AdamW rate of the backbone and the linear head (or the table of items)."""
     encoder_lr: float = 5e-5
     """AdamW rate of the text encoder's own layers."""
     weight_decay: float = 1e-4
@@ -69,7 +74,7 @@ class StudentConfig:
     """Training a fresh recommender on a synthetic set (Algorithm 1, repeated)."""
 
     lr: float = 1e-3
-    """AdamW rate of SASRec and the linear head."""
+    """AdamW rate of the backbone and the linear head (or the table of items)."""
     encoder_lr: float = 5e-5
     """AdamW rate of the text encoder's own layers."""
     weight_decay: float = 1e-4

@@ -29,10 +29,18 @@ def command(
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Reuse a teacher trained before.")] = True,
     json: Annotated[bool, _opt("--json", "Events as JSON lines on standard output.")] = False,
     encoder: Annotated[str, _opt("--encoder", "minilm, tinybert, a folder or org/name.")] = _M.encoder,
+    backbone: Annotated[
+        str, _opt("--backbone", "The sequence model: sasrec, gru4rec, bert4rec, narm or hstu.")
+    ] = _M.backbone,
+    items: Annotated[
+        str, _opt("--items", "What an item is known by: text, or id (an embedding that learns; no text encoder).")
+    ] = _M.items,
     train_layers: Annotated[
         str, _opt("--train-layers", "all, a number of top layers, or none (a linear head learns).")
     ] = _M.train_layers,
-    width: Annotated[int | None, _opt("--width", "d, width of the recommender; the encoder's own without it.")] = None,
+    width: Annotated[
+        int | None, _opt("--width", "d, width of the recommender; the encoder's own without it (64 with --items id).")
+    ] = None,
     max_tokens: Annotated[int, _opt("--max-tokens", "Texts are cut to this many tokens.")] = _M.max_tokens,
     precision: Annotated[str, _opt("--precision", "fp32, or bf16 for the encoder's layers that learn.")] = _M.precision,
     loss: Annotated[str, _opt("--loss", "softmax (512 shared negatives) or bce (the paper's).")] = _T.loss,
@@ -112,8 +120,9 @@ def command(
 
     console = Console(json_mode=json)
     model = ModelConfig(
-        encoder=encoder, train_layers=train_layers, width=width, max_tokens=max_tokens, precision=precision
-    )
+        encoder=encoder, train_layers=train_layers, width=width, max_tokens=max_tokens, precision=precision,
+        backbone=backbone, items=items,
+    )  # fmt: skip
     train = TrainConfig(loss=loss, epochs=epochs, lr=lr, patience=patience)
     config = DistillConfig(
         budget=budget, length=length, steps=steps, init=init, draws=draws, gain=gain,
@@ -123,8 +132,8 @@ def command(
         outer_loss=outer_loss, eta=eta, alpha=alpha, dh_weight=dh_weight, dh_form=dh_form, reset=reset,
         reset_every=reset_every, check_every=check_every, check_seeds=check_seeds,
     )  # fmt: skip
-    items = settings.items_per_step("--student-items", student_items)
-    student = StudentConfig(lr=student_lr, steps=student_steps, items_per_step=items)
+    drawn = settings.items_per_step("--student-items", student_items)
+    student = StudentConfig(lr=student_lr, steps=student_steps, items_per_step=drawn)
     check_settings(model, train, config, student)
     if out is not None and out.exists():
         raise FosterError(f"--out {out}: exists already", "give another name, or remove it first")

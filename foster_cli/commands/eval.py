@@ -24,6 +24,10 @@ def command(
     ] = _ROWS,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fresh models per trained row.")] = 3,
     k: Annotated[str, typer.Option("--k", help="Cut-offs of R@k and N@k.")] = "10,20",
+    backbone: Annotated[
+        str | None,
+        typer.Option("--backbone", help="Train all rows with another: sasrec, gru4rec, bert4rec, narm or hstu."),
+    ] = None,
     mask_seen: Annotated[bool, typer.Option("--mask-seen", help="Leave out what the user already has.")] = False,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Reuse models trained on the full data.")] = True,
@@ -55,7 +59,7 @@ def command(
     note_ops(console, where)
     loaded = load(resolve_bundle(bundle, console))
     dataset = bundle_data(loaded, data)
-    found = evaluate_bundle(loaded, dataset, names, seeds, ks, mask_seen, where, console, cache)
+    found = evaluate_bundle(loaded, dataset, names, seeds, ks, mask_seen, where, console, cache, backbone)
     text = json_module.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
     if out is not None:
         with writing(out) as tmp:
@@ -76,6 +80,9 @@ def show(console: Any, found: dict[str, Any], ks: tuple[int, ...]) -> None:
         lines.append([name, *cells, f"{row['coverage']:.1%}", f"{row['train_seconds']:.0f}", f"{row['peak_mb']:.0f}"])
     data = found["data"]["name"]
     title = f"{data}: {found['cases']:,} test cases, all items ranked, seeds {', '.join(map(str, found['seeds']))}"
+    made, used = found["backbone"]["distilled"], found["backbone"]["evaluated"]
+    if made != used:
+        title += f"; distilled with {made}, evaluated with {used}"
     console.table(title, ["", *metrics, "coverage", "train s", "peak MiB"], lines)
     pairs = []
     for name, values in found["paired"].items():

@@ -34,7 +34,8 @@ from foster_cli.distill.synthetic import (
     with_own_goals,
 )
 from foster_cli.errors import FosterError
-from foster_cli.models.recommender import Recommender
+from foster_cli.models.backbones import BACKBONES
+from foster_cli.models.recommender import ITEMS, Recommender
 from foster_cli.ops.precision import PRECISIONS, matmul_precision
 from foster_cli.ops.reading import Reading, make_reading
 from foster_cli.runtime import machine, peak_memory_mb, reset_peak, sha256_json, stream_seed
@@ -43,6 +44,30 @@ from foster_cli.train.setting import Setting, full_teacher, make_setting
 STARTS = ("probe", "guided", "rollout", "real", "random")
 #: Starts that ask the teacher about items: their goals are its answers, not the next items.
 ASKING = {"probe", "guided"}
+
+
+def check_model(model: ModelConfig) -> None:
+    """FosterError for a value of the recommender's settings out of range."""
+    choice("--precision", model.precision, PRECISIONS)
+    choice("--backbone", model.backbone, tuple(BACKBONES))
+    choice("--items", model.items, ITEMS)
+    if model.train_layers not in ("all", "none") and not (model.train_layers.isdecimal() and int(model.train_layers)):
+        raise FosterError(
+            f"--train-layers {model.train_layers}: not a choice", "use none, all, or a number of top layers"
+        )
+    if model.items == "id" and model.train_layers != "none":
+        raise FosterError(
+            f"--train-layers {model.train_layers}: --items id has no text encoder", "use --train-layers none"
+        )
+    if model.items == "id" and model.precision != "fp32":
+        raise FosterError(f"--precision {model.precision}: --items id has no text encoder", "use --precision fp32")
+    positive("heads", model.heads)
+    positive("layers", model.layers)
+    if model.width is not None:
+        positive("--width", model.width)
+    positive("--max-tokens", model.max_tokens, 3)  # room for [CLS], [SEP] and one word
+    if not 0 <= model.dropout < 1:
+        raise FosterError(f"dropout {model.dropout}: out of range", "use 0 or more, below 1")
 
 
 def check_settings(model: ModelConfig, train: TrainConfig, config: DistillConfig, student: StudentConfig) -> None:
@@ -60,26 +85,17 @@ def check_settings(model: ModelConfig, train: TrainConfig, config: DistillConfig
     choice("--dh-form", config.dh_form, ("rank", "mean", "raw"))
     choice("--outer-loss", config.outer_loss, ("bce", "softmax"))
     choice("--loss", train.loss, ("softmax", "bce"))
-    choice("--precision", model.precision, PRECISIONS)
-    if model.train_layers not in ("all", "none") and not (model.train_layers.isdecimal() and int(model.train_layers)):
-        raise FosterError(
-            f"--train-layers {model.train_layers}: not a choice", "use none, all, or a number of top layers"
-        )
+    check_model(model)
     for name, value in (("--budget", config.budget), ("--inner-steps", config.inner_steps),
                         ("--reset-every", config.reset_every), ("--check-every", config.check_every),
                         ("--check-seeds", config.check_seeds), ("--epochs", train.epochs),
                         ("--patience", train.patience)):  # fmt: skip
         positive(name, value)
-    for name, value in (("heads", model.heads), ("layers", model.layers), ("batch", train.batch),
+    for name, value in (("batch", train.batch),
                         ("negatives", train.negatives), ("student check_every", student.check_every),
                         ("real_batch", config.real_batch)):  # fmt: skip
         positive(name, value)
-    if model.width is not None:
-        positive("--width", model.width)
-    positive("--max-tokens", model.max_tokens, 3)  # room for [CLS], [SEP] and one word
     positive("dh_items", config.dh_items, 2)
-    if not 0 <= model.dropout < 1:
-        raise FosterError(f"dropout {model.dropout}: out of range", "use 0 or more, below 1")
     positive("--length", config.length, 2)
     positive("--steps", config.steps, 0)
     positive("--items-per-step", 2 if config.items_per_step is None else config.items_per_step, 2)
@@ -213,7 +229,7 @@ def run(
             "statistics": data.statistics,
             "settings": data.settings,
         },
-        "encoder": {**setting.source.identity(), "train_layers": model.train_layers},
+        "encoder": setting.source and {**setting.source.identity(), "train_layers": model.train_layers},
         "item_factor": {"shape": list(V.shape), "sha256_of_ids": sha256_json(data.catalogue.ids)},
         "model": dataclasses.asdict(model),
         "train": dataclasses.asdict(train),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
 
 from foster_cli.bundle import Bundle
-from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig, from_dict
+from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig, choice, from_dict
 from foster_cli.console import SILENT, Console
 from foster_cli.data.schema import Dataset
 from foster_cli.distill.loop import make_subset
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.compare import make_test, rows, summarise
+from foster_cli.models.backbones import BACKBONES
 from foster_cli.ops.precision import matmul_precision
 from foster_cli.runtime import machine
 from foster_cli.train.setting import make_setting
@@ -20,17 +22,24 @@ from foster_cli.train.setting import make_setting
 
 def evaluate_bundle(
     bundle: Bundle, data: Dataset, names: tuple[str, ...], seeds: int, ks: tuple[int, ...], mask_seen: bool,
-    device: torch.device, console: Console = SILENT, use_cache: bool = True,
+    device: torch.device, console: Console = SILENT, use_cache: bool = True, backbone: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """The evaluation JSON of README: data, cases, rows, paired. Seeds are the bundle's seed and those after it."""
+    """The evaluation JSON of README: data, cases, rows, paired. Seeds are the bundle's seed and those after it.
+
+    `backbone`: every trained row is of this one (Table 4), whatever the set was distilled with; None: of that one.
+    Raises FosterError for an unknown backbone, another catalogue or another text encoder than the bundle's.
+    """
     m = bundle.manifest
     model, train = from_dict(ModelConfig, m["model"]), from_dict(TrainConfig, m["train"])
+    distilled_with = model.backbone
+    if backbone is not None:
+        model = dataclasses.replace(model, backbone=choice("--backbone", backbone, tuple(BACKBONES)))
     config, student = from_dict(DistillConfig, m["distill"]), from_dict(StudentConfig, m["student"])
     if data.catalogue.ids != bundle.item_ids:
         raise FosterError(f"{bundle.path} is of another catalogue than the data", "name its data: --data FILE")
     with matmul_precision(model.precision, device):
         setting = make_setting(data, model, config.length, device, console, use_cache)
-        if setting.source.hash != m["encoder"]["hash"]:
+        if setting.source is not None and setting.source.hash != m["encoder"]["hash"]:
             raise FosterError(
                 f"the encoder {model.encoder} is another than the bundle was made with "
                 f"({setting.source.hash[:12]}… instead of {m['encoder']['hash'][:12]}…)",
@@ -44,8 +53,14 @@ def evaluate_bundle(
         found = rows(
             setting, test, Q, V, subset, reading, student, train, config.budget, names, used, console, use_cache
         )
-    head = {"data": {"name": data.name, "hash": data.hash}, "bundle": str(bundle.path)}
-    settings = {"model": m["model"], "train": m["train"], "distill": m["distill"], "student": m["student"]}
+    head: dict[str, Any] = {"data": {"name": data.name, "hash": data.hash}, "bundle": str(bundle.path)}
+    head["backbone"] = {"distilled": distilled_with, "evaluated": model.backbone}
+    settings = {
+        "model": dataclasses.asdict(model),
+        "train": m["train"],
+        "distill": m["distill"],
+        "student": m["student"],
+    }
     return {
         **head,
         **summarise(found, test, ks, used),

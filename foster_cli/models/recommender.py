@@ -1,4 +1,4 @@
-"""The recommender phi: text encoder, optional head, SASRec. Input and output share the item embeddings.
+"""The recommender phi: item embeddings (text encoder and head, or a table), backbone. Input and output share them.
 
 `embed(items (B,)) -> E (B, d)`; `forward(X (B, l, d)) -> H (B, l, d)`; the score of an item is H . e.
 """
@@ -12,68 +12,72 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foster_cli.config import ModelConfig
+from foster_cli.config import ModelConfig, choice
 from foster_cli.console import SILENT, Console
 from foster_cli.data.schema import Dataset
 from foster_cli.errors import FosterError
+from foster_cli.models.backbones import BACKBONES, make_backbone
 from foster_cli.models.encoder import TextEncoder, build_text_encoder
-from foster_cli.models.sasrec import SASRec
 from foster_cli.models.source import EncoderSource
 from foster_cli.runtime import generator, stream_seed
 
+#: d of a recommender whose items are known by their ids, where no width is given.
+ID_WIDTH = 64
+#: Where item embeddings come from.
+ITEMS = ("text", "id")
+
 
 class Recommender(nn.Module):
-    """phi. With frozen texts, or `--width`, a linear head stands between the text vector and SASRec.
+    """phi. `items`: the text encoder; or n, the number of items, for an embedding of its own for each (`table`).
 
+    With frozen texts, or `--width`, a linear head stands between the text vector and the backbone.
     The head starts as the identity, or as `start` (weight (width, w), bias (width,)) where it narrows, so that an
     untrained recommender already ranks by text; without a `start` it is orthogonal where the widths differ.
+    The table (n, d) starts as N(0, 0.02^2), d = 64 by default: an untrained one knows nothing of the items.
+    Raises FosterError for an unknown backbone, or heads that do not divide the width.
     """
 
     def __init__(
-        self, text: TextEncoder, config: ModelConfig, length: int, seed: int, start: tuple[Tensor, Tensor] | None = None
-    ) -> None:
+        self, items: TextEncoder | int, config: ModelConfig, length: int, seed: int,
+        start: tuple[Tensor, Tensor] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.text = text
-        width = text.cache.width if config.width is None else config.width
-        if width % config.heads:
+        self.text = None if isinstance(items, int) else items
+        own = ID_WIDTH if self.text is None else self.text.cache.width
+        self.n = items if isinstance(items, int) else items.cache.n  # items in the catalogue
+        self.width = width = own if config.width is None else config.width
+        choice("--backbone", config.backbone, tuple(BACKBONES))
+        if BACKBONES[config.backbone].attends and width % config.heads:
             raise FosterError(
                 f"width {width} is not divisible by {config.heads} heads", "choose another --width or --heads"
             )
-        self.width = width
         rng = generator(seed, "recommender")
+        self.table: nn.Embedding | None = None
         self.head: nn.Linear | None = None
-        if text.top is None or config.width is not None:
-            self.head = nn.Linear(text.cache.width, width)
-            nn.init.zeros_(self.head.bias)
-            if start is not None:
-                with torch.no_grad():
-                    self.head.weight.copy_(start[0])
-                    self.head.bias.copy_(start[1])
-            elif width == text.cache.width:
-                nn.init.eye_(self.head.weight)
-            else:
-                nn.init.orthogonal_(self.head.weight, generator=rng)
-        self.sequence = SASRec(width, length, config.layers, config.heads, config.dropout, rng)
-
-    @property
-    def n(self) -> int:
-        """Items in the catalogue."""
-        return self.text.cache.n
+        if self.text is None:
+            self.table = nn.Embedding(self.n, width)
+            nn.init.normal_(self.table.weight, 0.0, 0.02, generator=rng)
+        elif self.text.top is None or config.width is not None:
+            self.head = _new_head(own, width, start, rng)
+        self.sequence = make_backbone(config.backbone, width, length, config.layers, config.heads, config.dropout, rng)
 
     @property
     def device(self) -> torch.device:
         """Where it lives."""
-        return self.sequence.position.device
+        return next(self.sequence.parameters()).device
 
     def train(self, mode: bool = True) -> Recommender:
         """Dropout on or off; the text encoder always runs without."""
         super().train(mode)
-        self.text.eval()
+        if self.text is not None:
+            self.text.eval()
         return self
 
     def embed(self, items: Tensor) -> Tensor:
         """E (B, d) of items (B,), with gradient."""
-        e = self.text(items)
+        source = self.table if self.text is None else self.text
+        assert source is not None
+        e: Tensor = source(items)
         return e if self.head is None else self.head(e)
 
     @torch.no_grad()
@@ -83,7 +87,8 @@ class Recommender(nn.Module):
         return torch.cat([self.embed(part) for part in index.split(block)])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.sequence(x)
+        h: Tensor = self.sequence(x)
+        return h
 
     def learnables(self) -> dict[str, Tensor]:
         """What learns, by name, detached copies on the CPU: what an anchor keeps."""
@@ -98,13 +103,28 @@ class Recommender(nn.Module):
 
     def clone(self) -> Recommender:
         """A copy with its own weights; the text cache is shared."""
-        return copy.deepcopy(self, {id(self.text.cache): self.text.cache})
+        return copy.deepcopy(self, {} if self.text is None else {id(self.text.cache): self.text.cache})
 
     def groups(self, lr: float, encoder_lr: float) -> list[dict[str, Any]]:
-        """AdamW parameter groups: SASRec and head at `lr`, the encoder's own layers at `encoder_lr`."""
+        """AdamW parameter groups: backbone, head and table at `lr`, the encoder's own layers at `encoder_lr`."""
         own = [p for n, p in self.named_parameters() if p.requires_grad and not n.startswith("text.")]
         top = [p for n, p in self.named_parameters() if p.requires_grad and n.startswith("text.")]
         return [{"params": own, "lr": lr}, *([{"params": top, "lr": encoder_lr}] if top else [])]
+
+
+def _new_head(w: int, width: int, start: tuple[Tensor, Tensor] | None, rng: torch.Generator) -> nn.Linear:
+    """The head w -> width at its start (see `Recommender`)."""
+    head = nn.Linear(w, width)
+    nn.init.zeros_(head.bias)
+    if start is not None:
+        with torch.no_grad():
+            head.weight.copy_(start[0])
+            head.bias.copy_(start[1])
+    elif width == w:
+        nn.init.eye_(head.weight)
+    else:
+        nn.init.orthogonal_(head.weight, generator=rng)
+    return head
 
 
 @torch.no_grad()
@@ -122,30 +142,35 @@ def principal_head(text: TextEncoder, width: int, device: torch.device) -> tuple
     return W.float(), -(W @ mean).float()
 
 
-#: Makes a fresh recommender from a seed: pretrained text encoder, new head and sequence model.
+#: Makes a fresh recommender from a seed: pretrained text encoder (or a new table), new head and backbone.
 Factory = Callable[[int], Recommender]
 
 
 def recommender_factory(
     data: Dataset,
-    source: EncoderSource,
+    source: EncoderSource | None,
     config: ModelConfig,
     length: int,
     device: torch.device,
     console: Console = SILENT,
     use_cache: bool = True,
 ) -> Factory:
-    """A function from a seed to a fresh recommender; the text cache is made once and shared by all of them."""
-    text = build_text_encoder(
-        data.catalogue.texts, source, config.train_layers, config.max_tokens, device, console, use_cache,
-        config.precision,
-    )  # fmt: skip
+    """A function from a seed to a fresh recommender; the text cache is made once and shared by all of them.
+
+    `source`: the text encoder, None where items are known by their ids (`config.items`).
+    """
+    text: TextEncoder | None = None
     start = None
-    if config.width is not None and config.width < text.cache.width:
-        start = principal_head(text, config.width, device)
+    if source is not None:
+        text = build_text_encoder(
+            data.catalogue.texts, source, config.train_layers, config.max_tokens, device, console, use_cache,
+            config.precision,
+        )  # fmt: skip
+        if config.width is not None and config.width < text.cache.width:
+            start = principal_head(text, config.width, device)
 
     def fresh(seed: int) -> Recommender:
-        own = copy.deepcopy(text, {id(text.cache): text.cache})
+        own = len(data.catalogue) if text is None else copy.deepcopy(text, {id(text.cache): text.cache})
         model = Recommender(own, config, length, seed, start).to(device)
         model.sequence.seed_dropout(stream_seed(seed, "dropout"))
         return model.eval()

@@ -52,18 +52,19 @@ class Teacher:
 
 def teacher_key(
     data: Dataset,
-    encoder_hash: str,
+    encoder_hash: str | None,
     model: ModelConfig,
     train: TrainConfig,
     length: int,
     seed: int,
     device: str,
 ) -> str:
-    """Hash of data, encoder, settings, seed and kind of device: equal key, equal teacher."""
+    """Hash of data, encoder (None: none), settings, seed and kind of device: equal key, equal teacher."""
     fields: list[Any] = [FORMAT, data.hash, encoder_hash, length, seed, device, torch.__version__]
     shape = {k: v for k, v in dataclasses.asdict(model).items() if k != "encoder"}
-    if model.precision == "fp32":  # what was trained before there was another keeps its key
-        del shape["precision"]
+    for name, value in (("precision", "fp32"), ("backbone", "sasrec"), ("items", "text")):
+        if shape[name] == value:  # what was trained before there was another keeps its key
+            del shape[name]
     return sha256_json([*fields, shape, dataclasses.asdict(train)])
 
 

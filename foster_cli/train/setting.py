@@ -15,6 +15,7 @@ from foster_cli.config import ModelConfig, TrainConfig
 from foster_cli.console import SILENT, Console
 from foster_cli.data.schema import Dataset
 from foster_cli.data.windows import Cases, Windows, evaluation_cases, training_windows
+from foster_cli.models.encoder import build_text_encoder
 from foster_cli.models.recommender import Factory, recommender_factory
 from foster_cli.models.source import EncoderSource, find_encoder
 from foster_cli.train.anchors import Teacher, teacher_key, train_teacher
@@ -22,10 +23,10 @@ from foster_cli.train.anchors import Teacher, teacher_key, train_teacher
 
 @dataclass(frozen=True)
 class Setting:
-    """Everything a training needs. `length` is L."""
+    """Everything a training needs. `length` is L; `source` is None where items are known by their ids."""
 
     data: Dataset
-    source: EncoderSource
+    source: EncoderSource | None
     model: ModelConfig
     length: int
     device: torch.device
@@ -33,9 +34,17 @@ class Setting:
     windows: Windows
     valid: Cases
 
-    def text_vectors(self) -> Tensor:
-        """(n, w): the text encoder's own vectors, before anything learned."""
-        return self.fresh(0).text.all(self.device)
+    def text_vectors(self, console: Console = SILENT, use_cache: bool = True) -> Tensor:
+        """(n, w): the text encoder's own vectors, before anything learned.
+
+        Where items are known by their ids, the encoder that `model` names is read for this alone; raises FosterError
+        if it is not to be had.
+        """
+        text = self.fresh(0).text
+        if text is None:
+            source, texts = find_encoder(self.model.encoder), self.data.catalogue.texts
+            text = build_text_encoder(texts, source, "none", self.model.max_tokens, self.device, console, use_cache)
+        return text.all(self.device)
 
 
 def make_setting(
@@ -46,9 +55,12 @@ def make_setting(
     console: Console = SILENT,
     use_cache: bool = True,
 ) -> Setting:
-    """Find the encoder, cut windows and cases, read the texts. Raises FosterError for what does not fit."""
+    """Find the encoder (unless items are ids), cut windows and cases, read the texts.
+
+    Raises FosterError for what does not fit.
+    """
     windows, valid = training_windows(data, length), evaluation_cases(data, "valid", length)
-    source = find_encoder(model.encoder)
+    source = None if model.items == "id" else find_encoder(model.encoder)
     fresh = recommender_factory(data, source, model, length, device, console, use_cache)
     return Setting(data, source, model, length, device, fresh, windows, valid)
 
@@ -58,9 +70,8 @@ def full_teacher(
     label: str = "training on the full data",
 ) -> Teacher:  # fmt: skip
     """A recommender trained on all real windows with `seed`, and its trajectory."""
-    key = teacher_key(
-        setting.data, setting.source.hash, setting.model, train, setting.length, seed, setting.device.type
-    )
+    encoder = None if setting.source is None else setting.source.hash
+    key = teacher_key(setting.data, encoder, setting.model, train, setting.length, seed, setting.device.type)
     teacher = train_teacher(key, setting.fresh, setting.windows, setting.valid, train, seed, console, use_cache, label)
     if teacher.cached:
         console.note(f"{label}: from the cache ({teacher.seconds:.0f} s when it was trained; --no-cache trains again)")

@@ -149,6 +149,12 @@ def test_budget_larger_than_the_windows(foster: Foster, data: Path, encoder: Pat
         (("--draws", "0"), "--draws"),
         (("--rank-time", "41"), "1 to 40"),
         (("--loss", "hinge"), "softmax"),
+        (("--backbone", "lstm"), "sasrec, gru4rec, bert4rec, narm, hstu"),
+        (("--items", "name"), "text, id"),
+        (("--items", "id", "--train-layers", "1"), "--train-layers none"),
+        (("--items", "id", "--train-layers", "all"), "--train-layers none"),
+        (("--items", "id", "--precision", "bf16"), "--precision fp32"),
+        (("--items", "id", "--width", "9"), "not divisible"),
         (("--train-layers", "top"), "none, all"),
         (("--rank-user", "99"), "1 to 20"),
         (("--gain", "nan"), "--gain"),
@@ -194,6 +200,10 @@ def test_a_bundle_of_another_dataset(foster: Foster, made: Path, tmp_path: Path,
     data.unlink()
     one_line(foster("eval", made), "shop.csv", "--data")
     assert files(made) == before
+
+
+def test_an_unknown_backbone_for_evaluation(foster: Foster, made: Path) -> None:
+    one_line(foster("eval", made, "--backbone", "lstm"), "--backbone lstm", "sasrec, gru4rec, bert4rec, narm, hstu")
 
 
 @pytest.mark.usefixtures("untouched")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from safetensors.torch import load_file
 
 from foster_cli.config import ModelConfig, TrainConfig
 from foster_cli.errors import FosterError
+from foster_cli.runtime import sha256_json
 from foster_cli.train import anchors
 from foster_cli.train.anchors import Teacher, teacher_key, train_teacher
+from foster_cli.train.setting import make_setting
 
 CONFIG = TrainConfig(batch=64, epochs=2, negatives=10)
 
@@ -111,7 +113,7 @@ def test_every_setting_changes_the_key(dataset: Any) -> None:
     ]  # fmt: skip
     numbers: list[tuple[str, Any]] = [
         ("train_layers", "1"), ("width", 8), ("layers", 3), ("heads", 4), ("dropout", 0.5), ("max_tokens", 9),
-        ("precision", "bf16"),
+        ("precision", "bf16"), ("backbone", "gru4rec"), ("items", "id"),
     ]  # fmt: skip
     others += [key(model=replace(model, **{k: v})) for k, v in numbers]
     changes: list[tuple[str, Any]] = [
@@ -122,3 +124,19 @@ def test_every_setting_changes_the_key(dataset: Any) -> None:
     assert len({key(), *others}) == 1 + len(others)
     assert key() == key()
     assert key(model=replace(model, encoder="another-name-of-the-same-files")) == key()
+
+
+def test_a_key_from_before_there_were_backbones_stays_valid(dataset: Any) -> None:
+    """The key as it was made then, spelled out: teachers that are already in a cache are found."""
+    shape = {"train_layers": "none", "width": None, "layers": 2, "heads": 2, "dropout": 0.2, "max_tokens": 64}
+    fields = [anchors.FORMAT, dataset.hash, "e", 20, 3, "cpu", torch.__version__, shape, asdict(TrainConfig())]
+    assert teacher_key(dataset, "e", ModelConfig(), TrainConfig(), 20, 3, "cpu") == sha256_json(fields)
+
+
+def test_a_teacher_of_ids_on_another_backbone_comes_back_from_the_cache(dataset: Any, folder: Path) -> None:
+    model = ModelConfig(items="id", width=8, backbone="gru4rec", encoder="not needed")
+    setting = make_setting(dataset, model, 8, torch.device("cpu"), use_cache=False)
+    made, read = _train(setting), _train(setting)
+    assert read.cached and _same(made, read)
+    assert made.anchors[0]["table.weight"].shape == (30, 8)
+    assert not torch.equal(made.anchors[0]["table.weight"], made.anchors[-1]["table.weight"])

@@ -12,20 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-class SeededDropout(nn.Module):
-    """Dropout that draws from its own generator, so that a seed fixes training whatever else draws."""
-
-    def __init__(self, p: float, source: list[torch.Generator]) -> None:
-        super().__init__()
-        self.p = p
-        self.source = source  # one generator on the model's device, shared by all layers
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0.0:
-            return x
-        keep = torch.empty_like(x).bernoulli_(1.0 - self.p, generator=self.source[0])
-        return x * keep.div_(1.0 - self.p)
+from foster_cli.models.backbones.base import Backbone, SeededDropout, normal_weights
 
 
 class Block(nn.Module):
@@ -64,26 +51,16 @@ class Block(nn.Module):
         return self.feed_forward(x[row, last] + self.dropout(self.out(a.reshape(b, d))))
 
 
-class SASRec(nn.Module):
+class SASRec(Backbone):
     """Positions, blocks, final norm. Initial weights N(0, 0.02^2) from the generator that is passed in."""
 
     def __init__(self, width: int, length: int, layers: int, heads: int, dropout: float, rng: torch.Generator) -> None:
-        super().__init__()
+        super().__init__(dropout)
         self.scale = math.sqrt(width)
         self.position = nn.Parameter(torch.empty(length, width))
-        self.source = [torch.Generator()]
-        self.dropout = SeededDropout(dropout, self.source)
         self.blocks = nn.ModuleList(Block(width, heads, self.dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        for name, p in self.named_parameters():
-            if p.dim() > 1:
-                nn.init.normal_(p, 0.0, 0.02, generator=rng)
-            elif "norm" not in name:
-                nn.init.zeros_(p)
-
-    def seed_dropout(self, seed: int) -> None:
-        """Start the dropout's own generator afresh, on the device the model is on."""
-        self.source[0] = torch.Generator(device=self.position.device).manual_seed(seed)
+        normal_weights(self, rng)
 
     def last(self, x: Tensor, last: Tensor) -> Tensor:
         """H (B, d) at positions `last` (B,): equal to `forward` there, for ranking."""

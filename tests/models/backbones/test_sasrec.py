@@ -1,19 +1,12 @@
-"""SASRec: causal, indifferent to padding, its dropout seeded; the recommender around it."""
+"""SASRec: the published equations; causal, indifferent to padding, its dropout seeded."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from foster_cli.config import ModelConfig
-from foster_cli.errors import FosterError
-from foster_cli.models.encoder import TextCache, TextEncoder
-from foster_cli.models.recommender import Recommender
-from foster_cli.models.sasrec import SASRec
+from foster_cli.models.backbones.sasrec import SASRec
 
 B, L, D = 3, 6, 8
 
@@ -129,53 +122,3 @@ def test_initial_weights_are_normal_with_deviation_002() -> None:
     values = torch.cat([p.detach().flatten() for p in model.parameters() if p.dim() > 1]).double()
     assert values.std().item() == pytest.approx(0.02, rel=0.02)
     assert abs(values.mean().item()) < 0.0005
-
-
-def _text(n: int = 7, width: int = 12) -> TextEncoder:
-    pooled = torch.randn(n, width, generator=torch.Generator().manual_seed(2))
-    return TextEncoder(TextCache(pooled, None, None, n, width), None, "mean", False)
-
-
-@pytest.mark.parametrize(("width", "heads"), [(10, 4), (None, 5), (7, 2)])
-def test_heads_must_divide_the_width(width: int | None, heads: int) -> None:
-    with pytest.raises(FosterError, match="not divisible"):
-        Recommender(_text(), ModelConfig(width=width, heads=heads), L, 0)
-
-
-def test_an_untrained_head_hands_the_text_through() -> None:
-    text = _text()
-    same = Recommender(text, ModelConfig(), L, 0)
-    assert torch.allclose(same.embed_all(), text.cache.pooled)
-    narrow = Recommender(text, ModelConfig(width=4), L, 0)
-    W = narrow.head.weight.detach()
-    torch.testing.assert_close(W @ W.T, torch.eye(4), atol=1e-5, rtol=0)
-    torch.testing.assert_close(narrow.embed(torch.tensor([3, 1])), text.cache.pooled[[3, 1]] @ W.T)
-
-
-def test_embed_all_does_not_depend_on_its_blocks(small_model: Callable[..., Any]) -> None:
-    model = small_model(n=11)
-    expected = model.embed(torch.arange(11))
-    for block in (1, 4, 11, 100):
-        torch.testing.assert_close(model.embed_all(block), expected)
-
-
-def test_a_clone_learns_by_itself_and_shares_the_texts(small_model: Callable[..., Any]) -> None:
-    model = small_model()
-    before = model.learnables()
-    copy = model.clone()
-    assert copy.text.cache is model.text.cache
-    with torch.no_grad():
-        for p in copy.parameters():
-            p.add_(1.0)
-    assert all(torch.equal(before[k], v) for k, v in model.learnables().items())
-    model.restore(copy.learnables())
-    assert all(torch.equal(v, copy.learnables()[k]) for k, v in model.learnables().items())
-
-
-def test_learnables_are_copies(small_model: Callable[..., Any]) -> None:
-    model = small_model()
-    state = model.learnables()
-    kept = {k: v.clone() for k, v in state.items()}
-    with torch.no_grad():
-        next(model.parameters()).add_(1.0)
-    assert all(torch.equal(state[k], kept[k]) for k in state)
