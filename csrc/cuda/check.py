@@ -2,8 +2,8 @@
 
     python csrc/cuda/check.py [--nvcc nvcc] [--architectures 80,86,89,90a,100] [--jobs 2]
 
-Registers and spills are ptxas' own words. Shared memory is what a launch asks for (`tests/ops/emulate/sizes.cpp`); where
-a device gives more, the chunks of X stay there too.
+Registers and spills are ptxas' own words. Shared memory is what a launch asks for (`tests/ops/emulate/sizes.cpp`);
+where a device gives more, the chunks of X stay there too.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from foster_cli.baselines.bptt import AutogradInner, Data, Functional
+from foster_cli.models.backbones.sasrec import Block, SASRec
 from foster_cli.models.recommender import Recommender
-from foster_cli.models.sasrec import Block, SASRec
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
         return out
 
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compiled, [*CSRC.glob("*.cu"), CSRC / "plan.cpp", *HERE.glob("*.cpp")]))
+        objects = list(
+            pool.map(compiled, [*CSRC.glob("*.cu"), CSRC / "plan.cpp", HERE / "emulate.cpp", HERE / "library.cpp"])
+        )
     path = folder / "libfoster_emulated.so"
     subprocess.run([*COMPILER.split(), "-shared", "-o", str(path), *objects], check=True)
     return ctypes.CDLL(str(path))
