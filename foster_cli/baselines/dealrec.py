@@ -203,7 +203,7 @@ def influence(
 
 def select(
     surrogate: Surrogate, M: int, rng: np.random.Generator, console: Console = SILENT,
-    config: DEALRecConfig = DEALRecConfig(),  # noqa: B008
+    config: DEALRecConfig = DEALRecConfig(),
 ) -> Int:  # fmt: skip
     """Indices (M,) of training windows."""
     negatives = common_negatives(surrogate.model, surrogate.train, rng)

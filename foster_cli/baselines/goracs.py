@@ -76,12 +76,12 @@ def cost_matrix(X: Tensor, Y: Tensor, g: Tensor, weight: float) -> Tensor:
 
 
 def estimates(cost: Tensor, S: Int, duals: Float, order: str) -> Tensor:
-    """F (C,): what each row of `cost` (C, n) would add to the OT value in place of itself or one more; small is good."""
+    """F (C,): what each row of `cost` (C, n) is estimated to add to the OT value of S (M,); small is good."""
     M, n = len(S), cost.shape[1]
     R = math.ceil(n / M)
     reduced = cost[S] - torch.from_numpy(duals).to(cost)[:, None]  # (M, n)
     if M == 1:
-        lowest, second = reduced, torch.full_like(reduced, cost.max() - cost.min() + reduced.max())
+        lowest, second = reduced, torch.full_like(reduced, float(cost.max() - cost.min() + reduced.max()))
     else:
         lowest, second = (x[None] for x in reduced.topk(2, dim=0, largest=False).values)
     owner = reduced.argmin(0)
@@ -124,7 +124,7 @@ def exchange(cost: Tensor, S: Int, config: GORACSConfig, console: Console = SILE
 
 def select(
     surrogate: Surrogate, M: int, rng: np.random.Generator, console: Console = SILENT,
-    config: GORACSConfig = GORACSConfig(),  # noqa: B008
+    config: GORACSConfig = GORACSConfig(),
 ) -> Int:  # fmt: skip
     """Indices (M,) of training windows."""
     rows = subsample(len(surrogate.windows), max(M, config.candidates), rng, console, "GORACS, training windows")

@@ -16,7 +16,8 @@ from foster_cli.data.windows import Int
 def herd(X: Tensor, M: int) -> Int:
     """Indices (M,) of different rows of X (W, d); the first of equals."""
     mean = X.mean(0)
-    w, chosen = mean.clone(), []
+    w = mean.clone()
+    chosen: list[int] = []
     for _ in range(M):
         score = X @ w
         score[chosen] = -float("inf")

@@ -99,7 +99,7 @@ def certain(uncertainty: Tensor, drop: float, M: int) -> Tensor:
 
 def select(
     surrogate: Surrogate, M: int, rng: np.random.Generator, console: Console = SILENT,
-    config: NaCSConfig = NaCSConfig(),  # noqa: B008
+    config: NaCSConfig = NaCSConfig(),
 ) -> Int:  # fmt: skip
     """Indices (M,) of training windows."""
     console.note("nacs is made from the paper's description; it is not the authors' code")

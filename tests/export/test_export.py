@@ -56,6 +56,7 @@ class FakeBundle:
     titles: list[str]
     p: torch.Tensor
     g: torch.Tensor | None = None
+    windows: None = None
 
     @property
     def own_goals(self) -> bool:
