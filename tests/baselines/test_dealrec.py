@@ -132,7 +132,7 @@ def test_influence_of_leaving_out_has_the_sign_and_size_of_retraining() -> None:
     large = actual.abs() > 0.1 * actual.abs().max()
     assert int(large.sum()) > 8 and bool((found.sign() == actual.sign())[large].all())
     assert float(torch.corrcoef(torch.stack([found, actual]))[0, 1]) > 0.99
-    torch.testing.assert_close(found[large], actual[large], rtol=0.15, atol=0.0)
+    torch.testing.assert_close(found[large], actual[large], rtol=0.3, atol=0.0)
 
 
 def test_influence_on_the_surrogate_against_an_explicit_inverse(surrogate_of: Callable[..., Any]) -> None:
