@@ -1,16 +1,19 @@
-"""The hot path's ops, C++ against plain PyTorch, forward and backward: time as a ratio, extra memory, share of the
-machine's own matrix-product rate.
+"""The hot path's ops, compiled against plain PyTorch and torch.compile, forward and backward: time as a ratio, extra
+memory, share of the machine's own matrix-product rate.
 
-    python benches/ops.py --rows 400 --items 512,4096,17332,45833 --out benches/results/ops.json
+    python benches/ops.py --out benches/results/ops.json
+    python benches/ops.py --device cuda --dtypes float32,bfloat16 --out benches/results/ops-cuda.json
 
-One process; the two are timed in turns, medians of `--repeats`. A ratio below 1 means that the C++ op is faster. As in
-distillation, V is frozen; `inner` is an inner step's share (gradients to H and E), `outer` an outer step's (to Q too).
+One process; the ways are timed in turns, medians of `--repeats`. A ratio below 1 means that the compiled op is faster.
+As in distillation, V is frozen; `inner` is an inner step's share (gradients to H and E), `outer` an outer step's (to Q
+too). `rank_counts` is compared with matmul and topk, and with matmul and two comparisons.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import gc
 import json
 import os
 import subprocess
@@ -19,6 +22,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,128 +30,188 @@ from torch import Tensor
 from foster_cli.ops import native, reference
 from foster_cli.runtime import machine, peak_memory_mb, reset_peak
 
-CPU = torch.device("cpu")
+Run = Callable[[], object]
+#: What `ours` is compared with. Not every op has each.
+WAYS = ("ours", "plain", "compiled", "matmul+topk", "matmul+compare")
 
 
-def seconds(run: Callable[[], object]) -> float:
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(run: Run, device: torch.device) -> float:
     """Wall time of one run."""
+    wait(device)
     began = time.perf_counter()
     run()
+    wait(device)
     return time.perf_counter() - began
 
 
-def extra_mb(rows: int, items: int, width: int, name: str, which: int) -> float:
-    """MiB above the inputs that one forward and backward takes, in a process of its own (Linux, glibc).
-
-    The gradients themselves are part of it; to E alone they take items x width x 4 bytes.
-    """
-    command = [sys.executable, __file__, "--alone", name, "--which", str(which)]
-    command += ["--rows", str(rows), "--items", str(items), "--width", str(width)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
-def alone(rows: int, items: int, width: int, name: str, which: int) -> None:
-    """Print the resident peak of one run above what was resident before it. A small run first loads the code."""
-    cases(rows, 64, width)[name][which]()
-    run = cases(rows, items, width)[name][which]
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed before must not be used again unseen
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    reset_peak()
-    run()
-    print(peak_memory_mb(CPU) - pages * os.sysconf("SC_PAGESIZE") / 2**20)
-
-
-def cases(rows: int, items: int, width: int) -> dict[str, tuple[Callable[[], object], Callable[[], object], int]]:
-    """Name -> (native, plain, multiply-adds of the products that plain PyTorch does)."""
+def cases(
+    rows: int, items: int, width: int, dtype: torch.dtype, device: torch.device, compiled: bool
+) -> dict[str, tuple[dict[str, Run], int]]:
+    """Op -> (way -> a run of it, multiply-adds of the products that plain PyTorch does)."""
     rng = torch.Generator().manual_seed(0)
-    Q, H = (torch.randn(rows, width, generator=rng) / width**0.25 for _ in range(2))
-    V, E = (torch.randn(items, width, generator=rng) / width**0.25 for _ in range(2))
-    target = torch.randint(items, (rows,), generator=rng)
-    G = torch.randn(rows, width, generator=rng)
+
+    def some(n: int) -> Tensor:
+        return (torch.randn(n, width, generator=rng) / width**0.25).to(device, dtype)
+
+    Q, H, G, V, E = some(rows), some(rows), some(rows), some(items), some(items)
+    target = torch.randint(items, (rows,), generator=rng).to(device)
     one = rows * items * width
 
     def trained(*tensors: Tensor) -> list[Tensor]:
         return [x.detach().clone().requires_grad_() for x in tensors]
 
-    def embed(op: Callable[..., Tensor], outer: bool) -> Callable[[], object]:
+    def embed(op: Callable[..., Tensor], outer: bool) -> Run:
         q, e = trained(Q, E)
         return lambda: torch.autograd.grad(op(q if outer else Q, V, e), [q, e] if outer else [e], G)
 
-    def kl(op: Callable[..., Tensor], outer: bool) -> Callable[[], object]:
+    def kl(op: Callable[..., Tensor], outer: bool) -> Run:
         q, h, e = trained(Q, H, E)
         return lambda: torch.autograd.grad(op(q if outer else Q, V, h, e).mean(), [q, h, e] if outer else [h, e])
 
-    def native_embed(q: Tensor, v: Tensor, e: Tensor) -> Tensor:
-        return torch.ops.foster.soft_embed(q, v, e)[0]
+    def ours_embed(q: Tensor, v: Tensor, e: Tensor) -> Tensor:
+        return torch.ops.foster.soft_embed(q, v, e, True)[0]
 
-    def native_kl(q: Tensor, v: Tensor, h: Tensor, e: Tensor) -> Tensor:
-        return torch.ops.foster.soft_kl(q, v, h, e)[0]
+    def ours_kl(q: Tensor, v: Tensor, h: Tensor, e: Tensor) -> Tensor:
+        return torch.ops.foster.soft_kl(q, v, h, e, True)[0]
+
+    def ways(make: Callable[..., Run], own: Any, plain: Any, outer: bool) -> dict[str, Run]:
+        found = {"ours": make(own, outer), "plain": make(plain, outer)}
+        if compiled:
+            torch._dynamo.reset()
+            found["compiled"] = make(torch.compile(plain, dynamic=False), outer)
+        return found
 
     def topk() -> object:
         scores = H @ E.T
-        own = scores.gather(1, target[:, None])
-        return scores.topk(min(20, items), dim=1), own
+        return scores.gather(1, target[:, None]), scores.topk(min(20, items), dim=1)
 
+    def compare() -> object:
+        scores = H @ E.T
+        own = scores.gather(1, target[:, None])
+        return torch.count_nonzero(scores > own, dim=1), torch.count_nonzero(scores == own, dim=1)
+
+    rank = {"ours": lambda: torch.ops.foster.rank_counts(H, E, target), "matmul+topk": topk, "matmul+compare": compare}
     return {
-        "soft_embed inner": (embed(native_embed, False), embed(reference.soft_embed, False), 3 * one),
-        "soft_embed outer": (embed(native_embed, True), embed(reference.soft_embed, True), 5 * one),
-        "soft_kl inner": (kl(native_kl, False), kl(reference.soft_kl, False), 4 * one),
-        "soft_kl outer": (kl(native_kl, True), kl(reference.soft_kl, True), 5 * one),
-        "rank_counts": (lambda: torch.ops.foster.rank_counts(H, E, target), topk, one),
+        "soft_embed inner": (ways(embed, ours_embed, reference.soft_embed, False), 3 * one),
+        "soft_embed outer": (ways(embed, ours_embed, reference.soft_embed, True), 5 * one),
+        "soft_kl inner": (ways(kl, ours_kl, reference.soft_kl, False), 4 * one),
+        "soft_kl outer": (ways(kl, ours_kl, reference.soft_kl, True), 5 * one),
+        "rank_counts": (rank, one),
     }
 
 
-def matmul_rate(rows: int, items: int, width: int) -> float:
+def matmul_rate(rows: int, items: int, width: int, dtype: torch.dtype, device: torch.device) -> float:
     """Multiply-adds per second of torch's own product at this size."""
-    a, b = torch.randn(rows, width), torch.randn(items, width)
-    found = []
-    for _ in range(5):
-        began = time.perf_counter()
-        a @ b.T
-        found.append(time.perf_counter() - began)
-    return rows * items * width / median(found)
+    a, b = torch.randn(rows, width).to(device, dtype), torch.randn(items, width).to(device, dtype)
+    a @ b.T
+    return rows * items * width / median(seconds(lambda: a @ b.T, device) for _ in range(5))
+
+
+def extra_mb(name: str, way: str, rows: int, items: int, width: int, dtype: str, device: torch.device) -> float:
+    """MiB above the inputs that one forward and backward takes; on a CPU in a process of its own (Linux, glibc).
+
+    The gradients themselves are part of it; to E alone they take items x width x 4 bytes.
+    """
+    command = [sys.executable, __file__, "--alone", name, "--way", way, "--device", device.type, "--dtypes", dtype]
+    command += ["--rows", str(rows), "--items", str(items), "--widths", str(width)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(done.stderr)
+    return float(done.stdout.split()[-1])
+
+
+def alone(name: str, way: str, rows: int, items: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Print the peak of a second run above what was held before it; the first loads, or compiles, the code."""
+    small = items if way == "compiled" else min(items, 64)
+    cases(rows, small, width, dtype, device, way == "compiled")[name][0][way]()
+    run = cases(rows, items, width, dtype, device, way == "compiled")[name][0][way]
+    if way == "compiled":
+        run()
+    gc.collect()
+    if device.type == "cuda":
+        wait(device)
+        held = torch.cuda.memory_allocated() / 2**20
+    else:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed before must not be used again unseen
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        held = pages * os.sysconf("SC_PAGESIZE") / 2**20
+    reset_peak()
+    run()
+    wait(device)
+    print(peak_memory_mb(device) - held)
+
+
+def measure(given: argparse.Namespace, rows: int, items: int, width: int, dtype: str) -> list[dict[str, Any]]:
+    """A row for each op at one size."""
+    device, kind = torch.device(given.device), getattr(torch, dtype)
+    rate = matmul_rate(rows, items, width, kind, device)
+    compiled = items in numbers(given.compile) and rows <= given.compile_rows
+    out = []
+    for name, (ways, adds) in cases(rows, items, width, kind, device, compiled).items():
+        for run in ways.values():
+            run()
+        timed = [{way: seconds(run, device) for way, run in ways.items()} for _ in range(given.repeats)]
+        row: dict[str, Any] = {"op": name, "rows": rows, "items": items, "width": width, "dtype": dtype}
+        for way in ways:
+            row[f"{way} ms"] = median(t[way] for t in timed) * 1e3
+            if not given.small:
+                row[f"{way} MiB"] = extra_mb(name, way, rows, items, width, dtype, device)
+            if way != "ours":
+                row[f"ours / {way}"] = median(t["ours"] / t[way] for t in timed)
+        row["ours share of matmul"] = adds / (row["ours ms"] / 1e3) / rate
+        out.append(row)
+        others = ", ".join(f"{row[f'ours / {w}']:.2f} of {w}" for w in ways if w != "ours")
+        print(f"{name:17} {dtype} {rows:5} x {items:6} x {width}: {row['ours ms']:9.2f} ms, {others}", flush=True)
+    return out
+
+
+def numbers(text: str) -> list[int]:
+    """`1,2` -> [1, 2]."""
+    return [int(part) for part in text.split(",") if part]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", default="400,4000")
     parser.add_argument("--items", default="512,4096,17332,45833")
-    parser.add_argument("--width", default="384")
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--widths", default="312,384")
+    parser.add_argument("--dtypes", default="float32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--compile", default="512,4096,17332,45833", help="numbers of items where torch.compile is tried"
+    )
+    parser.add_argument("--compile-rows", type=int, default=400, help="the most rows where it is")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--small", action="store_true", help="one small size, no memory: for CUDA's checkers")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--alone", help=argparse.SUPPRESS)
-    parser.add_argument("--which", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--way", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    reason = native.load()
+    device = torch.device(given.device)
+    reason = native.load() or native.missing_for(device)
     if reason is not None:
-        raise SystemExit(f"no C++ ops to time: {reason}")
+        raise SystemExit(f"no compiled ops to time: {reason}")
+    if given.small:
+        given.rows, given.items, given.widths, given.compile, given.repeats = "70", "300", "65,384", "", 1
+        given.dtypes = "float32,bfloat16,float64"
     if given.alone:
-        alone(int(given.rows), int(given.items), int(given.width), given.alone, given.which)
+        sizes = (int(given.rows), int(given.items), int(given.widths))
+        alone(given.alone, given.way, *sizes, getattr(torch, given.dtypes), device)
         return
     out = []
-    for rows in map(int, given.rows.split(",")):
-        for items in map(int, given.items.split(",")):
-            for width in map(int, given.width.split(",")):
-                rate = matmul_rate(rows, items, width)
-                for name, (own, plain, adds) in cases(rows, items, width).items():
-                    own(), plain()
-                    timed = [(seconds(own), seconds(plain)) for _ in range(given.repeats)]
-                    a, b = (median(t[i] for t in timed) for i in (0, 1))
-                    memory = [extra_mb(rows, items, width, name, i) for i in (0, 1)]
-                    row = {
-                        "op": name, "rows": rows, "items": items, "width": width,
-                        "native_ms": a * 1e3, "plain_ms": b * 1e3, "ratio": median(t[0] / t[1] for t in timed),
-                        "native_mb": memory[0], "plain_mb": memory[1],
-                        "plain_share_of_matmul": adds / b / rate,
-                    }  # fmt: skip
-                    out.append(row)
-                    print(
-                        f"{name:17} rows {rows:5} items {items:6} width {width}: {a * 1e3:8.1f} ms against "
-                        f"{b * 1e3:8.1f} ({row['ratio']:.2f}), {memory[0]:6.1f} MiB against {memory[1]:6.1f}",
-                        flush=True,
-                    )
+    for dtype in given.dtypes.split(","):
+        for rows in numbers(given.rows):
+            for items in numbers(given.items):
+                for width in numbers(given.widths):
+                    out += measure(given, rows, items, width, dtype)
     if given.out:
-        given.out.write_text(json.dumps({"machine": machine(), "rows": out}, indent=1) + "\n")
+        given.out.write_text(json.dumps({"machine": machine(), "repeats": given.repeats, "rows": out}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

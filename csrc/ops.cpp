@@ -5,14 +5,15 @@
 #include "ops.h"
 
 TORCH_LIBRARY(foster, m) {
-  m.def("soft_embed(Tensor Q, Tensor V, Tensor E) -> (Tensor, Tensor)");
+  m.def("soft_embed(Tensor Q, Tensor V, Tensor E, bool keep=False) -> (Tensor, Tensor, Tensor)");
   m.def(
-      "soft_embed_backward(Tensor grad, Tensor Q, Tensor V, Tensor E, Tensor X, Tensor lse, bool need_Q, bool need_E) "
-      "-> (Tensor, Tensor)");
-  m.def("soft_kl(Tensor Q, Tensor V, Tensor H, Tensor E) -> (Tensor, Tensor, Tensor, Tensor)");
+      "soft_embed_backward(Tensor grad, Tensor Q, Tensor V, Tensor E, Tensor X, Tensor lse, Tensor kept, bool need_Q, "
+      "bool need_E) -> (Tensor, Tensor)");
+  m.def(
+      "soft_kl(Tensor Q, Tensor V, Tensor H, Tensor E, bool keep=False) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "soft_kl_backward(Tensor grad, Tensor Q, Tensor V, Tensor H, Tensor E, Tensor centre, Tensor lse_Q, Tensor lse_H, "
-      "bool need_Q, bool need_H, bool need_E) -> (Tensor, Tensor, Tensor)");
+      "Tensor kept, bool need_Q, bool need_H, bool need_E) -> (Tensor, Tensor, Tensor)");
   m.def(
       "rank_counts(Tensor H, Tensor E, Tensor target, Tensor? seen_items=None, Tensor? seen_offsets=None) "
       "-> (Tensor, Tensor)");

@@ -1,14 +1,17 @@
-"""The artifact: a folder with the synthetic set and all that is needed to train on it elsewhere.
+"""The artifact: a folder with the synthetic set (or a coreset) and all that is needed to train on it elsewhere.
 
     bundle.json               settings, identities of data and encoder, learning rate, metrics, versions
     factors.safetensors       U (M, d1), T (L, d2), G (d1, d2, d); with goals of their own: T (2L, d2), and
                               reads (r,) int64, the items that positions read
+    windows.safetensors       in a coreset, in the place of the factors: items (M, L+1) int64, indices into V padded
+                              with -1 on the right, and lengths (M,) int64
     item_factor.safetensors   V (n, d)
     items.parquet             item_id, title of the n items, in the order of V
     log.csv, checks.csv       a row per outer step; a row per validation
     SHA256SUMS                sha256 of each of the above
 
-`load` verifies every byte. This module needs torch, safetensors and pyarrow, not the command line.
+`load` verifies every byte. The format is 2 with factors, 3 with windows.
+This module needs torch, safetensors and pyarrow, not the command line.
 """
 
 from __future__ import annotations
@@ -19,12 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from foster_cli.data.windows import Windows
 from foster_cli.errors import FosterError
 from foster_cli.ops import tucker
 from foster_cli.ops.reading import Reading, mixed
@@ -39,6 +44,10 @@ FILES = (
     "log.csv",
     "checks.csv",
 )
+#: A coreset has its own format number, so that a foster from before there were any refuses it.
+CORESET_FORMAT = 3
+WINDOWS = "windows.safetensors"
+CORESET_FILES = tuple(WINDOWS if name == "factors.safetensors" else name for name in FILES)
 SUMS = "SHA256SUMS"
 
 
@@ -60,7 +69,8 @@ class Batch:
 class Bundle:
     """A loaded bundle. `manifest` is bundle.json; n items, M sequences, L positions, width d.
 
-    `reading` says how training reads Q: the factors alone do not.
+    `reading` says how training reads Q: the factors alone do not. A coreset has `windows`, the M real sequences, and
+    no factors: what is made of factors raises FosterError for it.
     """
 
     path: Path
@@ -70,10 +80,13 @@ class Bundle:
     item_ids: list[str]
     titles: list[str]
     reading: Reading
+    windows: Windows | None = None
 
     @property
     def Q(self) -> Tensor:
         """(M, L, d), or (M, 2L, d) with goals of their own: the Tucker product of the factors."""
+        if self.windows is not None:
+            raise FosterError(f"{self.path}: holds real sequences, no distributions", "read its `windows`")
         return tucker(self.factors["U"], self.factors["T"], self.factors["G"])
 
     @property
@@ -142,16 +155,50 @@ def save(
 
     `reads` (r,): the items that positions read, where they have goals of their own; else None.
     """
+    tensors = factors | ({} if reads is None else {"reads": reads})
+    _save(path, {"format": FORMAT, **manifest}, FILES, tensors, V, item_ids, titles, log, checks)
+
+
+def save_coreset(
+    path: Path,
+    manifest: dict[str, Any],
+    windows: Windows,
+    V: Tensor,
+    item_ids: list[str],
+    titles: list[str],
+    log: list[dict[str, Any]],
+) -> None:
+    """Write a bundle of real sequences, as `save` does. `log`: a row per window."""
+    tensors = {"items": torch.from_numpy(windows.items), "lengths": torch.from_numpy(windows.lengths)}
+    _save(path, {"format": CORESET_FORMAT, **manifest}, CORESET_FILES, tensors, V, item_ids, titles, log, [])
+
+
+def _save(
+    path: Path, manifest: dict[str, Any], files: tuple[str, ...], tensors: dict[str, Tensor], V: Tensor,
+    item_ids: list[str], titles: list[str], log: list[dict[str, Any]], checks: list[dict[str, float]],
+) -> None:  # fmt: skip
     with writing_dir(path) as folder:
-        save_tensors(factors | ({} if reads is None else {"reads": reads}), folder / FILES[1])
-        save_tensors({"V": V}, folder / FILES[2])
-        pd.DataFrame({"item_id": item_ids, "title": titles}).to_parquet(folder / FILES[3], index=False)
-        pd.DataFrame(log).to_csv(folder / FILES[4], index=False)
-        pd.DataFrame(checks).to_csv(folder / FILES[5], index=False)
-        text = json.dumps({"format": FORMAT, **manifest}, indent=1, ensure_ascii=False, allow_nan=False)
-        (folder / FILES[0]).write_text(text, encoding="utf-8")
-        sums = "".join(f"{sha256_file(folder / name)}  {name}\n" for name in FILES)
+        save_tensors(tensors, folder / files[1])
+        save_tensors({"V": V}, folder / files[2])
+        pd.DataFrame({"item_id": item_ids, "title": titles}).to_parquet(folder / files[3], index=False)
+        pd.DataFrame(log).to_csv(folder / files[4], index=False)
+        pd.DataFrame(checks).to_csv(folder / files[5], index=False)
+        text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
+        (folder / files[0]).write_text(text, encoding="utf-8")
+        sums = "".join(f"{sha256_file(folder / name)}  {name}\n" for name in files)
         (folder / SUMS).write_text(sums)
+
+
+def _windows(items: Tensor, lengths: Tensor, n: int) -> Windows | None:
+    """Windows (M, L+1) over n items; None where the tensors are not such windows."""
+    if items.dtype != torch.int64 or lengths.dtype != torch.int64 or items.dim() != 2 or lengths.dim() != 1:
+        return None
+    found = Windows(items.numpy(), lengths.numpy())
+    if not 0 < len(found.items) == len(found.lengths):
+        return None
+    inside = np.arange(found.items.shape[1]) < found.lengths[:, None]
+    known = np.where(inside, (found.items >= 0) & (found.items < n), found.items == -1).all()
+    return found if known and found.lengths.min() >= 2 and found.lengths.max() <= found.items.shape[1] else None
 
 
 def load(path: str | Path) -> Bundle:
@@ -164,7 +211,8 @@ def load(path: str | Path) -> Bundle:
     for line in (path / SUMS).read_text(encoding="utf-8", errors="replace").splitlines():
         digest, _, name = line.partition("  ")
         stated[name] = digest
-    for name in FILES:
+    files, version = (CORESET_FILES, CORESET_FORMAT) if WINDOWS in stated else (FILES, FORMAT)
+    for name in files:
         if not (path / name).is_file() or (path / name).is_symlink():
             raise FosterError(f"{path}: {name} is missing", "copy the bundle again, or distill again")
         if stated.get(name) != sha256_file(path / name):
@@ -175,17 +223,22 @@ def load(path: str | Path) -> Bundle:
         manifest = json.loads((path / FILES[0]).read_text(encoding="utf-8"))
         if not isinstance(manifest, dict):
             raise ValueError("bundle.json holds no object")
-        if manifest.get("format") != FORMAT:
+        if manifest.get("format") != version:
             raise FosterError(
-                f"{path}: bundle format {manifest.get('format')}, this foster reads {FORMAT}",
+                f"{path}: bundle format {manifest.get('format')}, this foster reads {version}",
                 "upgrade foster-cli",
             )
-        factors = load_file(path / FILES[1])
+        factors = load_file(path / files[1])
         reads = factors.pop("reads", None)
         V = load_file(path / FILES[2])["V"]
         items = pd.read_parquet(path / FILES[3])
-        U, T, G = factors["U"], factors["T"], factors["G"]
         ids, titles = items["item_id"].tolist(), items["title"].tolist()
+        if WINDOWS in stated:
+            windows = _windows(factors["items"], factors["lengths"], len(V))
+            if windows is None or V.dim() != 2 or len(items) != len(V):
+                raise FosterError(f"{path}: its real sequences do not fit its items", "distill again")
+            return Bundle(path, manifest, {}, V, ids, titles, Reading(), windows)
+        U, T, G = factors["U"], factors["T"], factors["G"]
         fits = (U.shape[1], T.shape[1], V.shape[1]) == tuple(G.shape) and len(items) == len(V)
         if reads is not None:
             named = reads.dtype == torch.int64 and reads.dim() == 1 and len(reads) > 0

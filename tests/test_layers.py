@@ -20,10 +20,13 @@ ORDER = (
     # train.fit validates with these two, which need nothing but data and models: they live below train.
     ("evaluate.metrics", "evaluate.ranking"),
     ("train",),
-    # distill.pipeline ends in writing a bundle, so bundle lives below distill; it needs ops and the floor alone.
+    # The coreset methods need data, ops, models and train; distill.coreset calls them, so they live above bundle.
+    ("baselines",),
+    # distill.pipeline ends in writing a bundle, so bundle lives below train; it needs data, ops and the floor alone.
     ("bundle",),
     ("distill",),
-    ("baselines",),
+    # td3 and the bi-level variant are made of distill's parts (the Tucker factors, the loop's helpers).
+    ("baselines.td3", "baselines.td3_inner", "baselines.bptt", "baselines.bilevel"),
     ("evaluate",),
     ("diagnose",),
     ("export",),
@@ -87,6 +90,8 @@ def test_imports_point_upwards() -> None:
 def test_the_rule_has_teeth() -> None:
     assert _level("train.fit") > _level("evaluate.metrics") > _level("models.encoder")
     assert _level("evaluate.compare") > _level("distill.loop") > _level("train.anchors") > _level("data.windows")
+    assert _level("bundle") > _level("baselines.goracs") > _level("train.anchors")
+    assert _level("evaluate.compare") > _level("baselines.td3") > _level("distill.coreset") > _level("baselines")
     assert _level("app") > _level("commands.eval") > _level("export.csv") > _level("bundle")
 
 
@@ -97,7 +102,7 @@ def _loaded(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
-HEAVY = {"torch", "numpy", "pandas", "pyarrow", "transformers", "sklearn", "safetensors", "tokenizers", "scipy"}
+HEAVY = {"torch", "numpy", "pandas", "pyarrow", "transformers", "sklearn", "safetensors", "tokenizers", "scipy", "ot"}
 
 
 def test_the_app_imports_nothing_heavy() -> None:

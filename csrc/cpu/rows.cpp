@@ -55,6 +55,12 @@ inline double exponential(double x) { return std::exp(x); }
     }                                                                                                             \
     return sum;                                                                                                   \
   }                                                                                                               \
+  FOSTER_CLONES void row_scale(T* x, int64_t n, T factor) {                                                        \
+    _Pragma("omp simd") for (int64_t i = 0; i < n; ++i) x[i] *= factor;                                            \
+  }                                                                                                                \
+  FOSTER_CLONES void row_weigh(T* slope, const T* p, int64_t n, T centre) {                                        \
+    _Pragma("omp simd") for (int64_t i = 0; i < n; ++i) slope[i] = p[i] * (slope[i] - centre);                     \
+  }                                                                                                                \
   FOSTER_CLONES T row_exp_sum(const T* x, int64_t n, T shift) {                                                   \
     T sum = 0;                                                                                                    \
     _Pragma("omp simd reduction(+ : sum)") for (int64_t i = 0; i < n; ++i) sum += exponential(x[i] - shift);      \

@@ -14,6 +14,14 @@ double row_max(const double* x, int64_t n);
 float row_exp(float* x, int64_t n, float shift);
 double row_exp(double* x, int64_t n, double shift);
 
+// x <- factor x.
+void row_scale(float* x, int64_t n, float factor);
+void row_scale(double* x, int64_t n, double factor);
+
+// slope <- p (slope - centre).
+void row_weigh(float* slope, const float* p, int64_t n, float centre);
+void row_weigh(double* slope, const double* p, int64_t n, double centre);
+
 // sum exp(x - shift).
 float row_exp_sum(const float* x, int64_t n, float shift);
 double row_exp_sum(const double* x, int64_t n, double shift);

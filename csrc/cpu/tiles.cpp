@@ -24,13 +24,35 @@ const std::optional<c10::TypedOperatorHandle<Linear>>& linear() {
   return found;
 }
 
+// Whether fp32 products are faster through oneDNN than through the BLAS that torch carries.
+bool prefers_onednn() {
+#if defined(__x86_64__) && defined(__GNUC__)
+  static const bool other = !__builtin_cpu_is("intel");
+  return other && linear();
+#else
+  return false;
+#endif
+}
+
+bool through_onednn(const at::Tensor& x, const at::Tensor& w) {
+  return x.scalar_type() == at::kFloat && x.size(0) * w.size(0) >= 4096 && x.size(1) >= 16 && prefers_onednn();
+}
+
 }  // namespace
 
 at::Tensor product(const at::Tensor& x, const at::Tensor& w, bool steady) {
-  const bool large = x.size(0) * w.size(0) >= 4096 && x.size(1) >= 16;
-  if (x.scalar_type() == at::kFloat && linear() && (large || steady))
+  if ((steady && x.scalar_type() == at::kFloat && linear()) || through_onednn(x, w))
     return linear()->call(x, w, std::nullopt, "none", c10::List<std::optional<at::Scalar>>(), "");
   return at::mm(x, w.t());
+}
+
+void add_product(at::Tensor out, const at::Tensor& x, const at::Tensor& w, bool first) {
+  if (!through_onednn(x, w))
+    out.addmm_(x, w.t(), /*beta=*/first ? 0 : 1);
+  else if (first)
+    out.copy_(product(x, w));
+  else
+    out.add_(product(x, w));
 }
 
 }  // namespace foster::cpu

@@ -63,7 +63,10 @@ struct Room {
   }
 };
 
-std::tuple<Tensor, Tensor> soft_embed_op(const Tensor& Q_, const Tensor& V_, const Tensor& E_) {
+// On a GPU nothing is kept: making a score again costs less there than reading it.
+Tensor nothing(const Tensor& like) { return at::empty({0}, like.options()); }
+
+std::tuple<Tensor, Tensor, Tensor> soft_embed_op(const Tensor& Q_, const Tensor& V_, const Tensor& E_, bool) {
   check_soft_embed(Q_, V_, E_);
   const c10::cuda::CUDAGuard guard(Q_.device());
   const Tensor Q = Q_.contiguous(), V = V_.contiguous(), E = E_.contiguous();
@@ -73,12 +76,12 @@ std::tuple<Tensor, Tensor> soft_embed_op(const Tensor& Q_, const Tensor& V_, con
   const Room room(plan_soft_embed(type_of(Q), n, device()), device(), Q);
   C10_CUDA_CHECK(soft_embed(type_of(Q), n, Q.data_ptr(), V.data_ptr(), E.data_ptr(), X.data_ptr(), lse.data_ptr(),
                             room.context));
-  return {X, lse};
+  return {X, lse, nothing(lse)};
 }
 
 std::tuple<Tensor, Tensor> soft_embed_backward_op(const Tensor& grad, const Tensor& Q_, const Tensor& V_,
-                                                  const Tensor& E_, const Tensor& X, const Tensor& lse, bool need_Q,
-                                                  bool need_E) {
+                                                  const Tensor& E_, const Tensor& X, const Tensor& lse, const Tensor&,
+                                                  bool need_Q, bool need_E) {
   const c10::cuda::CUDAGuard guard(Q_.device());
   const Tensor Q = Q_.contiguous(), V = V_.contiguous(), E = E_.contiguous();
   const Tensor g = grad.to(Q.scalar_type()).contiguous();
@@ -97,8 +100,8 @@ std::tuple<Tensor, Tensor> soft_embed_backward_op(const Tensor& grad, const Tens
   return {part(need_Q, 0, Q), part(need_E, 2, E)};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> soft_kl_op(const Tensor& Q_, const Tensor& V_, const Tensor& H_,
-                                                      const Tensor& E_) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> soft_kl_op(const Tensor& Q_, const Tensor& V_, const Tensor& H_,
+                                                              const Tensor& E_, bool) {
   check_soft_kl(Q_, V_, H_, E_);
   const c10::cuda::CUDAGuard guard(Q_.device());
   const Tensor Q = Q_.contiguous(), V = V_.contiguous(), H = H_.contiguous(), E = E_.contiguous();
@@ -108,13 +111,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> soft_kl_op(const Tensor& Q_, const Te
   const Room room(plan_soft_kl(type_of(Q), n, device()), device(), Q);
   C10_CUDA_CHECK(soft_kl(type_of(Q), n, Q.data_ptr(), V.data_ptr(), H.data_ptr(), E.data_ptr(), loss.data_ptr(),
                          centre.data_ptr(), lse_Q.data_ptr(), lse_H.data_ptr(), room.context));
-  return {loss, centre, lse_Q, lse_H};
+  return {loss, centre, lse_Q, lse_H, nothing(loss)};
 }
 
 std::tuple<Tensor, Tensor, Tensor> soft_kl_backward_op(const Tensor& grad, const Tensor& Q_, const Tensor& V_,
                                                        const Tensor& H_, const Tensor& E_, const Tensor& centre_,
-                                                       const Tensor& lse_Q_, const Tensor& lse_H_, bool need_Q,
-                                                       bool need_H, bool need_E) {
+                                                       const Tensor& lse_Q_, const Tensor& lse_H_, const Tensor&,
+                                                       bool need_Q, bool need_H, bool need_E) {
   const c10::cuda::CUDAGuard guard(Q_.device());
   const Tensor Q = Q_.contiguous(), V = V_.contiguous(), H = H_.contiguous(), E = E_.contiguous();
   const Tensor g = grad.to(sum_type(Q)).contiguous(), centre = centre_.contiguous();

@@ -7,10 +7,17 @@ from typing import Annotated
 
 import typer
 
-from foster_cli.commands.settings import DATA_HELP
+from foster_cli.baselines import METHODS
+from foster_cli.commands.settings import DATA_HELP, NO_CONTEXT
 from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
 
 _D, _M, _T, _S = DistillConfig(), ModelConfig(), TrainConfig(), StudentConfig()
+_METHODS = "; ".join(f"{m.name}: {m.description}" for m in METHODS.values())
+#: Options of outer steps: `rollout` takes none. A coreset also takes no start and trains by the real loss.
+_OUTER = ("steps", "init", "targets", "mix", "barrier", "eta", "outer_loss", "alpha", "dh_weight", "dh_form", "reset",
+          "reset_every", "inner_steps", "inner_lr", "model_lr", "synthetic_lr", "check_every")  # fmt: skip
+_SYNTHETIC = ("draws", "gain", "rank_user", "rank_time", "items_per_step", "subset", "check_seeds", "student_lr",
+              "student_steps", "student_items")  # fmt: skip
 
 
 def _opt(flag: str, text: str) -> typer.models.OptionInfo:
@@ -21,7 +28,8 @@ def _opt(flag: str, text: str) -> typer.models.OptionInfo:
 def command(
     data: Annotated[list[Path], typer.Argument(metavar="DATA", help=DATA_HELP)],
     budget: Annotated[int, _opt("--budget", "M, synthetic sequences.")] = _D.budget,
-    out: Annotated[Path | None, _opt("--out", "The bundle; runs/<data>-foster-b<budget>-<n> without it.")] = None,
+    method: Annotated[str, _opt("--method", f"How sequences are made or chosen. {_METHODS}.")] = "foster",
+    out: Annotated[Path | None, _opt("--out", "The bundle; runs/<data>-<method>-b<budget>-<n> without it.")] = None,
     steps: Annotated[int, _opt("--steps", "K, outer steps; 0 keeps the starting point.")] = _D.steps,
     length: Annotated[int, _opt("--length", "L, positions of a sequence, real or synthetic.")] = _D.length,
     seed: Annotated[int, _opt("--seed", "Fixes the result on a given machine.")] = 0,
@@ -100,18 +108,23 @@ def command(
         int | None,
         _opt("--k-core", "Keep users and items with this many interactions; 5, or 1 where the table brings a split."),
     ] = None,
+    ctx: typer.Context = NO_CONTEXT,
 ) -> None:
     """Distil a dataset into a few synthetic sequences.
 
     D~ is the synthetic set, phi a recommender, S a subset of the items.
 
     Trains a recommender on all of DATA (kept in a cache), then makes M sequences of item distributions that
-    train a fresh one as well, and writes them as a bundle.
+    train a fresh one as well, and writes them as a bundle. With another --method: for comparison, M real sequences
+    (a coreset), or the starting point alone (rollout).
 
     Example: foster distill games.parquet --budget 20
     """
+    from dataclasses import replace
+
     from foster_cli.commands import settings
     from foster_cli.commands.common import next_run, note_ops
+    from foster_cli.config import choice
     from foster_cli.console import Console
     from foster_cli.data.prepare import load_dataset
     from foster_cli.distill.pipeline import check_settings, run
@@ -119,6 +132,9 @@ def command(
     from foster_cli.runtime import pick_device
 
     console = Console(json_mode=json)
+    kind = METHODS[choice("--method", method, tuple(METHODS))]
+    if method != "foster":
+        settings.refuse(ctx, (*_OUTER, *_SYNTHETIC) if kind.real else _OUTER, method)
     model = ModelConfig(
         encoder=encoder, train_layers=train_layers, width=width, max_tokens=max_tokens, precision=precision,
         backbone=backbone, items=items,
@@ -132,6 +148,8 @@ def command(
         outer_loss=outer_loss, eta=eta, alpha=alpha, dh_weight=dh_weight, dh_form=dh_form, reset=reset,
         reset_every=reset_every, check_every=check_every, check_seeds=check_seeds,
     )  # fmt: skip
+    if method == "rollout":
+        config = replace(config, init="rollout", targets="next", mix=False, steps=0)
     drawn = settings.items_per_step("--student-items", student_items)
     student = StudentConfig(lr=student_lr, steps=student_steps, items_per_step=drawn)
     check_settings(model, train, config, student)
@@ -143,7 +161,19 @@ def command(
     dataset = load_dataset(data, prepare)
     s = dataset.statistics
     console.note(f"{dataset.name}: {s['interactions']:,} interactions, {s['users']:,} users, {s['items']:,} items")
-    out = out or next_run(dataset.name, "foster", budget)
+    out = out or next_run(dataset.name, method, budget)
+    if kind.real:
+        from foster_cli.distill.coreset import run_coreset
+
+        manifest = run_coreset(
+            method, dataset, settings.absolute(data), prepare, model, train, config, student, seed, where, out, console,
+            cache,
+        )  # fmt: skip
+        m = manifest["metrics"]
+        console.event(event="bundle", path=str(out), metrics=m)
+        console.result(f"{out}: {budget} real sequences chosen by {method} in {m['seconds_select']:.1f} s")
+        console.result(f"next: foster eval {out}")
+        return
     manifest = run(
         dataset,
         settings.absolute(data),
@@ -157,6 +187,7 @@ def command(
         out,
         console,
         cache,
+        method,
     )
     m = manifest["metrics"]
     console.event(event="bundle", path=str(out), metrics=m)

@@ -36,8 +36,9 @@ def command(
 ) -> None:
     """Train fresh models on the synthetic set and compare them on the test split, over all items.
 
-    Rows: the synthetic set, all the data, random real sequences at the same budget, an untrained model,
-    popularity, nearest texts. 95 % intervals and paired differences by bootstrap over users and seeds.
+    Rows: the synthetic set (or a coreset's real sequences), all the data, random real sequences at the same
+    budget, an untrained model, popularity, nearest texts. 95 % intervals and paired differences by bootstrap
+    over users and seeds.
 
     Example: foster eval, or: foster eval runs/games-foster-b20-1 --seeds 3
     """
@@ -77,7 +78,8 @@ def show(console: Any, found: dict[str, Any], ks: tuple[int, ...]) -> None:
     for name, row in found["rows"].items():
         cells = [f"{row[m]['mean']:.4f} [{row[m]['low']:.4f}, {row[m]['high']:.4f}]" for m in metrics[:2]]
         cells += [f"{row[m]['mean']:.4f}" for m in metrics[2:]]
-        lines.append([name, *cells, f"{row['coverage']:.1%}", f"{row['train_seconds']:.0f}", f"{row['peak_mb']:.0f}"])
+        label = f"{name} ({found['method']})" if name == "synthetic" and found["method"] != "foster" else name
+        lines.append([label, *cells, f"{row['coverage']:.1%}", f"{row['train_seconds']:.0f}", f"{row['peak_mb']:.0f}"])
     data = found["data"]["name"]
     title = f"{data}: {found['cases']:,} test cases, all items ranked, seeds {', '.join(map(str, found['seeds']))}"
     made, used = found["backbone"]["distilled"], found["backbone"]["evaluated"]

@@ -35,7 +35,8 @@ def command(
     """Write the synthetic sequences of a bundle for other programs to read.
 
     jsonl and parquet hold the likeliest items of every position with their probabilities and the mass they
-    cover; csv holds one item per position, each at most once in a sequence.
+    cover; csv holds one item per position, each at most once in a sequence. The real sequences of a coreset are
+    written as they are.
 
     Example: foster export --format jsonl, or: foster export runs/games-foster-b20-1 --format csv --out -
     """
@@ -63,7 +64,8 @@ def command(
         _check_target(target, path)
     view = make_view(load(path), top)
     users, length = view.hard.shape
-    summary = f"{users} synthetic users × {length} positions as {chosen.name}"
+    kind = "synthetic users ×" if view.lengths is None else "real sequences of at most"
+    summary = f"{users} {kind} {length} positions as {chosen.name}"
     if to_stdout:
         if _to_stdout(chosen, view, top):
             console.note(f"wrote {summary} to standard output")

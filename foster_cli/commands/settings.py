@@ -5,12 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+from typer.core import TyperCommand
+
 from foster_cli.errors import FosterError
 
 if TYPE_CHECKING:
     from foster_cli.data.columns import PrepareSettings
 
+#: Stands for the context where a command is called as a function: nothing was given on a command line.
+NO_CONTEXT = typer.Context(TyperCommand("none"))
 DATA_HELP = "A prepared parquet file, or raw tables (interactions, or interactions and items)."
+
+
+def refuse(ctx: typer.Context, names: tuple[str, ...], method: str) -> None:
+    """FosterError for one of the options `names` that was given on the command line: `method` has no use for it."""
+    for name in names:
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            flag = "--mix/--no-mix" if name == "mix" else f"--{name.replace('_', '-')}"
+            raise FosterError(f"{flag}: means nothing with --method {method}", "leave it out, or use --method foster")
 
 
 def items_per_step(name: str, value: str) -> int | None:

@@ -66,9 +66,19 @@ def training_windows(data: Dataset, length: int, stride: int | None = None) -> W
     A history of at most L+1 is one window; a longer one gives windows every `stride` (default L // 2) and one
     that ends with its last interaction. Users with a single training interaction give none.
     """
-    stride = stride or max(1, length // 2)
     keep = data.interactions.split == SPLITS.index("train")
-    user, items = data.interactions.user[keep], data.interactions.item[keep]
+    start, size = _spans(data.interactions.user[keep], length, stride or max(1, length // 2))
+    return Windows(_gather(data.interactions.item[keep], start, size, length + 1), size)
+
+
+def window_users(data: Dataset, length: int, stride: int | None = None) -> Int:
+    """(W,): the user of each of `training_windows`."""
+    user = data.interactions.user[data.interactions.split == SPLITS.index("train")]
+    return user[_spans(user, length, stride or max(1, length // 2))[0]]
+
+
+def _spans(user: Int, length: int, stride: int) -> tuple[Int, Int]:
+    """First row and length (W,) of each window over rows sorted by user. FosterError where there is none."""
     if len(user) == 0:
         raise FosterError(
             "no training interactions", "check the split column, or leave it out with --split-column none"
@@ -88,7 +98,7 @@ def training_windows(data: Dataset, length: int, stride: int | None = None) -> W
     start, size = start[order], size[order]
     if len(start) == 0:
         raise FosterError("no user has two training interactions", "give longer histories, or a lower --k-core")
-    return Windows(_gather(items, start, size, length + 1), size)
+    return start, size
 
 
 def evaluation_cases(data: Dataset, split: str, length: int) -> Cases:

@@ -179,6 +179,32 @@ def best_start(
     return best
 
 
+def identity(
+    method: str, setting: Setting, paths: list[str], prepare: PrepareSettings, train: TrainConfig,
+    config: DistillConfig, student: StudentConfig, V: Tensor, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """What a manifest says of method, data, encoder and settings: all but metrics and machine."""
+    data, model = setting.data, setting.model
+    return {
+        "method": method,
+        "data": {
+            "name": data.name,
+            "path": paths,
+            "prepare": dataclasses.asdict(prepare),
+            "hash": data.hash,
+            "statistics": data.statistics,
+            "settings": data.settings,
+        },
+        "encoder": setting.source and {**setting.source.identity(), "train_layers": model.train_layers},
+        "item_factor": {"shape": list(V.shape), "sha256_of_ids": sha256_json(data.catalogue.ids)},
+        "model": dataclasses.asdict(model),
+        "train": dataclasses.asdict(train),
+        "distill": dataclasses.asdict(config),
+        "student": dataclasses.asdict(student),
+        "seed": seed,
+    }
+
+
 def run(
     data: Dataset,
     paths: list[str],
@@ -192,8 +218,9 @@ def run(
     out: Path,
     console: Console = SILENT,
     use_cache: bool = True,
+    method: str = "foster",
 ) -> dict[str, Any]:
-    """Distil `data` into the bundle `out`; returns its manifest."""
+    """Distil `data` into the bundle `out`; returns its manifest. `method`: the name it goes by."""
     check_settings(model, train, config, student)
     began = time.perf_counter()
     with matmul_precision(model.precision, device):
@@ -220,22 +247,7 @@ def run(
     steps = [row["seconds"] for row in result.log]
     best = max(row["R@10"] for row in result.checks)
     manifest: dict[str, Any] = {
-        "method": "foster",
-        "data": {
-            "name": data.name,
-            "path": paths,
-            "prepare": dataclasses.asdict(prepare),
-            "hash": data.hash,
-            "statistics": data.statistics,
-            "settings": data.settings,
-        },
-        "encoder": setting.source and {**setting.source.identity(), "train_layers": model.train_layers},
-        "item_factor": {"shape": list(V.shape), "sha256_of_ids": sha256_json(data.catalogue.ids)},
-        "model": dataclasses.asdict(model),
-        "train": dataclasses.asdict(train),
-        "distill": dataclasses.asdict(config),
-        "student": dataclasses.asdict(student),
-        "seed": seed,
+        **identity(method, setting, paths, prepare, train, config, student, V, seed),
         "metrics": {
             "best_step": result.best_step, "valid_R@10": best, "valid_R@10_step_0": result.checks[0]["R@10"],
             "full_valid_R@10": full_valid, "untrained_valid_R@10": teacher.history[0]["R@10"],

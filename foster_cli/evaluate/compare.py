@@ -1,7 +1,7 @@
 """The results table: rows, intervals, paired tests. Every row is ranked on the same test cases, over all items.
 
-In: a `Setting` (data, fresh models) and a bundle's Q and V. Out: the JSON that `foster eval` prints. A row's
-ranks are (seeds, C); intervals resample users and seeds together, so they carry both kinds of noise.
+In: a `Setting` (data, fresh models) and a bundle's Q and V, or its real windows. Out: the JSON that `foster eval`
+prints. A row's ranks are (seeds, C); intervals resample users and seeds together, so they carry both kinds of noise.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from foster_cli.config import StudentConfig, TrainConfig
 from foster_cli.console import SILENT, Console
 from foster_cli.data.schema import SPLITS
-from foster_cli.data.windows import Cases, evaluation_cases, seen_items
+from foster_cli.data.windows import Cases, Windows, evaluation_cases, seen_items
 from foster_cli.distill.inner import Subset, fit_synthetic
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.metrics import Bootstrap, per_case
@@ -31,8 +31,8 @@ from foster_cli.train.fit import fit_real
 from foster_cli.train.setting import Setting, full_teacher
 
 Float = npt.NDArray[np.float64]
-#: Most validations of a model on random sequences, 20 steps apart.
-RANDOM_CHECKS = 15
+#: Most validations of a model on a few real sequences, 20 steps apart.
+FEW_CHECKS = 15
 ROWS = ("synthetic", "full", "random", "untrained", "popularity", "text_similarity")
 PAIRS = (("synthetic", "full"), ("synthetic", "random"), ("synthetic", "untrained"), ("full", "untrained"))
 
@@ -109,19 +109,23 @@ def text_row(setting: Setting, test: Test, console: Console = SILENT, use_cache:
     return Row(rank[None], [share], [0.0], [peak_memory_mb(setting.device)], [f"last {last}"])
 
 
-def random_model(
-    setting: Setting, config: TrainConfig, budget: int, seed: int, console: Console
-) -> tuple[Recommender, float, float, Any]:
-    """A model trained on `budget` random real windows: the better of both losses on validation."""
+def random_windows(windows: Windows, budget: int, seed: int) -> Windows:
+    """`budget` of the windows, uniformly."""
     rng = np.random.default_rng(stream_seed(seed, "random"))
-    windows = setting.windows.take(np.sort(rng.choice(len(setting.windows), budget, replace=False)))
+    return windows.take(np.sort(rng.choice(len(windows), budget, replace=False)))
+
+
+def few_model(
+    setting: Setting, config: TrainConfig, windows: Windows, seed: int, console: Console, label: str
+) -> tuple[Recommender, float, float, Any]:
+    """A model trained on a few real windows, all of them at every step: the better of both losses on validation."""
     reset_peak()
     best: tuple[float, Recommender, str] | None = None
     began = time.perf_counter()
     for loss in ("softmax", "bce"):
         model = setting.fresh(seed)
-        few = replace(config, loss=loss, batch=budget, epochs=RANDOM_CHECKS)
-        fit = fit_real(model, windows, setting.valid, few, seed, console, f"random {budget}, {loss}")
+        few = replace(config, loss=loss, batch=len(windows), epochs=FEW_CHECKS)
+        fit = fit_real(model, windows, setting.valid, few, seed, console, f"{label}, {loss}")
         if best is None or fit.best_value > best[0]:
             best = (fit.best_value, model, f"{loss}, {fit.best} steps")
     assert best is not None
@@ -129,20 +133,29 @@ def random_model(
 
 
 def rows(
-    setting: Setting, test: Test, Q: Tensor, V: Tensor, subset: Subset, reading: Reading, student: StudentConfig,
-    train: TrainConfig, budget: int, names: tuple[str, ...], seeds: list[int], console: Console = SILENT,
-    use_cache: bool = True,
+    setting: Setting, test: Test, Q: Tensor | Windows, V: Tensor, subset: Subset, reading: Reading,
+    student: StudentConfig, train: TrainConfig, budget: int, names: tuple[str, ...], seeds: list[int],
+    console: Console = SILENT, use_cache: bool = True,
 ) -> dict[str, Row]:  # fmt: skip
-    """The asked-for rows, in the table's order.
+    """The asked-for rows, in the table's order. `Q`: the synthetic set, or the real windows of a coreset, on which
+    the row `synthetic` then trains as the row `random` does on its own (V, subset and reading play no part).
 
     A recommender of ids needs no text encoder: where all rows are asked for and there is none, `text_similarity` is
     left out with a note. Raises FosterError where it was asked for by name.
     """
 
+    def few(windows: Windows, label: str, seed: int) -> tuple[Recommender, float, float, Any]:
+        return few_model(setting, train, windows, seed, console, label)
+
+    def random(seed: int) -> tuple[Recommender, float, float, Any]:
+        return few(random_windows(setting.windows, budget, seed), f"random {budget}", seed)
+
     def synthetic(seed: int) -> tuple[Recommender, float, float, Any]:
+        label = f"synthetic, seed {seed}"
+        if isinstance(Q, Windows):
+            return few(Q, label, seed)
         reset_peak()
         model = setting.fresh(seed)
-        label = f"synthetic, seed {seed}"
         fit = fit_synthetic(model, Q, V, subset, setting.valid, student, seed, console, label, reading)
         return model, fit.seconds, peak_memory_mb(setting.device), f"step {fit.best}"
 
@@ -156,7 +169,7 @@ def rows(
     makers: dict[str, Callable[[], Row]] = {
         "synthetic": lambda: model_row(test, seeds, synthetic),
         "full": lambda: model_row(test, seeds, full),
-        "random": lambda: model_row(test, seeds, lambda s: random_model(setting, train, budget, s, console)),
+        "random": lambda: model_row(test, seeds, random),
         "untrained": lambda: model_row(test, seeds, untrained),
         "popularity": lambda: popularity_row(setting, test),
         "text_similarity": lambda: text_row(setting, test, console, use_cache),

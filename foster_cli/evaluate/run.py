@@ -47,13 +47,15 @@ def evaluate_bundle(
             )
         used = [int(m["seed"]) + i for i in range(seeds)]
         test = make_test(setting, mask_seen, min(ks))
-        Q, V = bundle.Q.to(device), bundle.V.to(device)
+        Q = bundle.Q.to(device) if bundle.windows is None else bundle.windows
+        V = bundle.V.to(device)
         subset = make_subset(config, V, int(m["seed"]), student)
         reading = bundle.reading.to(device)
         found = rows(
             setting, test, Q, V, subset, reading, student, train, config.budget, names, used, console, use_cache
         )
     head: dict[str, Any] = {"data": {"name": data.name, "hash": data.hash}, "bundle": str(bundle.path)}
+    head["method"] = m["method"]
     head["backbone"] = {"distilled": distilled_with, "evaluated": model.backbone}
     settings = {
         "model": dataclasses.asdict(model),

@@ -1,9 +1,10 @@
 """CSV: the hard sequences of a SyntheticView out, a row per synthetic user and position (M × L, UTF-8).
 
-Columns: synthetic_user, position, item_id, title, probability. An item appears once in a sequence. Where a
-position has a goal of its own, next_item_id, next_title and next_probability name the likeliest item after it
-that the sequence has not held so far: a hard training example is then the items up to a position, and that item (not
-the item of the next row).
+Columns: synthetic_user, position, item_id, title, probability. An item appears once in a synthetic sequence; real
+ones (a coreset) are as they were, each of its own length. Where a position has a
+goal of its own, next_item_id, next_title and next_probability name the likeliest item after it that the sequence has
+not held so far: a hard training example is then the items up to a position, and that item (not the item of the next
+row).
 
 Spreadsheets run cells that begin with = + - @ (also their full-width forms, tab or carriage return) as
 formulas. Such an item_id or title is written with a ' before it, and so is one that already begins with
@@ -30,12 +31,11 @@ _FORMULA = re.compile(rf"{_SKIPPED}'*{_SKIPPED}[=+\-@＝＋－＠]")
 
 def write(view: SyntheticView, file: Sink, top: int) -> None:
     """Write the hard sequences; `top` plays no part here."""
-    users, length = view.hard.shape
     rows: list[list[object]] = [["synthetic_user", "position", "item_id", "title", "probability"]]
     if view.goals is not None:
         rows[0] += ["next_item_id", "next_title", "next_probability"]
-    for user in range(users):
-        for position in range(length):
+    for user in range(len(view.hard)):
+        for position in range(view.positions(user)):
             item, probability = view.hard[user, position], view.hard_probability[user, position]
             rows.append([user, position, *_cells(view, item, probability)])
             if view.goals is not None:

@@ -2,10 +2,10 @@
 
 {"synthetic_user": 0, "position": 0, "mass": 0.83, "items": [{"item_id": …, "title": …, "probability": …}, …]}
 
-`mass` is the probability that the listed items cover. Where a position has a goal of its own, `items` are what is
-read there and two more keys, `next_mass` and `next`, hold what is to be predicted after it; elsewhere that is the
-next position's `items`. Characters that break lines or reorder text (C1
-controls, U+2028, bidirectional marks) are written as \\u escapes: the value read back is the same.
+`mass` is the probability that the listed items cover. A real sequence (a coreset) lists its one item. Where a
+position has a goal of its own, `items` are what is read there and two more keys, `next_mass` and `next`, hold what is
+to be predicted after it; elsewhere that is the next position's `items`. Characters that break lines or reorder text
+(C1 controls, U+2028, bidirectional marks) are written as \\u escapes: the value read back is the same.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ _INVISIBLE = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u
 
 def write(view: SyntheticView, file: Sink, top: int) -> None:
     """Write the `top` likeliest items of every position."""
-    users, length = view.hard.shape
-    for user in range(users):
-        for position in range(length):
+    for user in range(len(view.hard)):
+        for position in range(view.positions(user)):
             line: dict[str, Any] = {"synthetic_user": user, "position": position}
             at = (user, position, slice(top))
             line["mass"], line["items"] = _listed(view, view.top_index[at], view.top_probability[at])

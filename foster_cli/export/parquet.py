@@ -28,17 +28,18 @@ def write(view: SyntheticView, file: Sink, top: int) -> None:
         fields += [(f"{prefix}item_id", pa.string()), (f"{prefix}title", pa.string())]
         fields += [(f"{prefix}probability", pa.float64()), (f"{prefix}mass", pa.float64())]
     schema = pa.schema(fields)
-    users, length = view.hard.shape
-    rank = np.tile(np.arange(top, dtype=np.int32), length)
-    position = np.repeat(np.arange(length, dtype=np.int32), top)
+    top = min(top, view.top_index.shape[-1])  # a real sequence (a coreset) has one item a position
     sink = pa.BufferOutputStream()  # `file` may be a pipe, which cannot tell its position
     with pq.ParquetWriter(sink, schema) as writer:
-        for user in range(users):
+        for user in range(len(view.hard)):
+            length = view.positions(user)
+            rank = np.tile(np.arange(top, dtype=np.int32), length)
+            position = np.repeat(np.arange(length, dtype=np.int32), top)
             columns: dict[str, Any] = {"synthetic_user": np.full(len(rank), user, dtype=np.int32)}
             columns |= {"position": position, "rank": rank}
             for prefix, top_index, top_probability in parts:
-                index = top_index[user, :, :top].ravel().tolist()
-                probability = top_probability[user, :, :top]
+                index = top_index[user, :length, :top].ravel().tolist()
+                probability = top_probability[user, :length, :top]
                 columns[f"{prefix}item_id"] = [view.item_ids[i] for i in index]
                 columns[f"{prefix}title"] = [view.titles[i] for i in index]
                 columns[f"{prefix}probability"] = probability.ravel()

@@ -2,7 +2,8 @@
 
 In: anything with `item_ids`, `titles` (n each) and `probabilities(rows)` → (m, L, n) float32; where positions have
 goals of their own also `goals(rows)` → (m, L, n). Out: a `SyntheticView` over M synthetic users × L positions. One
-user's (1, L, n) block is in memory at a time.
+user's (1, L, n) block is in memory at a time. Real sequences (a coreset) become a view too: every position holds its
+one item, with probability 1.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
+    from foster_cli.data.windows import Windows
+
 
 class BundleLike(Protocol):
     """The part of `foster_cli.bundle.Bundle` that exporters use."""
@@ -29,6 +32,11 @@ class BundleLike(Protocol):
 
     def probabilities(self, rows: slice | None) -> torch.Tensor:
         """(m, L, n) float32 for the synthetic users in `rows`; m = 0 for a slice past the last one."""
+        ...
+
+    @property
+    def windows(self) -> Windows | None:
+        """The real sequences of a coreset, in the place of all probabilities."""
         ...
 
     @property
@@ -66,10 +74,15 @@ class SyntheticView:
     hard: npt.NDArray[np.int64]  # (M, L) one item per position, without repeats in a sequence
     hard_probability: npt.NDArray[np.float64]  # (M, L) the probability of `hard`
     goals: Goals | None = None  # what is predicted after each position; None where that is the next position
+    lengths: npt.NDArray[np.int64] | None = None  # (M,) positions of each sequence, where they are not all L
+
+    def positions(self, user: int) -> int:
+        """How many positions the sequence of `user` has."""
+        return int(self.hard.shape[1] if self.lengths is None else self.lengths[user])
 
 
 def make_view(bundle: BundleLike, top: int) -> SyntheticView:
-    """Read the `top` likeliest items of every position from `bundle`, and its hard sequences.
+    """Read the `top` likeliest items of every position from `bundle`, and its hard sequences, or its real ones.
 
     Raises FosterError unless 1 ≤ top ≤ n, and for probabilities that are not finite.
     """
@@ -78,6 +91,8 @@ def make_view(bundle: BundleLike, top: int) -> SyntheticView:
     n = len(bundle.item_ids)
     if not 1 <= top <= n:
         raise FosterError(f"--top {top}: this bundle has {n} items", f"give 1 to {n}")
+    if bundle.windows is not None:
+        return _real_view(bundle, bundle.windows)
     index, probability, hard, hard_probability = [], [], [], []
     goals = []
     user = 0
@@ -107,6 +122,22 @@ def make_view(bundle: BundleLike, top: int) -> SyntheticView:
         hard=np.stack(hard),
         hard_probability=np.stack(hard_probability),
         goals=Goals(*(np.stack(part) for part in zip(*goals, strict=True))) if goals else None,
+    )
+
+
+def _real_view(bundle: BundleLike, windows: Windows) -> SyntheticView:
+    """M real sequences, as they are: repeats stay, and a position lists no more than its one item."""
+    import numpy as np
+
+    ones = np.ones(windows.items.shape)
+    return SyntheticView(
+        item_ids=[_encodable(i) for i in bundle.item_ids],
+        titles=[_encodable(t) for t in bundle.titles],
+        top_index=windows.items[..., None],
+        top_probability=ones[..., None],
+        hard=windows.items,
+        hard_probability=ones,
+        lengths=windows.lengths,
     )
 
 

@@ -57,7 +57,8 @@ def soft_embed(Q: Tensor, V_S: Tensor, E_S: Tensor) -> Tensor:
     """
     if not (_native() and native.fits(Q, V_S, E_S)) or V_S.requires_grad:
         return reference.soft_embed(Q, V_S, E_S)
-    X, _ = torch.ops.foster.soft_embed(Q.reshape(-1, Q.shape[-1]), V_S, E_S)
+    keep = torch.is_grad_enabled() and (Q.requires_grad or E_S.requires_grad)
+    X, *_ = torch.ops.foster.soft_embed(Q.reshape(-1, Q.shape[-1]), V_S, E_S, keep)
     return X.view(*Q.shape[:-1], E_S.shape[1])
 
 
@@ -68,7 +69,8 @@ def soft_kl(Q: Tensor, V_S: Tensor, H: Tensor, E_S: Tensor) -> Tensor:
     """
     if not (_native() and native.fits(Q, V_S, H, E_S)) or V_S.requires_grad:
         return reference.soft_kl(Q, V_S, H, E_S)
-    loss, *_ = torch.ops.foster.soft_kl(Q.reshape(-1, Q.shape[-1]), V_S, H.reshape(-1, H.shape[-1]), E_S)
+    keep = torch.is_grad_enabled() and (Q.requires_grad or H.requires_grad or E_S.requires_grad)
+    loss, *_ = torch.ops.foster.soft_kl(Q.reshape(-1, Q.shape[-1]), V_S, H.reshape(-1, H.shape[-1]), E_S, keep)
     return loss.view(Q.shape[:-1])
 
 

@@ -1,7 +1,7 @@
 """The C++ extension: found, checked, loaded; fake kernels and autograd for its ops (`torch.ops.foster`).
 
 In: matrices Q, H (r, d), V, E (s, d) as in `reference`. The backward passes compute the scores again instead of
-keeping them. Where a graph of them is asked for (second derivatives), they go through `reference`.
+keeping them, except for small ones on a CPU (`keep`). Where a graph of them is asked for (second derivatives), they go through `reference`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from foster_cli.ops import reference
 
 FOLDER = Path(__file__).parent.parent
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+#: csrc/cpu/tiles.h: up to this many scores a forward keeps for its backward.
+KEPT = 1 << 22
 
 
 def built_against() -> dict[str, Any] | None:
@@ -101,25 +103,28 @@ def _register() -> None:
     """Shapes for tracing, and gradients. torch wants plain functions, so they stand here."""
     ops = torch.ops.foster
 
+    def kept(Q: Tensor, V: Tensor, keep: bool, kinds: int) -> Tensor:
+        there = keep and Q.device.type == "cpu" and 0 < len(Q) * len(V) <= KEPT
+        return Q.new_empty((kinds, len(Q), len(V)) if there else (0,), dtype=_sums(Q))
+
     @torch.library.register_fake("foster::soft_embed")
-    def _(Q: Tensor, V: Tensor, E: Tensor) -> tuple[Tensor, Tensor]:
-        return E.new_empty(len(Q), E.shape[1]), Q.new_empty(len(Q), dtype=_sums(Q))
+    def _(Q: Tensor, V: Tensor, E: Tensor, keep: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        return E.new_empty(len(Q), E.shape[1]), Q.new_empty(len(Q), dtype=_sums(Q)), kept(Q, V, keep, 1)
 
     @torch.library.register_fake("foster::soft_embed_backward")
     def _(
-        grad: Tensor, Q: Tensor, V: Tensor, E: Tensor, X: Tensor, lse: Tensor, need_Q: bool, need_E: bool
+        grad: Tensor, Q: Tensor, V: Tensor, E: Tensor, X: Tensor, lse: Tensor, kept: Tensor, need_Q: bool, need_E: bool
     ) -> tuple[Tensor, Tensor]:
         return Q.new_empty(Q.shape if need_Q else (0,)), E.new_empty(E.shape if need_E else (0,))
 
     @torch.library.register_fake("foster::soft_kl")
-    def _(Q: Tensor, V: Tensor, H: Tensor, E: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        a, b, c, d = (Q.new_empty(len(Q), dtype=_sums(Q)) for _ in range(4))
-        return a, b, c, d
+    def _(Q: Tensor, V: Tensor, H: Tensor, E: Tensor, keep: bool = False) -> tuple[Tensor, ...]:
+        return (*(Q.new_empty(len(Q), dtype=_sums(Q)) for _ in range(4)), kept(Q, V, keep, 2))
 
     @torch.library.register_fake("foster::soft_kl_backward")
     def _(
         grad: Tensor, Q: Tensor, V: Tensor, H: Tensor, E: Tensor, centre: Tensor, lse_Q: Tensor, lse_H: Tensor,
-        need_Q: bool, need_H: bool, need_E: bool,
+        kept: Tensor, need_Q: bool, need_H: bool, need_E: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         a, b, c = (x.new_empty(x.shape if need else (0,)) for x, need in ((Q, need_Q), (H, need_H), (E, need_E)))
         return a, b, c
@@ -130,28 +135,27 @@ def _register() -> None:
     ) -> tuple[Tensor, Tensor]:
         return torch.empty_like(target), torch.empty_like(target)
 
-    def keep_embed(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.save_for_backward(*inputs, *output)
-        ctx.mark_non_differentiable(output[1])
+    def keep_embed(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(*inputs[:3], *output)
+        ctx.mark_non_differentiable(*output[1:])
 
-    def embed_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        need_Q, _, need_E = ctx.needs_input_grad
+    def embed_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        needed, rest = ctx.needs_input_grad[:3], (None,) * (len(ctx.needs_input_grad) - 3)
         if torch.is_grad_enabled():
-            return _twice(reference.soft_embed, ctx.saved_tensors[:3], ctx.needs_input_grad, grad)
-        dQ, dE = ops.soft_embed_backward(grad, *ctx.saved_tensors, need_Q, need_E)
-        return dQ if need_Q else None, None, dE if need_E else None
+            return *_twice(reference.soft_embed, ctx.saved_tensors[:3], needed, grad), *rest
+        dQ, dE = ops.soft_embed_backward(grad, *ctx.saved_tensors, needed[0], needed[2])
+        return dQ if needed[0] else None, None, dE if needed[2] else None, *rest
 
-    def keep_kl(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.save_for_backward(*inputs, *output[1:])
+    def keep_kl(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(*inputs[:4], *output[1:])
         ctx.mark_non_differentiable(*output[1:])
 
     def kl_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        need_Q, _, need_H, need_E = ctx.needs_input_grad
+        needed, rest = ctx.needs_input_grad[:4], (None,) * (len(ctx.needs_input_grad) - 4)
         if torch.is_grad_enabled():
-            return _twice(reference.soft_kl, ctx.saved_tensors[:4], ctx.needs_input_grad, grad)
-        saved = ctx.saved_tensors
-        dQ, dH, dE = ops.soft_kl_backward(grad, *saved, need_Q, need_H, need_E)
-        return dQ if need_Q else None, None, dH if need_H else None, dE if need_E else None
+            return *_twice(reference.soft_kl, ctx.saved_tensors[:4], needed, grad), *rest
+        dQ, dH, dE = ops.soft_kl_backward(grad, *ctx.saved_tensors, needed[0], needed[2], needed[3])
+        return dQ if needed[0] else None, None, dH if needed[2] else None, dE if needed[3] else None, *rest
 
     torch.library.register_autograd("foster::soft_embed", embed_backward, setup_context=keep_embed)
     torch.library.register_autograd("foster::soft_kl", kl_backward, setup_context=keep_kl)

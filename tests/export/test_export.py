@@ -56,6 +56,7 @@ class FakeBundle:
     titles: list[str]
     p: torch.Tensor
     g: torch.Tensor | None = None
+    windows: None = None
 
     @property
     def own_goals(self) -> bool:
@@ -368,7 +369,7 @@ class Tensor:  # torch is slow to import
     def cpu(self): return self
     def numpy(self): return self.a
 class B:
-    own_goals = False
+    own_goals, windows = False, None
     item_ids = [str(i) for i in range(300)]
     titles = ["title " * 100] * 300
     p = Tensor(np.random.default_rng(0).random((30, 20, 300), dtype=np.float32) / 300)

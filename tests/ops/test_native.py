@@ -33,18 +33,18 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return found
 
 
-def run_embed(Q: Tensor, V: Tensor, E: Tensor, G: Tensor) -> list[Tensor]:
+def run_embed(Q: Tensor, V: Tensor, E: Tensor, G: Tensor, keep: bool = False) -> list[Tensor]:
     Q, E = Q.clone().requires_grad_(), E.clone().requires_grad_()
-    X, _ = torch.ops.foster.soft_embed(Q, V, E)
+    X = torch.ops.foster.soft_embed(Q, V, E, keep)[0]
     X.backward(G.to(X))
     assert Q.grad is not None and E.grad is not None
     assert X.dtype == E.dtype and Q.grad.dtype == Q.dtype and E.grad.dtype == E.dtype
     return [X, Q.grad, E.grad]
 
 
-def run_kl(Q: Tensor, V: Tensor, H: Tensor, E: Tensor, g: Tensor) -> list[Tensor]:
+def run_kl(Q: Tensor, V: Tensor, H: Tensor, E: Tensor, g: Tensor, keep: bool = False) -> list[Tensor]:
     Q, H, E = (x.clone().requires_grad_() for x in (Q, H, E))
-    loss = torch.ops.foster.soft_kl(Q, V, H, E)[0]
+    loss = torch.ops.foster.soft_kl(Q, V, H, E, keep)[0]
     loss.backward(g.to(loss))
     assert Q.grad is not None and H.grad is not None and E.grad is not None
     return [loss, Q.grad, H.grad, E.grad]
@@ -52,15 +52,16 @@ def run_kl(Q: Tensor, V: Tensor, H: Tensor, E: Tensor, g: Tensor) -> list[Tensor
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("dtype", "tolerance"), TYPES)
+@pytest.mark.parametrize("keep", [False, True])
 def test_values_and_gradients_are_those_of_float64(
-    shape: tuple[int, int, int], dtype: torch.dtype, tolerance: float, device: torch.device
+    shape: tuple[int, int, int], dtype: torch.dtype, tolerance: float, keep: bool, device: torch.device
 ) -> None:
     r, _, d = shape
     Q, V, H, E = (x.to(device) for x in inputs(*shape, dtype))
     G, g = torch.randn(r, d).bfloat16().double(), torch.rand(r).bfloat16().double()
     q, v, h, e = numpy(Q, V, H, E)
-    close(run_embed(Q, V, E, G), truth.embed(q, v, e, G.numpy()), tolerance)
-    close(run_kl(Q, V, H, E, g), truth.kl(q, v, h, e, g.numpy()), tolerance)
+    close(run_embed(Q, V, E, G, keep), truth.embed(q, v, e, G.numpy()), tolerance)
+    close(run_kl(Q, V, H, E, g, keep), truth.kl(q, v, h, e, g.numpy()), tolerance)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 30.0, 100.0])
@@ -99,15 +100,17 @@ def test_gradients_and_second_derivatives_by_finite_differences(
     Q, V, H, E = (x.to(device) for x in inputs(4, 7, 3, torch.float64))
     for x in (Q, H, E):
         x.requires_grad_()
-    assert check(lambda a, c: torch.ops.foster.soft_embed(a, V, c)[0], (Q, E))
-    assert check(lambda a, b, c: torch.ops.foster.soft_kl(a, V, b, c)[0], (Q, H, E))
+    for keep in (False, True):
+        assert check(lambda a, c, keep=keep: torch.ops.foster.soft_embed(a, V, c, keep)[0], (Q, E))
+        assert check(lambda a, b, c, keep=keep: torch.ops.foster.soft_kl(a, V, b, c, keep)[0], (Q, H, E))
 
 
 def test_ops_are_well_formed_for_torch(device: torch.device) -> None:
     Q, V, H, E = (x.to(device) for x in inputs(5, 9, 4, torch.float32))
     Q.requires_grad_(), E.requires_grad_(), H.requires_grad_()
-    torch.library.opcheck(torch.ops.foster.soft_embed.default, (Q, V, E))
-    torch.library.opcheck(torch.ops.foster.soft_kl.default, (Q, V, H, E))
+    for keep in (False, True):
+        torch.library.opcheck(torch.ops.foster.soft_embed.default, (Q, V, E, keep))
+        torch.library.opcheck(torch.ops.foster.soft_kl.default, (Q, V, H, E, keep))
     target = torch.tensor([0, 3, 8, 8, 1], device=device)
     torch.library.opcheck(torch.ops.foster.rank_counts.default, (H.detach(), E.detach(), target))
 
@@ -204,3 +207,12 @@ def test_fp32_on_the_gpu_is_tf32_only_where_torch_is_told_so(device: torch.devic
     finally:
         torch.set_float32_matmul_precision(before)
     assert error["highest"] < 1e-4 < error["high"] < 1e-1
+
+
+def test_only_small_problems_keep_their_scores() -> None:
+    """What is kept does not grow with the catalogue."""
+    for items, kept in ((500, 10 * 500), (native.KEPT // 10 + 1, 0)):
+        Q, V, H, E = inputs(10, items, 2, torch.float32)
+        assert torch.ops.foster.soft_embed(Q, V, E, True)[-1].numel() == kept
+        assert torch.ops.foster.soft_kl(Q, V, H, E, True)[-1].numel() == 2 * kept
+        assert torch.ops.foster.soft_kl(Q, V, H, E)[-1].numel() == 0

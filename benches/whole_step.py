@@ -1,0 +1,105 @@
+"""What the compiled ops give to a whole training step: seconds of an inner and of an outer step with
+`FOSTER_OPS=native` over those with `FOSTER_OPS=reference`, in turns in one process.
+
+    python benches/whole_step.py --out benches/results/whole-step.json
+
+Generated data: 17,332 unit text vectors of width 384 (frozen), 20,000 random windows of 21 items, default settings.
+`student` is one step of training on the finished set (2,048 items), `outer` one step of Algorithm 2 (T = 5 inner steps
+on 512 items, one outer step on 256 real windows), `ranking` 1,000 cases among all items.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
+from foster_cli.data.windows import Windows
+from foster_cli.distill.inner import inner_steps
+from foster_cli.distill.loop import Problem, State, make_subset, outer_step
+from foster_cli.distill.synthetic import from_tensor, probe_items, probe_tensor
+from foster_cli.models.encoder import TextCache, TextEncoder
+from foster_cli.models.recommender import Recommender
+from foster_cli.ops import rank_counts
+from foster_cli.ops.reading import make_reading
+from foster_cli.runtime import adamw, generator, machine
+from foster_cli.train.anchors import Teacher
+
+
+def steps(n: int, device: torch.device) -> dict[str, Callable[[], object]]:
+    """Name -> one step of it."""
+    rng = np.random.default_rng(0)
+    pooled = torch.nn.functional.normalize(torch.randn(n, 384, generator=generator(0, "texts")), dim=-1).to(device)
+    config = DistillConfig()
+
+    def fresh(seed: int) -> Recommender:
+        text = TextEncoder(TextCache(pooled, None, None, n, 384), None, "mean", True)
+        model = Recommender(text, ModelConfig(), config.length, seed).to(device)
+        model.sequence.seed_dropout(seed)
+        return model.eval()
+
+    windows = Windows(rng.integers(0, n, (20_000, 21)), np.full(20_000, 21))
+    teacher = fresh(0)
+    V = teacher.embed_all()
+    record = Teacher(teacher, [teacher.learnables()], [], 0.0, 0.0, False)
+    Q = probe_tensor(teacher, V, probe_items(windows, n, 20, 20, rng), config.gain)
+    synthetic, _ = from_tensor(Q, None, None)
+    synthetic = synthetic.to(device)
+    reading = make_reading(config.targets == "own", config.mix, Q, V)
+    problem = Problem(record, fresh, V, windows, make_subset(config, V, 0), config, TrainConfig(), 0, reading)
+    phi, student = fresh(1), fresh(2)
+    optimizer = adamw(student.parameters())
+    state = State(
+        phi, adamw(phi.parameters()), synthetic, adamw(synthetic.parameters(), lr=1e-3), generator(0, "bench"), rng
+    )
+    students = make_subset(config, V, 0, StudentConfig())
+    H = torch.randn(1000, 384, generator=generator(0, "cases")).to(device)
+    target = torch.arange(1000, device=device)
+    rng_student = generator(0, "student")
+    return {
+        "student": lambda: inner_steps(student, Q, V, students, 1, optimizer, rng_student, reading),
+        "outer": lambda: outer_step(problem, state, 1),
+        "ranking": lambda: rank_counts(H, V, target),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--items", type=int, default=17_332)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    device = torch.device(given.device)
+    out = []
+    for name, step in steps(given.items, device).items():
+        timed: dict[str, list[float]] = {"native": [], "reference": []}
+        for _ in range(given.repeats + 1):  # the first is not counted
+            for ops in timed:
+                os.environ["FOSTER_OPS"] = ops
+                began = time.perf_counter()
+                step()
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                timed[ops].append(time.perf_counter() - began)
+        own, plain = timed["native"][1:], timed["reference"][1:]
+        ratio = median(a / b for a, b in zip(own, plain, strict=True))
+        out.append({"step": name, "native_s": median(own), "reference_s": median(plain), "ratio": ratio})
+        print(
+            f"{name:8} {median(own):.4f} s against {median(plain):.4f} s of plain PyTorch, ratio {ratio:.2f}",
+            flush=True,
+        )
+    if given.out:
+        given.out.write_text(json.dumps({"machine": machine(), "items": given.items, "rows": out}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""K-Center: greedy farthest-point choice on the surrogate's last-step outputs (Gonzalez 1985; Sener and Savarese 2018).
+
+The first point is uniform, each next one farthest from those chosen. The radius max_i min_{s in S} |x_i - x_s| is at
+most twice the optimal one: M chosen points and the farthest left are M+1 points at mutual distance >= the radius r;
+two of them share an optimal centre, so r <= 2 r*.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foster_cli.baselines.surrogate import Surrogate
+from foster_cli.console import SILENT, Console
+from foster_cli.data.windows import Int
+
+
+def distances(X: Tensor, centre: int) -> Tensor:
+    """(W,): Euclidean distances of the rows of X (W, d) to row `centre`, without a second X in memory."""
+    return torch.cat([torch.linalg.vector_norm(part - X[centre], dim=1) for part in X.split(8192)])
+
+
+def farthest_points(X: Tensor, M: int, first: int) -> tuple[Int, float]:
+    """Indices (M,) of different rows of X (W, d), from `first` on, and the radius that they reach."""
+    chosen, nearest = [first], distances(X, first)
+    while len(chosen) < M:
+        nearest[chosen[-1]] = -1.0  # never again, even where all that is left are copies of it
+        chosen.append(int(nearest.argmax()))
+        nearest = torch.minimum(nearest, distances(X, chosen[-1]))
+    nearest[chosen[-1]] = -1.0
+    return np.array(chosen), max(0.0, float(nearest.max()))
+
+
+def select(surrogate: Surrogate, M: int, rng: np.random.Generator, console: Console = SILENT) -> Int:
+    """Indices (M,) of training windows."""
+    X = surrogate.outputs()
+    chosen, radius = farthest_points(X, M, int(rng.integers(len(X))))
+    console.note(f"every window lies within {radius:.3f} of a chosen one")
+    return chosen

@@ -1,0 +1,106 @@
+"""What the coreset methods know: the recommender trained on the real data, its windows, the validation cases.
+
+In: a `Teacher`, windows (W, L+1), cases (C). Out: last-step outputs (W, d) or (C, d), losses of single windows (B,).
+One sample is one training window: its items but the last are the history, and every item after the first a target.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from foster_cli.config import TrainConfig
+from foster_cli.console import Console
+from foster_cli.data.windows import Cases, Int, Windows
+from foster_cli.evaluate.ranking import last_outputs
+from foster_cli.models.recommender import Recommender
+from foster_cli.train.anchors import Teacher
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """The trained recommender and what it was trained and validated on. `users` (W,): whose window each is."""
+
+    teacher: Teacher
+    windows: Windows
+    users: Int
+    valid: Cases
+    train: TrainConfig
+
+    @property
+    def model(self) -> Recommender:
+        """phi, trained on the real data."""
+        return self.teacher.model
+
+    def outputs(self, index: Int | None = None) -> Tensor:
+        """(B, d) on the CPU: the output after the last history item of windows `index` (B,), by default of all."""
+        windows = self.windows if index is None else self.windows.take(index)
+        return last_outputs(self.model, self.model.embed_all(), histories(windows)).cpu()
+
+    def valid_outputs(self, index: Int) -> Tensor:
+        """(B, d) on the CPU: the output after the history of validation cases `index` (B,)."""
+        v = self.valid
+        some = Cases(v.history[index], v.lengths[index], v.target[index], v.user[index], v.row[index])
+        return last_outputs(self.model, self.model.embed_all(), some).cpu()
+
+
+def histories(windows: Windows) -> Cases:
+    """Windows (W, L+1) as cases: history (W, L) of all items but the last, the last one as target."""
+    row = np.arange(len(windows))
+    last = windows.items[row, windows.lengths - 1]
+    return Cases(windows.items[:, :-1], windows.lengths - 1, last, row, row)
+
+
+def subsample(count: int, most: int, rng: np.random.Generator, console: Console, what: str) -> Int:
+    """0…count-1, or `most` of them at random and in order; says so where it leaves something out."""
+    if count <= most:
+        return np.arange(count)
+    console.note(f"{what}: {most:,} of {count:,} at random are looked at (memory)")
+    return np.sort(rng.choice(count, most, replace=False))
+
+
+def by_length(windows: Windows, size: int) -> list[Int]:
+    """Indices of all windows in parts of about `size`, of like length, so that little is padding."""
+    order = np.argsort(windows.lengths, kind="stable")
+    return np.array_split(order, max(1, -(-len(order) // size)))
+
+
+@dataclass(frozen=True)
+class Samples:
+    """B windows for single losses. `items` (B, l+1), 0 where padded; `valid` (B, l); `clash` (B, l, K): a negative
+    is the position's own target."""
+
+    items: Tensor
+    valid: Tensor
+    clash: Tensor
+
+
+def samples(windows: Windows, negatives: Tensor) -> Samples:
+    """Windows (B) on the device of `negatives` (K,), cut to the longest of them."""
+    size = int(windows.lengths.max())
+    items = torch.from_numpy(np.ascontiguousarray(windows.items[:, :size])).to(negatives.device)
+    return Samples(items.clamp_min(0), items[:, 1:] >= 0, items[:, 1:, None] == negatives)
+
+
+def common_negatives(model: Recommender, train: TrainConfig, rng: np.random.Generator) -> Tensor:
+    """(K,): one draw of items, without replacement, that every window is compared against."""
+    return torch.from_numpy(rng.choice(model.n, min(train.negatives, model.n), replace=False)).to(model.device)
+
+
+def sample_losses(own: Tensor, others: Tensor, batch: Samples, loss: str) -> Tensor:
+    """(B,): each window's training loss, a mean over its positions, from logits own (B, l) and others (B, l, K).
+
+    `softmax`: the sampled softmax of training, with the same negatives for every window. `bce`: Eq. 16 in its mean
+    over the negatives, so that a window's loss is no matter of luck.
+    """
+    if loss == "bce":
+        each = F.softplus(-own) + F.softplus(others).mean(-1)
+    else:
+        all_of = torch.cat([own[..., None], others.masked_fill(batch.clash, -torch.inf)], dim=-1)
+        each = torch.logsumexp(all_of, dim=-1) - own
+    weight = batch.valid.to(own.dtype)
+    return (each * weight).sum(1) / weight.sum(1)
