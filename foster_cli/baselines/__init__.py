@@ -44,7 +44,7 @@ METHODS: dict[str, Method] = {
         Method("goracs", "optimal transport"),
         Method("nacs", "noise-aware gradients"),
         Method("rollout", "foster's starting point alone", real=False),
-        # td3 (a synthetic set) goes here: Method("td3", "…", real=False), and its branch in commands/distill.py.
+        Method("td3", "bi-level Tucker", real=False),
     )
 }
 

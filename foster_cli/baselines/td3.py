@@ -15,7 +15,7 @@ the one that evaluation sees; checkpoints and validation are those of every othe
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -25,9 +25,10 @@ from torch.nn import functional as F
 from foster_cli.baselines.bilevel import last_entropy, outer_loop
 from foster_cli.baselines.bptt import Adam, Functional, draw_warm_up, rat_bptt
 from foster_cli.baselines.td3_inner import AllItemsInner, Draw, SubsetInner
-from foster_cli.config import choice, positive
+from foster_cli.config import DistillConfig, choice, positive
 from foster_cli.console import SILENT, Console
 from foster_cli.distill.loop import Check, Distilled, Problem
+from foster_cli.distill.pipeline import Loop
 from foster_cli.distill.synthetic import Synthetic, random_start
 from foster_cli.errors import FosterError
 from foster_cli.models.losses import sampled_softmax
@@ -94,6 +95,19 @@ def check_td3(config: TD3Config, length: int) -> None:
                          ("feature", config.feature)):  # fmt: skip
         positive(name, number, 0)
     positive("length", length, 2)
+
+
+def td3_settings(config: DistillConfig, settings: TD3Config, all_items: bool) -> DistillConfig:
+    """What of `config` TD3 sets itself: a random start of its ranks, the next position as goal, no mixing."""
+    return replace(
+        config,
+        init="random",
+        targets="next",
+        mix=False,
+        rank_user=min(settings.rank_user, config.budget),
+        rank_time=min(settings.rank_time, config.length),
+        items_per_step=None if all_items else config.items_per_step,
+    )
 
 
 @dataclass
@@ -254,3 +268,8 @@ def distill_td3(
         raise FosterError("TD3's set has no goals of its own", "use --targets next")
     state = td3_state(problem, settings, synthetic)
     return outer_loop(problem, state.synthetic, lambda k: td3_step(problem, settings, state, k), check, console)
+
+
+def td3_loop(settings: TD3Config) -> Loop:
+    """`distill_td3` as the pipeline calls it."""
+    return lambda problem, synthetic, check, console: distill_td3(problem, settings, check, console, synthetic)

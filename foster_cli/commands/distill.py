@@ -18,6 +18,9 @@ _OUTER = ("steps", "init", "targets", "mix", "barrier", "eta", "outer_loss", "al
           "reset_every", "inner_steps", "inner_lr", "model_lr", "synthetic_lr", "check_every")  # fmt: skip
 _SYNTHETIC = ("draws", "gain", "rank_user", "rank_time", "items_per_step", "subset", "check_seeds", "student_lr",
               "student_steps", "student_items")  # fmt: skip
+#: What TD3 sets itself; its steps, checks and students are as given.
+_TD3 = (*(name for name in _OUTER if name not in ("steps", "check_every")), "draws", "gain", "rank_user", "rank_time",
+        "subset")  # fmt: skip
 
 
 def _opt(flag: str, text: str) -> typer.models.OptionInfo:
@@ -116,25 +119,28 @@ def command(
 
     Trains a recommender on all of DATA (kept in a cache), then makes M sequences of item distributions that
     train a fresh one as well, and writes them as a bundle. With another --method: for comparison, M real sequences
-    (a coreset), or the starting point alone (rollout).
+    (a coreset), the starting point alone (rollout), or TD3's set (over all items unless --items-per-step is given).
 
     Example: foster distill games.parquet --budget 20
     """
     from dataclasses import replace
 
+    from foster_cli.baselines.td3 import TD3Config, td3_loop, td3_settings
     from foster_cli.commands import settings
     from foster_cli.commands.common import next_run, note_ops
     from foster_cli.config import choice
     from foster_cli.console import Console
     from foster_cli.data.prepare import load_dataset
-    from foster_cli.distill.pipeline import check_settings, run
+    from foster_cli.distill.loop import distill
+    from foster_cli.distill.pipeline import Loop, check_settings, run
     from foster_cli.errors import FosterError
     from foster_cli.runtime import pick_device
 
     console = Console(json_mode=json)
     kind = METHODS[choice("--method", method, tuple(METHODS))]
     if method != "foster":
-        settings.refuse(ctx, (*_OUTER, *_SYNTHETIC) if kind.real else _OUTER, method)
+        refused = _TD3 if method == "td3" else (*_OUTER, *_SYNTHETIC) if kind.real else _OUTER
+        settings.refuse(ctx, refused, method)
     model = ModelConfig(
         encoder=encoder, train_layers=train_layers, width=width, max_tokens=max_tokens, precision=precision,
         backbone=backbone, items=items,
@@ -150,6 +156,10 @@ def command(
     )  # fmt: skip
     if method == "rollout":
         config = replace(config, init="rollout", targets="next", mix=False, steps=0)
+    loop: Loop = distill
+    if method == "td3":
+        config = td3_settings(config, TD3Config(), not settings.was_given(ctx, "items_per_step"))
+        loop = td3_loop(TD3Config())
     drawn = settings.items_per_step("--student-items", student_items)
     student = StudentConfig(lr=student_lr, steps=student_steps, items_per_step=drawn)
     check_settings(model, train, config, student)
@@ -188,6 +198,7 @@ def command(
         console,
         cache,
         method,
+        loop,
     )
     m = manifest["metrics"]
     console.event(event="bundle", path=str(out), metrics=m)

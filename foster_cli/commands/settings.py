@@ -18,11 +18,16 @@ NO_CONTEXT = typer.Context(TyperCommand("none"))
 DATA_HELP = "A prepared parquet file, or raw tables (interactions, or interactions and items)."
 
 
+def was_given(ctx: typer.Context, name: str) -> bool:
+    """Whether the option was typed, not left at its default."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def refuse(ctx: typer.Context, names: tuple[str, ...], method: str) -> None:
     """FosterError for one of the options `names` that was given on the command line: `method` has no use for it."""
     for name in names:
-        source = ctx.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
+        if was_given(ctx, name):
             flag = "--mix/--no-mix" if name == "mix" else f"--{name.replace('_', '-')}"
             raise FosterError(f"{flag}: means nothing with --method {method}", "leave it out, or use --method foster")
 

@@ -20,9 +20,10 @@ from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainCo
 from foster_cli.console import SILENT, Console
 from foster_cli.data.columns import PrepareSettings
 from foster_cli.data.schema import Dataset
-from foster_cli.distill.loop import Check, Problem, distill, fresh_check, make_subset
+from foster_cli.distill.loop import Check, Distilled, Problem, distill, fresh_check, make_subset
 from foster_cli.distill.synthetic import (
     Start,
+    Synthetic,
     diverse_contexts,
     from_tensor,
     probe_items,
@@ -42,6 +43,8 @@ from foster_cli.runtime import machine, peak_memory_mb, reset_peak, sha256_json,
 from foster_cli.train.setting import Setting, full_teacher, make_setting
 
 STARTS = ("probe", "guided", "rollout", "real", "random")
+#: Makes D~ better, from a start, by validation: Algorithm 2 (`loop.distill`), or a compared method's.
+Loop = Callable[[Problem, Synthetic, Check, Console], Distilled]
 #: Starts that ask the teacher about items: their goals are its answers, not the next items.
 ASKING = {"probe", "guided"}
 
@@ -219,6 +222,7 @@ def run(
     console: Console = SILENT,
     use_cache: bool = True,
     method: str = "foster",
+    loop: Loop = distill,
 ) -> dict[str, Any]:
     """Distil `data` into the bundle `out`; returns its manifest. `method`: the name it goes by."""
     check_settings(model, train, config, student)
@@ -243,7 +247,7 @@ def run(
         problem = Problem(teacher, setting.fresh, V, setting.windows, subset, config, train, seed, reading)
         if start.error:
             console.note(f"the ranks leave out {start.error:.1%} of the squared length of Q")
-        result = distill(problem, start.synthetic, check_of(reading, config.check_seeds), console)
+        result = loop(problem, start.synthetic, check_of(reading, config.check_seeds), console)
     steps = [row["seconds"] for row in result.log]
     best = max(row["R@10"] for row in result.checks)
     manifest: dict[str, Any] = {

@@ -1,7 +1,8 @@
 """The C++ extension: found, checked, loaded; fake kernels and autograd for its ops (`torch.ops.foster`).
 
 In: matrices Q, H (r, d), V, E (s, d) as in `reference`. The backward passes compute the scores again instead of
-keeping them, except for small ones on a CPU (`keep`). Where a graph of them is asked for (second derivatives), they go through `reference`.
+keeping them, except for small ones on a CPU (`keep`). Where a graph of them is asked for (second derivatives), they go
+through `reference`.
 """
 
 from __future__ import annotations

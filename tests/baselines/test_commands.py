@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,30 @@ def test_a_coreset_from_distill_to_export(
     assert [(int(r["synthetic_user"]), int(r["position"]), r["item_id"]) for r in rows] == expected
 
 
+@pytest.mark.parametrize("given", [(), ("--items-per-step", "10")])
+def test_td3_from_distill_to_eval(
+    foster: Call, shop: Path, folder: Path, mean_encoder: Path, given: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its set is in the paper's form, of ranks 8 at most, over all items unless told otherwise."""
+    from foster_cli.baselines import td3
+
+    short = partial(td3.TD3Config, inner_steps=6, window=3, real_batch=16)
+    monkeypatch.setattr(td3, "TD3Config", short)
+    options = ("--method", "td3", "--steps", "2", "--check-every", "1", "--check-seeds", "1", "--student-steps", "20")
+    out = folder / f"td3-{len(given)}"
+    code, _, err = foster("distill", shop, *QUICK, *options, *given, "--encoder", mean_encoder, "--out", out)
+    assert code == 0, err
+    bundle = foster_cli.load(out)
+    assert bundle.manifest["method"] == "td3" and not bundle.own_goals
+    assert {k: tuple(x.shape) for k, x in bundle.factors.items()} == {"U": (3, 3), "T": (6, 6), "G": (3, 6, 8)}
+    assert bundle.manifest["distill"]["items_per_step"] == (10 if given else None)
+    log = pd.read_csv(out / "log.csv")
+    assert len(log) == 2 and np.isfinite(log.to_numpy()).all()
+    code, text, err = foster("eval", out, "--seeds", "1", "--rows", "synthetic")
+    assert code == 0, err
+    assert "synthetic (td3)" in text
+
+
 def k_core_settings() -> object:
     from foster_cli.commands.settings import prepare_settings
 
@@ -140,6 +165,8 @@ def test_rollout_is_the_starting_point_alone(foster: Call, shop: Path, folder: P
         ("nacs", ("--items-per-step", "all"), "--items-per-step"),
         ("rollout", ("--steps", "0"), "--steps"),
         ("rollout", ("--dh-weight", "0"), "--dh-weight"),
+        ("td3", ("--inner-steps", "5"), "--inner-steps"),
+        ("td3", ("--rank-user", "8"), "--rank-user"),
     ],
 )
 def test_what_means_nothing_is_one_line(
@@ -160,7 +187,9 @@ def test_every_option_has_its_place() -> None:
               "width", "max_tokens", "precision", "loss", "epochs", "patience", "lr", "user_column", "item_column",
               "time_column", "text_columns", "split_column", "k_core", "ctx"}  # fmt: skip
     known = shared | set(distill._OUTER) | set(distill._SYNTHETIC)
-    assert set(distill._OUTER) | set(distill._SYNTHETIC) <= set(inspect.signature(distill.command).parameters)
+    assert set(distill._OUTER) | set(distill._SYNTHETIC) | set(distill._TD3) <= set(
+        inspect.signature(distill.command).parameters
+    )
     assert set(inspect.signature(distill.command).parameters) <= known | {"backbone", "items"}
 
 
