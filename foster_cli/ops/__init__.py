@@ -16,7 +16,7 @@ from foster_cli.errors import FosterError
 from foster_cli.ops import native, reference
 from foster_cli.ops.reference import tucker
 
-__all__ = ["fallback", "rank_counts", "soft_embed", "soft_kl", "tucker"]
+__all__ = ["fallback", "rank_counts", "soft_embed", "soft_kl", "tucker", "tucker_embed"]
 
 CHOICES = ("auto", "native", "reference")
 
@@ -57,9 +57,24 @@ def soft_embed(Q: Tensor, V_S: Tensor, E_S: Tensor) -> Tensor:
     """
     if not (_native() and native.fits(Q, V_S, E_S)) or V_S.requires_grad:
         return reference.soft_embed(Q, V_S, E_S)
+    return _soft_embed(Q, V_S, E_S)[0]
+
+
+def _soft_embed(Q: Tensor, V_S: Tensor, E_S: Tensor) -> tuple[Tensor, Tensor]:
     keep = torch.is_grad_enabled() and (Q.requires_grad or E_S.requires_grad)
-    X, *_ = torch.ops.foster.soft_embed(Q.reshape(-1, Q.shape[-1]), V_S, E_S, keep)
-    return X.view(*Q.shape[:-1], E_S.shape[1])
+    X, lse, _ = torch.ops.foster.soft_embed(Q.reshape(-1, Q.shape[-1]), V_S, E_S, keep)
+    return X.view(*Q.shape[:-1], E_S.shape[1]), lse.view(Q.shape[:-1])
+
+
+def tucker_embed(U: Tensor, T: Tensor, G: Tensor, V_S: Tensor, E_S: Tensor) -> tuple[Tensor, Tensor]:
+    """Sampled Tucker reconstruction and embedding in one (Eq. 2, 3, 19): X (M, L, d) and lse (M, L).
+
+    U (M, d1), T (L, d2), G (d1, d2, w), V_S (s, w), E_S (s, d). P itself is never held; its entry for item i of S is
+    exp(Q . V_S[i] - lse). Gradients of X to U, T, G and E_S; lse has none.
+    """
+    if not (_native() and native.fits(U, T, G, V_S, E_S)) or V_S.requires_grad:
+        return reference.tucker_embed(U, T, G, V_S, E_S)
+    return _soft_embed(tucker(U, T, G), V_S, E_S)
 
 
 def soft_kl(Q: Tensor, V_S: Tensor, H: Tensor, E_S: Tensor) -> Tensor:

@@ -24,6 +24,12 @@ def soft_embed(Q: Tensor, V_S: Tensor, E_S: Tensor) -> Tensor:
     return torch.softmax(Q @ V_S.T, dim=-1) @ E_S
 
 
+def tucker_embed(U: Tensor, T: Tensor, G: Tensor, V_S: Tensor, E_S: Tensor) -> tuple[Tensor, Tensor]:
+    """X (M, L, d) = softmax(Q V_S^T) E_S of Q = `tucker(U, T, G)`, and lse (M, L), the logarithm of its normaliser."""
+    scores = tucker(U, T, G) @ V_S.T
+    return torch.softmax(scores, dim=-1) @ E_S, scores.detach().logsumexp(-1)
+
+
 def soft_kl(Q: Tensor, V_S: Tensor, H: Tensor, E_S: Tensor) -> Tensor:
     """KL(softmax(Q V_S^T) || softmax(H E_S^T)) per row (...,) in nats (Eq. 20, 21)."""
     target = F.log_softmax(Q @ V_S.T, dim=-1)

@@ -105,6 +105,38 @@ def test_gradients_and_second_derivatives_by_finite_differences(
         assert check(lambda a, b, c, keep=keep: torch.ops.foster.soft_kl(a, V, b, c, keep)[0], (Q, H, E))
 
 
+def test_second_derivatives_where_one_input_is_made_from_another(device: torch.device) -> None:
+    """As in training: H and X are made from E, so that E must not be counted twice."""
+    Q, V, W, E = (x.to(device).requires_grad_() for x in inputs(3, 5, 4, torch.float64))
+    V = V.detach()
+
+    def loss(q: Tensor, w: Tensor, e: Tensor) -> Tensor:
+        x = torch.ops.foster.soft_embed(q, V, e)[0]
+        return torch.ops.foster.soft_kl(q, V, torch.tanh(x * w), e)[0]
+
+    assert torch.autograd.gradcheck(loss, (Q, W, E)) and torch.autograd.gradgradcheck(loss, (Q, W, E))
+
+
+def test_tucker_embed_is_its_definition(device: torch.device) -> None:
+    """Values, and gradients to U, T, G and E_S; P comes back from lse."""
+    rng = torch.Generator().manual_seed(0)
+    shapes = ((3, 2), (4, 5), (2, 5, 6), (30, 6), (30, 7))
+    U, T, G, V, E = (torch.randn(*s, generator=rng, dtype=torch.float64).to(device) for s in shapes)
+    learned = [x.requires_grad_() for x in (U, T, G, E)]
+    X, lse = ops.tucker_embed(U, T, G, V, E)
+    Q = torch.einsum("ma,tb,abd->mtd", U, T, G)
+    P = (Q @ V.T - lse[..., None]).exp()
+    torch.testing.assert_close(P.sum(-1), torch.ones_like(lse))
+    torch.testing.assert_close(X, P @ E)
+    upstream = torch.randn(X.shape, generator=rng, dtype=torch.float64).to(device)
+    found = torch.autograd.grad(X, learned, upstream)
+    true = torch.autograd.grad(torch.softmax(Q @ V.T, -1) @ E, learned, upstream)
+    for a, b in zip(found, true, strict=True):
+        torch.testing.assert_close(a, b)
+    plain = reference.tucker_embed(U, T, G, V, E)
+    torch.testing.assert_close((X, lse), plain)
+
+
 def test_ops_are_well_formed_for_torch(device: torch.device) -> None:
     Q, V, H, E = (x.to(device) for x in inputs(5, 9, 4, torch.float32))
     Q.requires_grad_(), E.requires_grad_(), H.requires_grad_()
