@@ -1,4 +1,4 @@
-"""FOSTER's bi-level variant (Table 3, first row), and the loop that it shares with TD3.
+"""FOSTER's bi-level variant (Table 3, first row).
 
 Algorithm 2 with RaT-BPTT in the place of the barrier direction: from phi, FOSTER's own inner steps (Algorithm 1: a
 fresh S each, AdamW at `inner_lr`), the last `window` of them differentiated; then L_out at the end, real part,
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -21,9 +20,8 @@ from torch import Tensor
 from foster_cli.baselines.bptt import Adam, AutogradInner, Data, Functional, draw_warm_up, rat_bptt
 from foster_cli.console import SILENT, Console
 from foster_cli.distill.inner import inner_loss
-from foster_cli.distill.loop import Check, Distilled, Problem, State, outer_loss, reset
+from foster_cli.distill.loop import Check, Distilled, Problem, State, outer_loop, outer_loss, reset
 from foster_cli.distill.synthetic import Synthetic
-from foster_cli.errors import NotFinite
 from foster_cli.models.recommender import Recommender
 from foster_cli.runtime import adamw, generator, stream_seed
 
@@ -119,47 +117,3 @@ def last_entropy(Q: Tensor, V_S: Tensor) -> float:
     """Mean entropy in nats of P = softmax(Q V_S^T) at the last row of Q (M, rows, d)."""
     log_p = torch.log_softmax(Q[:, -1] @ V_S.T, dim=-1)
     return float(-(log_p.exp() * log_p).sum(-1).mean())
-
-
-def outer_loop(
-    problem: Problem,
-    synthetic: Synthetic,
-    step: Callable[[int], dict[str, float]],
-    check: Check,
-    console: Console = SILENT,
-) -> Distilled:
-    """`problem.config.steps` times `step(k)`, which moves `synthetic`; the best validated D~, step 0 included.
-
-    `step` returns a row of the log with `outer_real` and `entropy`. NaN or Inf ends the loop with the best D~ so far.
-    """
-    c = problem.config
-    out = Distilled(synthetic.factors())
-
-    def validate(number: int) -> None:
-        found = check(synthetic().detach())
-        if not out.checks or found["R@10"] > max(row["R@10"] for row in out.checks):
-            out.factors, out.best_step = synthetic.factors(), number
-        out.checks.append({"step": float(number), **found})
-        console.event(event="check", step=number, **found)
-        console.note(
-            f"step {number}: D~ trains fresh models to validation R@10 {found['R@10']:.4f} (best: step {out.best_step})"
-        )
-
-    validate(0)
-    with console.progress("distilling", c.steps) as bar:
-        for k in range(c.steps):
-            try:
-                row = step(k)
-                bad = [name for name, value in row.items() if not math.isfinite(value)]
-                if bad or not all(torch.isfinite(p).all() for p in synthetic.parameters()):
-                    raise NotFinite(f"{', '.join(bad) or 'D~'} became NaN or Inf")
-                out.log.append(row)
-                console.event(event="step", **row)
-                bar.at(k + 1, f"L_out {row['outer_real']:.3f} entropy {row['entropy']:.2f}")
-                if (k + 1) % c.check_every == 0 or k + 1 == c.steps:
-                    validate(k + 1)
-            except NotFinite as error:
-                out.stopped = f"step {k + 1}: {error.message}; the best D~ so far is kept"
-                console.note(out.stopped)
-                break
-    return out

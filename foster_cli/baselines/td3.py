@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from foster_cli.baselines.bilevel import last_entropy, outer_loop
+from foster_cli.baselines.bilevel import last_entropy
 from foster_cli.baselines.bptt import Adam, Functional, draw_warm_up, rat_bptt
 from foster_cli.baselines.td3_inner import AllItemsInner, Draw, SubsetInner
 from foster_cli.config import DistillConfig, choice, positive
 from foster_cli.console import SILENT, Console
-from foster_cli.distill.loop import Check, Distilled, Problem
+from foster_cli.distill.loop import Check, Distilled, Problem, outer_loop
 from foster_cli.distill.pipeline import Loop
 from foster_cli.distill.synthetic import Synthetic, random_start
 from foster_cli.errors import FosterError

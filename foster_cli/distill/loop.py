@@ -210,13 +210,58 @@ def fresh_check(
     return check
 
 
+def outer_loop(
+    problem: Problem,
+    synthetic: Synthetic,
+    step: Callable[[int], dict[str, float]],
+    check: Check,
+    console: Console = SILENT,
+) -> Distilled:
+    """K times `step(k)`, which moves `synthetic`; the best validated D~, step 0 included.
+
+    `step` returns a row of the log with `outer_real` and `entropy`. NaN or Inf ends the loop with the best D~ so far.
+    """
+    c = problem.config
+    out = Distilled(synthetic.factors())
+
+    def validate(number: int) -> None:
+        found = check(synthetic().detach())
+        if not out.checks or found["R@10"] > max(row["R@10"] for row in out.checks):
+            out.factors, out.best_step = synthetic.factors(), number
+        out.checks.append({"step": float(number), **found})
+        console.event(event="check", step=number, **found)
+        console.note(
+            f"step {number}: D~ trains fresh models to validation R@10 {found['R@10']:.4f} (best: step {out.best_step})"
+        )
+
+    validate(0)
+    with console.progress("distilling", c.steps) as bar:
+        for k in range(c.steps):
+            try:
+                row = step(k)
+                bad = [name for name, value in row.items() if not math.isfinite(value)]
+                if bad or not all(torch.isfinite(p).all() for p in synthetic.parameters()):
+                    raise NotFinite(f"{', '.join(bad) or 'D~'} became NaN or Inf")
+                out.log.append(row)
+                console.event(event="step", **row)
+                q = f"q {row['q']:+.4f} " if "q" in row else ""
+                bar.at(k + 1, f"{q}L_out {row['outer_real']:.3f} entropy {row['entropy']:.2f}")
+                if (k + 1) % c.check_every == 0 or k + 1 == c.steps:
+                    validate(k + 1)
+            except NotFinite as error:
+                out.stopped = f"step {k + 1}: {error.message}; the best D~ so far is kept"
+                console.note(out.stopped)
+                break
+    return out
+
+
 def distill(
     problem: Problem,
     synthetic: Synthetic,
     check: Check,
     console: Console = SILENT,
 ) -> Distilled:
-    """K outer steps from `synthetic`; the best validated D~. NaN or Inf ends it with the last good state."""
+    """K outer steps of Algorithm 2 from `synthetic`; the best validated D~."""
     c = problem.config
     rng = generator(problem.seed, "distill")
     phi = problem.fresh(stream_seed(problem.seed, "phi"))
@@ -225,33 +270,4 @@ def distill(
         adamw(synthetic.parameters(), lr=c.synthetic_lr, weight_decay=c.synthetic_weight_decay),
         rng, np.random.default_rng(stream_seed(problem.seed, "outer")),
     )  # fmt: skip
-    out = Distilled(synthetic.factors())
-
-    def validate(step: int) -> None:
-        found = check(synthetic().detach())
-        if not out.checks or found["R@10"] > max(row["R@10"] for row in out.checks):
-            out.factors, out.best_step = synthetic.factors(), step
-        out.checks.append({"step": float(step), **found})
-        console.event(event="check", step=step, **found)
-        console.note(
-            f"step {step}: D~ trains fresh models to validation R@10 {found['R@10']:.4f} (best: step {out.best_step})"
-        )
-
-    validate(0)
-    with console.progress("distilling", c.steps) as bar:
-        for k in range(c.steps):
-            try:
-                row = outer_step(problem, state, k)
-                bad = [name for name, value in row.items() if not math.isfinite(value)]
-                if bad or not all(torch.isfinite(p).all() for p in synthetic.parameters()):
-                    raise NotFinite(f"{', '.join(bad) or 'D~'} became NaN or Inf")
-                out.log.append(row)
-                console.event(event="step", **row)
-                bar.at(k + 1, f"q {row['q']:+.4f} L_out {row['outer_real']:.3f} entropy {row['entropy']:.2f}")
-                if (k + 1) % c.check_every == 0 or k + 1 == c.steps:
-                    validate(k + 1)
-            except NotFinite as error:
-                out.stopped = f"step {k + 1}: {error.message}; the last good state is kept"
-                console.note(out.stopped)
-                break
-    return out
+    return outer_loop(problem, synthetic, lambda k: outer_step(problem, state, k), check, console)

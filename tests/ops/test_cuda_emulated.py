@@ -22,6 +22,8 @@ import truth
 from torch import Tensor
 from truth import close, inputs, numpy
 
+from foster_cli.ops import reference
+
 HERE, CSRC = Path(__file__).parent / "emulate", Path(__file__).parents[2] / "csrc" / "cuda"
 COMPILER = os.environ.get("CXX", "c++")
 TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
@@ -157,6 +159,26 @@ def test_hard_and_flat_distributions(library: ctypes.CDLL, scale: float) -> None
     run = Emulated(library)
     close(run.kl(Q, V, H, E, torch.ones(50)), truth.kl(q, v, h, e, np.ones(50)), bound)
     close(run.embed(Q, V, E, torch.ones(50, 64)), truth.embed(q, v, e, np.ones((50, 64))), bound)
+
+
+def test_bf16_errs_no_more_than_plain_pytorch_in_bf16(library: ctypes.CDLL) -> None:
+    Q, V, H, E = inputs(70, 300, 64, torch.bfloat16, 2.0)
+    q, v, h, e = numpy(Q, V, H, E)
+    G, g = torch.randn(70, 64).bfloat16(), torch.ones(70)
+    plain = [x.clone().requires_grad_() for x in (Q, H, E)]
+    loss = reference.soft_kl(plain[0], V, plain[1], plain[2])
+    loss.backward(g.to(loss))
+    naive = [loss, *[x.grad for x in plain if x.grad is not None]]
+    run = Emulated(library)
+    cases = [(run.kl(Q, V, H, E, g), naive, truth.kl(q, v, h, e, np.ones(70)))]
+    plain = [x.clone().requires_grad_() for x in (Q, E)]
+    X = reference.soft_embed(plain[0], V, plain[1])
+    X.backward(G)
+    naive = [X, *[x.grad for x in plain if x.grad is not None]]
+    cases.append((run.embed(Q, V, E, G), naive, truth.embed(q, v, e, G.double().numpy())))
+    for found, other, true in cases:
+        for mine, theirs, exact in zip(numpy(*found), numpy(*other), true, strict=True):
+            assert np.abs(mine - exact).max() <= np.abs(theirs - exact).max()
 
 
 def test_fp32_by_three_tf32_products_is_much_nearer_than_by_one(library: ctypes.CDLL) -> None:

@@ -8,7 +8,7 @@
 #include <random>
 #include <vector>
 
-#if !defined(__x86_64__)
+#if !defined(__x86_64__) || defined(FOSTER_UCONTEXT)
 #include <ucontext.h>
 #endif
 
@@ -26,7 +26,7 @@ constexpr size_t kGuardSize = 256;
 
 // ---- fibres: on x86-64 a change of stacks is a dozen instructions, elsewhere ucontext does it ----
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(FOSTER_UCONTEXT)
 using Context = void*;
 extern "C" void emulate_switch(void** from, void* to);
 asm(R"(
