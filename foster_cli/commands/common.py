@@ -44,10 +44,14 @@ def resolve_bundle(bundle: Path | None, console: Console) -> Path:
     return newest
 
 
+def safe_name(name: str) -> str:
+    """A dataset's name made fit for a path."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "data"
+
+
 def next_run(name: str, method: str, budget: int) -> Path:
     """runs/<data>-<method>-b<budget>-<n>/ with the first n that is free."""
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "data"
-    stem = f"{safe}-{method}-b{budget}"
+    stem = f"{safe_name(name)}-{method}-b{budget}"
     n = 1
     while (RUNS / f"{stem}-{n}").exists():
         n += 1

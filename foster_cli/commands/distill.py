@@ -9,6 +9,7 @@ import typer
 
 from foster_cli.baselines import METHODS
 from foster_cli.commands.settings import DATA_HELP, NO_CONTEXT
+from foster_cli.commands.settings import opt as _opt
 from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
 
 _D, _M, _T, _S = DistillConfig(), ModelConfig(), TrainConfig(), StudentConfig()
@@ -21,11 +22,6 @@ _SYNTHETIC = ("draws", "gain", "rank_user", "rank_time", "items_per_step", "subs
 #: What TD3 sets itself; its steps, checks and students are as given.
 _TD3 = (*(name for name in _OUTER if name not in ("steps", "check_every")), "draws", "gain", "rank_user", "rank_time",
         "subset")  # fmt: skip
-
-
-def _opt(flag: str, text: str) -> typer.models.OptionInfo:
-    option: typer.models.OptionInfo = typer.Option(flag, help=text)
-    return option
 
 
 def command(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 from typer.core import TyperCommand
 
+from foster_cli.config import choice
 from foster_cli.errors import FosterError
 
 if TYPE_CHECKING:
@@ -16,6 +18,12 @@ if TYPE_CHECKING:
 #: Stands for the context where a command is called as a function: nothing was given on a command line.
 NO_CONTEXT = typer.Context(TyperCommand("none"))
 DATA_HELP = "A prepared parquet file, or raw tables (interactions, or interactions and items)."
+
+
+def opt(flag: str, text: str) -> typer.models.OptionInfo:
+    """An option by one name."""
+    option: typer.models.OptionInfo = typer.Option(flag, help=text)
+    return option
 
 
 def was_given(ctx: typer.Context, name: str) -> bool:
@@ -47,6 +55,29 @@ def numbers(name: str, value: str) -> tuple[int, ...]:
     if not all(p.isdigit() and int(p) > 0 for p in parts):
         raise FosterError(f"{name} {value}: not a list of numbers", f"use for example {name} 10,20")
     return tuple(dict.fromkeys(int(p) for p in parts))
+
+
+def names(option: str, value: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """`a,b`, each of them known and given once."""
+    found = tuple(part.strip() for part in value.split(","))
+    for name in found:
+        choice(option, name, known)
+        if found.count(name) > 1:
+            raise FosterError(f"{option}: {name} is given twice", "name each once")
+    return found
+
+
+def rates(name: str, value: str) -> tuple[float, ...]:
+    """`3e-4,1e-3` as positive numbers, each once."""
+    found = []
+    for part in value.split(","):
+        try:
+            found.append(float(part))
+        except ValueError:
+            found.append(math.nan)
+    if not all(0 < x < math.inf for x in found):
+        raise FosterError(f"{name} {value}: not a list of positive numbers", f"use for example {name} 3e-4,1e-3")
+    return tuple(dict.fromkeys(found))
 
 
 def prepare_settings(

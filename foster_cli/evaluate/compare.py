@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,16 @@ ROWS = ("synthetic", "full", "random", "untrained", "popularity", "text_similari
 PAIRS = (("synthetic", "full"), ("synthetic", "random"), ("synthetic", "untrained"), ("full", "untrained"))
 
 
+class Trained(NamedTuple):
+    """A model as its training left it, with what it took. `valid`: its validation R@10, where it has one."""
+
+    model: Recommender
+    seconds: float
+    peak_mb: float
+    chosen: Any
+    valid: float | None = None
+
+
 @dataclass
 class Row:
     """One line of the table. `ranks` (seeds, C), 1 is best; `coverage` per seed, share of the catalogue."""
@@ -62,11 +72,11 @@ def ranked(H: Tensor, E: Tensor, test: Test) -> tuple[Float, float]:
     return ranks(H, E, test.cases.target, test.seen), covered(H, E, test.k, test.seen) / len(E)
 
 
-def model_row(test: Test, seeds: list[int], train: Callable[[int], tuple[Recommender, float, float, Any]]) -> Row:
-    """A row of trained models: `train(seed)` gives a model, its seconds, its peak MiB and what was chosen."""
+def model_row(test: Test, seeds: list[int], train: Callable[[int], Trained]) -> Row:
+    """A row of trained models, one `train(seed)` for each seed."""
     found = []
     for seed in seeds:
-        model, seconds, peak, chosen = train(seed)
+        model, seconds, peak, chosen, _ = train(seed)
         E = model.embed_all()
         rank, share = ranked(last_outputs(model, E, test.cases), E, test)
         found.append((rank, share, seconds, peak, chosen))
@@ -117,7 +127,7 @@ def random_windows(windows: Windows, budget: int, seed: int) -> Windows:
 
 def few_model(
     setting: Setting, config: TrainConfig, windows: Windows, seed: int, console: Console, label: str
-) -> tuple[Recommender, float, float, Any]:
+) -> Trained:
     """A model trained on a few real windows, all of them at every step: the better of both losses on validation."""
     reset_peak()
     best: tuple[float, Recommender, str] | None = None
@@ -129,7 +139,31 @@ def few_model(
         if best is None or fit.best_value > best[0]:
             best = (fit.best_value, model, f"{loss}, {fit.best} steps")
     assert best is not None
-    return best[1], (time.perf_counter() - began) / 2, peak_memory_mb(setting.device), best[2]
+    seconds = (time.perf_counter() - began) / 2
+    return Trained(best[1], seconds, peak_memory_mb(setting.device), best[2], best[0])
+
+
+def synthetic_model(
+    setting: Setting, Q: Tensor, V: Tensor, subset: Subset, reading: Reading, student: StudentConfig, seed: int,
+    console: Console, label: str,
+) -> Trained:  # fmt: skip
+    """A fresh model trained on the synthetic set Q, as `reading` reads it over V (n, d)."""
+    reset_peak()
+    model = setting.fresh(seed)
+    fit = fit_synthetic(model, Q, V, subset, setting.valid, student, seed, console, label, reading)
+    return Trained(model, fit.seconds, peak_memory_mb(setting.device), f"step {fit.best}", fit.best_value)
+
+
+def full_model(setting: Setting, train: TrainConfig, seed: int, console: Console, use_cache: bool) -> Trained:
+    """A model trained on all real windows, or read from the cache."""
+    teacher = full_teacher(setting, train, seed, console, use_cache, f"full data, seed {seed}")
+    best = max(row["R@10"] for row in teacher.history)
+    return Trained(teacher.model, teacher.seconds, teacher.peak_mb, f"{len(teacher.anchors) - 1} epochs", best)
+
+
+def untrained_model(setting: Setting, seed: int) -> Trained:
+    """A fresh model."""
+    return Trained(setting.fresh(seed), 0.0, peak_memory_mb(setting.device), None)
 
 
 def rows(
@@ -144,33 +178,24 @@ def rows(
     left out with a note. Raises FosterError where it was asked for by name.
     """
 
-    def few(windows: Windows, label: str, seed: int) -> tuple[Recommender, float, float, Any]:
-        return few_model(setting, train, windows, seed, console, label)
+    def random(seed: int) -> Trained:
+        windows = random_windows(setting.windows, budget, seed)
+        return few_model(setting, train, windows, seed, console, f"random {budget}")
 
-    def random(seed: int) -> tuple[Recommender, float, float, Any]:
-        return few(random_windows(setting.windows, budget, seed), f"random {budget}", seed)
-
-    def synthetic(seed: int) -> tuple[Recommender, float, float, Any]:
+    def synthetic(seed: int) -> Trained:
         label = f"synthetic, seed {seed}"
         if isinstance(Q, Windows):
-            return few(Q, label, seed)
-        reset_peak()
-        model = setting.fresh(seed)
-        fit = fit_synthetic(model, Q, V, subset, setting.valid, student, seed, console, label, reading)
-        return model, fit.seconds, peak_memory_mb(setting.device), f"step {fit.best}"
+            return few_model(setting, train, Q, seed, console, label)
+        return synthetic_model(setting, Q, V, subset, reading, student, seed, console, label)
 
-    def full(seed: int) -> tuple[Recommender, float, float, Any]:
-        teacher = full_teacher(setting, train, seed, console, use_cache, f"full data, seed {seed}")
-        return teacher.model, teacher.seconds, teacher.peak_mb, f"{len(teacher.anchors) - 1} epochs"
-
-    def untrained(seed: int) -> tuple[Recommender, float, float, Any]:
-        return setting.fresh(seed), 0.0, peak_memory_mb(setting.device), None
+    def full(seed: int) -> Trained:
+        return full_model(setting, train, seed, console, use_cache)
 
     makers: dict[str, Callable[[], Row]] = {
         "synthetic": lambda: model_row(test, seeds, synthetic),
         "full": lambda: model_row(test, seeds, full),
         "random": lambda: model_row(test, seeds, random),
-        "untrained": lambda: model_row(test, seeds, untrained),
+        "untrained": lambda: model_row(test, seeds, lambda seed: untrained_model(setting, seed)),
         "popularity": lambda: popularity_row(setting, test),
         "text_similarity": lambda: text_row(setting, test, console, use_cache),
     }
@@ -192,9 +217,13 @@ def _seed_draws(count: int, draws: int, rng: np.random.Generator) -> Float:
 
 
 def summarise(
-    found: dict[str, Row], test: Test, ks: tuple[int, ...], seeds: list[int], draws: int = 2000
-) -> dict[str, Any]:
-    """`rows` and `paired` of the JSON: means, 95 % intervals, per-seed values, paired bootstrap differences."""
+    found: dict[str, Row], test: Test, ks: tuple[int, ...], seeds: list[int], draws: int = 2000,
+    pairs: tuple[tuple[str, str], ...] = PAIRS,
+) -> dict[str, Any]:  # fmt: skip
+    """`rows` and `paired` of the JSON: means, 95 % intervals, per-seed values, paired bootstrap differences.
+
+    Rows go by any name. `pairs` (a, b) are compared as a minus b; one that misses a row is left out.
+    """
     rng = np.random.default_rng(stream_seed(0, "bootstrap"))
     boot = Bootstrap.of(test.cases.user, draws, rng)
     table: dict[str, Any] = {}
@@ -221,7 +250,7 @@ def summarise(
         entry["chosen"] = row.chosen
         table[name] = entry
     paired: dict[str, Any] = {}
-    for a, b in PAIRS:
+    for a, b in pairs:
         if a in table and b in table:
             paired[f"{a}-{b}"] = {}
             for metric in resampled[a]:

@@ -1,0 +1,250 @@
+"""`foster compare`, end to end: its files, its second run, an interruption, `foster eval` beside it, bad input."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import foster_cli
+from foster_cli.__main__ import main
+
+Call = Callable[..., tuple[int, str, str]]
+METHODS = "foster,random,kcenter"
+SIZE = ("--budget", "3", "--length", "6", "--epochs", "1", "--k-core", "2", "--width", "8", "--draws", "1")
+SHORT = ("--steps", "1", "--student-steps", "20")
+RATES = ("--rates", "1e-3,1e-2", "--seeds", "2")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("compare")
+
+
+@pytest.fixture
+def foster(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
+    """Calls `foster ARGS…` in this process, in one folder with one cache; gives code, stdout and stderr."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("FOSTER_CACHE", str(folder / "cache"))
+
+    def call(*args: str | os.PathLike[str]) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["foster", *map(str, args)])
+        capfd.readouterr()
+        code: object = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        assert isinstance(code, int)
+        return (code, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def shop(folder: Path, foster: Call) -> Path:
+    """Generated data, made once for this module."""
+    path = folder / "shop.parquet"
+    if not path.exists():
+        assert foster("sample", "--out", path, "--users", "60", "--items", "40")[0] == 0
+    return path
+
+
+@pytest.fixture
+def options(shop: Path, mean_encoder: Path) -> tuple[str | Path, ...]:
+    return (shop, "--methods", METHODS, *SIZE, *SHORT, *RATES, "--encoder", mean_encoder)
+
+
+@pytest.fixture
+def done(folder: Path, foster: Call, options: tuple[str | Path, ...]) -> Path:
+    """The folder of a comparison, made once for this module (without `--out`)."""
+    out = folder / "runs" / "shop-compare-b3"
+    if not out.exists():
+        code, _, err = foster("compare", *options)
+        assert code == 0, err
+    return out
+
+
+def numbers(found: dict[str, Any]) -> dict[str, Any]:
+    """All of the JSON but times and memory."""
+    slow = ("train_seconds", "peak_mb", "select_seconds", "select_peak_mb")
+    rows = {name: {k: v for k, v in row.items() if k not in slow} for name, row in found["rows"].items()}
+    return {**found, "rows": rows}
+
+
+def test_what_is_written(done: Path) -> None:
+    found = json.loads((done / "compare.json").read_text(encoding="utf-8"))
+    assert list(found["rows"]) == [*METHODS.split(","), "full", "untrained", "popularity", "text_similarity"]
+    assert list(found["paired"]) == [
+        "foster-full", "random-full", "kcenter-full", "foster-random", "kcenter-random", "foster-kcenter"
+    ]  # fmt: skip
+    assert found["seeds"] == [0, 1] and found["machine"]["torch"] and found["settings"]["train"]["epochs"] == 1
+    for name in METHODS.split(","):
+        row, manifest = found["rows"][name], foster_cli.load(done / name).manifest
+        assert manifest["method"] == name and manifest["seed"] == 0 and manifest["distill"]["budget"] == 3
+        assert set(row["valid_by_rate"]) == {"0.001", "0.01"}
+        best = max(row["valid_by_rate"], key=row["valid_by_rate"].get)
+        assert row["rate"] == float(best)
+        assert row["select_seconds"] > 0 and row["select_peak_mb"] > 0 and row["train_seconds"] > 0
+        assert len(row["R@10"]["seeds"]) == 2
+    lines = list(csv.DictReader((done / "compare.csv").read_text(encoding="utf-8").splitlines()))
+    assert [line["row"] for line in lines] == list(found["rows"])
+    for line in lines:
+        assert float(line["N@20_high"]) == found["rows"][line["row"]]["N@20"]["high"]
+    assert (done / "compare.md").stat().st_size and (done / "compare.tex").stat().st_size
+
+
+def test_the_second_run_trains_nothing(
+    foster: Call, done: Path, options: tuple[str | Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("something was trained")
+
+    for where in ("evaluate.compare.fit_synthetic", "evaluate.compare.fit_real", "evaluate.compare.full_teacher",
+                  "evaluate.table.run", "evaluate.table.run_coreset", "evaluate.table.model_row"):  # fmt: skip
+        monkeypatch.setattr(f"foster_cli.{where}", never)
+    before = {p.name: p.read_bytes() for p in done.glob("compare.*")}
+    code, out, err = foster("compare", *options, "--json")
+    assert code == 0, err
+    assert out.encode() == before["compare.json"]
+    assert {p.name: p.read_bytes() for p in done.glob("compare.*")} == before
+    code, out, err = foster("compare", *options)
+    assert code == 0, err
+    assert "paired differences" in out and "kcenter" in out and str(done.relative_to(Path.cwd())) in out
+
+
+def test_an_interruption_loses_nothing(
+    foster: Call, done: Path, folder: Path, options: tuple[str | Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the second method's choice of a rate; then the rest, equal to a run in one go."""
+    from foster_cli.evaluate import table
+
+    real, calls = table.train_on, []
+
+    def stop(*args: Any) -> Any:
+        calls.append(args[-1])
+        if args[-1].startswith("random"):
+            raise KeyboardInterrupt
+        return real(*args)
+
+    out = folder / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(table, "train_on", stop)
+        code, text, err = foster("compare", *options, "--out", out)
+    assert code == 130 and not text and "interrupted" in err
+    assert [p.name for p in out.rglob(".*")] == [] and not (out / "compare.json").exists()
+    assert calls == ["foster, rate 0.001", "foster, rate 0.01", "random, rate 0.001"]
+
+    seen: list[str] = []
+    monkeypatch.setattr(table, "train_on", lambda *args: (seen.append(args[-1]), real(*args))[1])
+    code, _, err = foster("compare", *options, "--out", out)
+    assert code == 0, err
+    assert seen[0] == "random, rate 0.001" and not any(label.startswith("foster, rate") for label in seen)
+    a, b = (json.loads((p / "compare.json").read_text(encoding="utf-8")) for p in (out, done))
+    assert numbers(a) == numbers(b)
+
+
+def test_a_damaged_cell_is_made_again(foster: Call, done: Path, options: tuple[str | Path, ...]) -> None:
+    before = json.loads((done / "compare.json").read_text(encoding="utf-8"))
+    damaged = [
+        next((done / "cells").glob("random-s1-*.safetensors")), next((done / "cells").glob("untrained-s0-*.json")),
+        next(p for p in (done / "cells").glob("kcenter-*/windows.safetensors")),
+    ]  # fmt: skip
+    for path in damaged:
+        content = bytearray(path.read_bytes())
+        content[-3] ^= 1
+        path.write_bytes(content)
+    code, _, err = foster("compare", *options)
+    assert code == 0, err
+    assert err.count("a damaged cell is made again") == 3
+    assert numbers(json.loads((done / "compare.json").read_text(encoding="utf-8"))) == numbers(before)
+
+
+@pytest.mark.parametrize("method", ["foster", "kcenter", "rollout"])
+def test_one_method_as_distill_and_eval_give_it(
+    foster: Call, folder: Path, shop: Path, mean_encoder: Path, method: str
+) -> None:
+    """With the rate of the defaults: the same bundle and the same numbers."""
+    out, bundle = folder / f"one-{method}", folder / f"alone-{method}"
+    common = (*SIZE, "--encoder", mean_encoder)
+    rest = ("--rates", "1e-3", "--seeds", "2", "--methods", method, "--out", out, "--json", "--k", "5")
+    code, text, err = foster("compare", shop, *common, *SHORT, *rest)
+    assert code == 0, err
+    found = json.loads(text)["rows"][method]
+    assert found["rate"] == 1e-3 and found["valid_by_rate"] == {}
+    given = {"foster": SHORT, "kcenter": (), "rollout": SHORT[2:]}[method]
+    size = SIZE if method != "kcenter" else SIZE[:-2]  # a coreset refuses --draws
+    code, _, err = foster(
+        "distill", shop, "--method", method, *size, *given, "--encoder", mean_encoder, "--out", bundle
+    )
+    assert code == 0, err
+    a, b = (foster_cli.load(p) for p in (out / method, bundle))
+    if a.windows is not None and b.windows is not None:
+        np.testing.assert_array_equal(a.windows.items, b.windows.items)
+    else:
+        assert all((a.factors[x] == b.factors[x]).all() for x in "UTG")
+    assert all(a.manifest[key] == b.manifest[key] for key in ("distill", "model", "train", "student", "data"))
+    code, text, err = foster("eval", out / method, "--seeds", "2", "--rows", "synthetic", "--json", "--k", "5")
+    assert code == 0, err
+    row = json.loads(text)["rows"]["synthetic"]
+    for metric in ("R@5", "N@5", "MRR"):
+        assert row[metric]["seeds"] == found[metric]["seeds"]
+    assert (row["coverage"], row["chosen"]) == (found["coverage"], found["chosen"])
+
+
+def test_items_by_id_and_another_rate_are_other_cells(foster: Call, folder: Path, shop: Path) -> None:
+    """No encoder is read: text similarity is left out with a note. A rate that ends in NaN is out."""
+    common = (shop, "--methods", "random", *SIZE, "--seeds", "1", "--items", "id", "--encoder", folder / "none")
+    code, text, err = foster("compare", *common, "--rates", "1e-3", "--out", folder / "ids", "--json")
+    assert code == 0, err
+    assert "row text_similarity is left out" in err
+    assert list(json.loads(text)["rows"]) == ["random", "full", "untrained", "popularity"]
+    cells = {p.name for p in (folder / "ids" / "cells").iterdir()}
+    code, text, err = foster("compare", *common, "--rates", "1e-2", "--out", folder / "ids", "--json")
+    assert code == 0, err
+    added = {p.name for p in (folder / "ids" / "cells").iterdir()} - cells
+    assert len(added) == 2 and all(name.startswith("random-s0-") for name in added)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("--methods", "foster,kcentre"), ("--methods kcentre", "kcenter")),
+        (("--methods", "random,kcenter,random"), ("random", "twice")),
+        (("--methods", ""), ("--methods", "foster")),
+        (("--rates", "1e-3,fast"), ("--rates", "1e-3,fast")),
+        (("--rates", "0"), ("--rates 0", "positive")),
+        (("--rates", "nan"), ("--rates nan",)),
+        (("--k", "0"), ("--k 0",)),
+        (("--budget", "0"), ("--budget 0",)),
+        (("--student-items", "few"), ("--student-items few",)),
+        (("--backbone", "rnn"), ("--backbone rnn", "gru4rec")),
+        (("--out", "file"), ("--out file", "is a file")),
+        (("--device", "tpu"), ("--device tpu",)),
+    ],
+)
+def test_bad_input_is_one_line(
+    foster: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("x")
+    code, out, err = foster("compare", "nothing.csv", *given)
+    assert code == 2 and not out
+    assert len(err.splitlines()) == 1 and err.startswith("foster: ") and "; " in err
+    assert all(word in err for word in words)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_is_no_bundle_is_left_alone(foster: Call, folder: Path, shop: Path, tmp_path: Path) -> None:
+    (tmp_path / "random").mkdir()
+    (tmp_path / "random" / "notes.txt").write_text("mine")
+    code, _, err = foster("compare", shop, "--methods", "random", "--k-core", "2", "--out", tmp_path)
+    assert code == 2 and "holds random, which is no bundle" in err
+    assert [p.name for p in tmp_path.rglob("*")] == ["random", "notes.txt"]
