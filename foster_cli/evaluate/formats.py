@@ -65,6 +65,9 @@ def to_csv(found: dict[str, Any]) -> str:
     """A line per row, numbers in full; empty where a row has no such thing. The differences stand in the JSON."""
     out = io.StringIO()
     names = metrics(found)
+    data = clean(found["data"]["name"])
+    if data.startswith(tuple("=+-@＝＋－＠")):  # a spreadsheet would read a formula
+        data = "'" + data
     head = ["data", "budget", "row"]
     for m in names:
         head += [m, f"{m}_low", f"{m}_high"]
@@ -73,8 +76,7 @@ def to_csv(found: dict[str, Any]) -> str:
     writer.writerow([*head, *keys])
     for name, row in found["rows"].items():
         cells = [row[m][part] for m in names for part in ("mean", "low", "high")]
-        fixed = [clean(found["data"]["name"]), found["budget"], name]
-        writer.writerow([*fixed, *cells, *[row.get(key, "") for key in keys]])
+        writer.writerow([data, found["budget"], name, *cells, *[row.get(key, "") for key in keys]])
     return out.getvalue()
 
 

@@ -149,6 +149,7 @@ def method_settings(
     if method == "rollout":
         return replace(config, init="rollout", targets="next", mix=False, steps=0), student, distill
     if method == "td3":
+        config = replace(config, draws=DistillConfig().draws)
         return td3.td3_settings(config, td3.TD3Config(), True), student, td3.td3_loop(td3.TD3Config())
     return config, student, distill
 

@@ -7,14 +7,17 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import foster_cli
 from foster_cli.__main__ import main
+from foster_cli.errors import FosterError
 
 Call = Callable[..., tuple[int, str, str]]
 METHODS = "foster,random,kcenter"
@@ -167,11 +170,14 @@ def test_a_damaged_cell_is_made_again(foster: Call, done: Path, options: tuple[s
     assert numbers(json.loads((done / "compare.json").read_text(encoding="utf-8"))) == numbers(before)
 
 
-@pytest.mark.parametrize("method", ["foster", "kcenter", "rollout"])
+@pytest.mark.parametrize("method", ["foster", "kcenter", "rollout", "td3"])
 def test_one_method_as_distill_and_eval_give_it(
-    foster: Call, folder: Path, shop: Path, mean_encoder: Path, method: str
+    foster: Call, folder: Path, shop: Path, mean_encoder: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the rate of the defaults: the same bundle and the same numbers."""
+    from foster_cli.baselines import td3
+
+    monkeypatch.setattr(td3, "TD3Config", partial(td3.TD3Config, inner_steps=6, window=3, real_batch=16))
     out, bundle = folder / f"one-{method}", folder / f"alone-{method}"
     common = (*SIZE, "--encoder", mean_encoder)
     rest = ("--rates", "1e-3", "--seeds", "2", "--methods", method, "--out", out, "--json", "--k", "5")
@@ -179,8 +185,8 @@ def test_one_method_as_distill_and_eval_give_it(
     assert code == 0, err
     found = json.loads(text)["rows"][method]
     assert found["rate"] == 1e-3 and found["valid_by_rate"] == {}
-    given = {"foster": SHORT, "kcenter": (), "rollout": SHORT[2:]}[method]
-    size = SIZE if method != "kcenter" else SIZE[:-2]  # a coreset refuses --draws
+    given = {"foster": SHORT, "kcenter": (), "rollout": SHORT[2:], "td3": SHORT}[method]
+    size = SIZE if method in ("foster", "rollout") else SIZE[:-2]  # the others refuse --draws
     code, _, err = foster(
         "distill", shop, "--method", method, *size, *given, "--encoder", mean_encoder, "--out", bundle
     )
@@ -200,7 +206,7 @@ def test_one_method_as_distill_and_eval_give_it(
 
 
 def test_items_by_id_and_another_rate_are_other_cells(foster: Call, folder: Path, shop: Path) -> None:
-    """No encoder is read: text similarity is left out with a note. A rate that ends in NaN is out."""
+    """No encoder is read: text similarity is left out with a note. Bundle and common rows are not made again."""
     common = (shop, "--methods", "random", *SIZE, "--seeds", "1", "--items", "id", "--encoder", folder / "none")
     code, text, err = foster("compare", *common, "--rates", "1e-3", "--out", folder / "ids", "--json")
     assert code == 0, err
@@ -209,8 +215,43 @@ def test_items_by_id_and_another_rate_are_other_cells(foster: Call, folder: Path
     cells = {p.name for p in (folder / "ids" / "cells").iterdir()}
     code, text, err = foster("compare", *common, "--rates", "1e-2", "--out", folder / "ids", "--json")
     assert code == 0, err
+    assert json.loads(text)["rows"]["random"]["rate"] == 1e-2
     added = {p.name for p in (folder / "ids" / "cells").iterdir()} - cells
     assert len(added) == 2 and all(name.startswith("random-s0-") for name in added)
+
+
+def test_every_option_arrives(foster: Call, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from foster_cli.evaluate import table
+
+    plans: list[table.Plan] = []
+
+    def stop(plan: table.Plan, *_: object) -> None:
+        plans.append(plan)
+        raise FosterError("enough", "stop here")
+
+    monkeypatch.setattr(table, "compare_methods", stop)
+    raw = pd.read_parquet(shop)
+    names = {"user_id": "who", "item_id": "what", "timestamp": "when", "title": "name", "split": "part"}
+    raw.rename(columns=names).to_csv(tmp_path / "raw.csv", index=False)
+    columns = ("--user-column", "who", "--item-column", "what", "--time-column", "when", "--text-columns", "name",
+               "--split-column", "none", "--k-core", "2")  # fmt: skip
+    sizes = ("--budget", "7", "--length", "9", "--steps", "11", "--draws", "3", "--width", "32", "--epochs", "4")
+    rest = ("--encoder", "tinybert", "--backbone", "gru4rec", "--train-layers", "2", "--precision", "bf16",
+            "--student-items", "all", "--student-steps", "33", "--seeds", "5", "--rates", "1e-4,1e-5", "--k", "1,3",
+            "--methods", "kcenter, rollout", "--device", "cpu", "--no-cache")  # fmt: skip
+    assert foster("compare", tmp_path / "raw.csv", *columns, *sizes, *rest)[0] == 2
+    assert foster("compare", shop, "--items", "id", "--k-core", "2", "--out", tmp_path / "x")[0] == 2
+    a, b = plans
+    assert (a.config.budget, a.config.length, a.config.steps, a.config.draws) == (7, 9, 11, 3)
+    assert (a.model.width, a.model.encoder, a.model.backbone) == (32, "tinybert", "gru4rec")
+    assert (a.model.train_layers, a.model.precision, a.train.epochs) == ("2", "bf16", 4)
+    assert (a.student.items_per_step, a.student.steps) == (None, 33)
+    assert (a.seeds, a.rates, a.ks, a.methods) == (5, (1e-4, 1e-5), (1, 3), ("kcenter", "rollout"))
+    assert (a.device.type, a.use_cache, str(a.out)) == ("cpu", False, "runs/raw-compare-b7")
+    assert (a.prepare.user_column, a.prepare.text_columns, a.prepare.k_core) == ("who", ("name",), 2)
+    assert a.prepare.split_column == "none" and a.paths == [str(tmp_path / "raw.csv")]
+    assert (b.model.items, b.out, b.use_cache, b.seeds, b.ks) == ("id", tmp_path / "x", True, 3, (10, 20))
+    assert "td3" not in b.methods and {"foster", "random", "kcenter", "rollout"} <= set(b.methods)
 
 
 @pytest.mark.parametrize(
