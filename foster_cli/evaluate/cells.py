@@ -2,7 +2,7 @@
 
 In: a name, the fields that decide a piece (hashed into its file name), and how to make it. Out: a `Cell`, made or read.
 
-    <name>-<key>.json           fields, what was measured and on which machine, sha256 of that and of the ranks; written last
+    <name>-<key>.json           fields, what was measured and where, sha256 of that and of the ranks; written last
     <name>-<key>.safetensors    ranks (C,) float64, where the cell has some
     <name>-<key>/               a bundle
 
