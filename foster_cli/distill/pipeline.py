@@ -118,10 +118,14 @@ def check_settings(model: ModelConfig, train: TrainConfig, config: DistillConfig
 
 def check_budget(setting: Setting, config: DistillConfig) -> None:
     """FosterError for more synthetic sequences than there are training windows."""
-    if config.budget > len(setting.windows):
+    check_windows(len(setting.windows), config)
+
+
+def check_windows(count: int, config: DistillConfig) -> None:
+    """`check_budget` for `count` training windows."""
+    if config.budget > count:
         raise FosterError(
-            f"--budget {config.budget}: there are only {len(setting.windows)} training windows",
-            f"use --budget {len(setting.windows)} or fewer",
+            f"--budget {config.budget}: there are only {count} training windows", f"use --budget {count} or fewer"
         )
 
 

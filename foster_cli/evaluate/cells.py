@@ -2,7 +2,7 @@
 
 In: a name, the fields that decide a piece (hashed into its file name), and how to make it. Out: a `Cell`, made or read.
 
-    <name>-<key>.json           the fields, what was measured, sha256 of both and of the ranks; written last
+    <name>-<key>.json           fields, what was measured and where, sha256 of that and of the ranks; written last
     <name>-<key>.safetensors    ranks (C,) float64, where the cell has some
     <name>-<key>/               a bundle
 
@@ -26,7 +26,7 @@ from foster_cli import bundle
 from foster_cli.console import Console
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.compare import Row
-from foster_cli.runtime import save_tensors, sha256_file, sha256_json, writing
+from foster_cli.runtime import machine, save_tensors, sha256_file, sha256_json, writing
 
 Float = npt.NDArray[np.float64]
 #: Raised whenever a cell with the same fields would hold something else.
@@ -62,7 +62,7 @@ class Cells:
                 return found
             self._damaged(file)
         made = make()
-        body: dict[str, Any] = {"fields": fields, "record": made.record, "ranks": None}
+        body: dict[str, Any] = {"fields": fields, "record": made.record, "machine": machine(), "ranks": None}
         if made.ranks is not None:
             with writing(tensors) as tmp:
                 save_tensors({"ranks": torch.from_numpy(made.ranks)}, tmp)

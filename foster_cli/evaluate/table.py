@@ -25,9 +25,10 @@ from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainCo
 from foster_cli.console import SILENT, Console
 from foster_cli.data.columns import PrepareSettings
 from foster_cli.data.schema import Dataset
+from foster_cli.data.windows import training_windows
 from foster_cli.distill.coreset import run_coreset
 from foster_cli.distill.loop import distill, make_subset
-from foster_cli.distill.pipeline import Loop, run
+from foster_cli.distill.pipeline import Loop, check_windows, run
 from foster_cli.errors import FosterError, NotFinite
 from foster_cli.evaluate.cells import Cell, Cells, as_cell, as_row
 from foster_cli.evaluate.compare import (
@@ -103,9 +104,10 @@ def compare_methods(plan: Plan, console: Console = SILENT) -> dict[str, Any]:
 
     Raises FosterError for settings out of range, a folder that cannot be written, or a training that no rate saves.
     """
-    check_out(plan)
-    cells = Cells(plan.out / "cells", console)
     base = plan.fields
+    check_windows(len(training_windows(plan.data, plan.config.length)), plan.config)
+    make_out(plan)
+    cells = Cells(plan.out / "cells", console)
     made = {}
     for i, method in enumerate(plan.methods):
         console.note(f"method {method} ({i + 1} of {len(plan.methods)})")
@@ -129,14 +131,16 @@ def compare_methods(plan: Plan, console: Console = SILENT) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def check_out(plan: Plan) -> None:
-    """FosterError where the folder holds something in the place of a bundle, or is a file."""
-    if plan.out.exists() and not plan.out.is_dir():
-        raise FosterError(f"--out {plan.out}: is a file", "give the name of a folder")
+def make_out(plan: Plan) -> None:
+    """Make the folder, before anything slow. FosterError where that fails, or something stands in a bundle's place."""
     for method in plan.methods:
         place = plan.out / method
         if place.exists() and not (place / bundle.SUMS).is_file():
             raise FosterError(f"--out {plan.out}: holds {method}, which is no bundle", "give another folder")
+    try:
+        (plan.out / "cells").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FosterError(f"--out {plan.out}: {error.strerror or error}", "give another folder") from error
 
 
 def method_settings(

@@ -144,6 +144,8 @@ def test_an_interruption_loses_nothing(
     assert code == 130 and not text and "interrupted" in err
     assert [p.name for p in out.rglob(".*")] == [] and not (out / "compare.json").exists()
     assert calls == ["foster, rate 0.001", "foster, rate 0.01", "random, rate 0.001"]
+    kept = [p.name for p in (out / "cells").iterdir()]
+    assert len(kept) == 5 and not any("-s0-" in name for name in kept)  # 3 bundles, 2 rates; the test is not read
 
     seen: list[str] = []
     monkeypatch.setattr(table, "train_on", lambda *args: (seen.append(args[-1]), real(*args))[1])
@@ -289,3 +291,23 @@ def test_a_folder_that_is_no_bundle_is_left_alone(foster: Call, folder: Path, sh
     code, _, err = foster("compare", shop, "--methods", "random", "--k-core", "2", "--out", tmp_path)
     assert code == 2 and "holds random, which is no bundle" in err
     assert [p.name for p in tmp_path.rglob("*")] == ["random", "notes.txt"]
+
+
+def test_what_cannot_work_is_said_before_anything_is_trained(
+    foster: Call, shop: Path, mean_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("something was made")
+
+    monkeypatch.setattr("foster_cli.evaluate.table.run_coreset", never)
+    (tmp_path / "file").write_text("x")
+    common = ("compare", shop, "--methods", "random", "--k-core", "2")
+    for given, word in (
+        (("--encoder", mean_encoder, "--budget", "9999", "--out", tmp_path / "x"), "--budget 9999: there are only"),
+        (("--encoder", tmp_path / "none", "--out", tmp_path / "x"), "none"),
+        (("--encoder", mean_encoder, "--out", tmp_path / "file" / "x"), "Not a directory"),
+    ):
+        code, out, err = foster(*common, *given)
+        last = err.splitlines()[-1]
+        assert code == 2 and not out and last.startswith("foster: ") and word in last and "; " in last, err
+        assert [p.name for p in tmp_path.iterdir()] == ["file"]
