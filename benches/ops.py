@@ -31,8 +31,6 @@ from foster_cli.ops import native, reference
 from foster_cli.runtime import machine, peak_memory_mb, reset_peak
 
 Run = Callable[[], object]
-#: What `ours` is compared with. Not every op has each.
-WAYS = ("ours", "plain", "compiled", "matmul+topk", "matmul+compare")
 
 
 def wait(device: torch.device) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from foster_cli.config import DistillConfig, ModelConfig, TrainConfig
 from foster_cli.data.windows import Windows
@@ -30,29 +31,37 @@ from foster_cli.runtime import adamw, generator, machine, peak_memory_mb, reset_
 from foster_cli.train.anchors import Teacher
 
 
-def measure(n: int, steps: int) -> dict[str, float]:
-    """One size."""
-    cpu = torch.device("cpu")
+def setting(n: int, device: torch.device) -> tuple[Problem, State, Tensor]:
+    """What an outer step needs, on generated data with n items; and Q (M, rows, d) of the starting point."""
     rng = np.random.default_rng(0)
-    pooled = torch.nn.functional.normalize(torch.randn(n, 384, generator=generator(0, "texts")), dim=-1)
+    pooled = torch.nn.functional.normalize(torch.randn(n, 384, generator=generator(0, "texts")), dim=-1).to(device)
     config = DistillConfig()
 
     def fresh(seed: int) -> Recommender:
         text = TextEncoder(TextCache(pooled, None, None, n, 384), None, "mean", True)
-        return Recommender(text, ModelConfig(), config.length, seed).eval()
+        model = Recommender(text, ModelConfig(), config.length, seed).to(device)
+        model.sequence.seed_dropout(seed)
+        return model.eval()
 
     windows = Windows(rng.integers(0, n, (20_000, 21)), np.full(20_000, 21))
     teacher = fresh(0)
     V = teacher.embed_all()
     record = Teacher(teacher, [teacher.learnables()], [], 0.0, 0.0, False)
     Q = probe_tensor(teacher, V, probe_items(windows, n, 20, 20, rng), config.gain)
-    synthetic, _ = from_tensor(Q, None, None)
+    synthetic = from_tensor(Q, None, None)[0].to(device)
     reading = make_reading(config.targets == "own", config.mix, Q, V)
     problem = Problem(record, fresh, V, windows, make_subset(config, V, 0), config, TrainConfig(), 0, reading)
     phi = fresh(1)
     state = State(
         phi, adamw(phi.parameters()), synthetic, adamw(synthetic.parameters(), lr=1e-3), generator(0, "bench"), rng
     )
+    return problem, state, Q
+
+
+def measure(n: int, steps: int) -> dict[str, float]:
+    """One size."""
+    cpu = torch.device("cpu")
+    problem, state, _ = setting(n, cpu)
     outer_step(problem, state, 0)
     base = resident_mb()
     reset_peak()

@@ -18,48 +18,22 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 import torch
+from outer_step import setting
 
-from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
-from foster_cli.data.windows import Windows
+from foster_cli.config import StudentConfig
 from foster_cli.distill.inner import inner_steps
-from foster_cli.distill.loop import Problem, State, make_subset, outer_step
-from foster_cli.distill.synthetic import from_tensor, probe_items, probe_tensor
-from foster_cli.models.encoder import TextCache, TextEncoder
-from foster_cli.models.recommender import Recommender
+from foster_cli.distill.loop import make_subset, outer_step
 from foster_cli.ops import rank_counts
-from foster_cli.ops.reading import make_reading
 from foster_cli.runtime import adamw, generator, machine
-from foster_cli.train.anchors import Teacher
 
 
 def steps(n: int, device: torch.device) -> dict[str, Callable[[], object]]:
     """Name -> one step of it."""
-    rng = np.random.default_rng(0)
-    pooled = torch.nn.functional.normalize(torch.randn(n, 384, generator=generator(0, "texts")), dim=-1).to(device)
-    config = DistillConfig()
-
-    def fresh(seed: int) -> Recommender:
-        text = TextEncoder(TextCache(pooled, None, None, n, 384), None, "mean", True)
-        model = Recommender(text, ModelConfig(), config.length, seed).to(device)
-        model.sequence.seed_dropout(seed)
-        return model.eval()
-
-    windows = Windows(rng.integers(0, n, (20_000, 21)), np.full(20_000, 21))
-    teacher = fresh(0)
-    V = teacher.embed_all()
-    record = Teacher(teacher, [teacher.learnables()], [], 0.0, 0.0, False)
-    Q = probe_tensor(teacher, V, probe_items(windows, n, 20, 20, rng), config.gain)
-    synthetic, _ = from_tensor(Q, None, None)
-    synthetic = synthetic.to(device)
-    reading = make_reading(config.targets == "own", config.mix, Q, V)
-    problem = Problem(record, fresh, V, windows, make_subset(config, V, 0), config, TrainConfig(), 0, reading)
-    phi, student = fresh(1), fresh(2)
+    problem, state, Q = setting(n, device)
+    V, config, reading = problem.V, problem.config, problem.reading
+    student = problem.fresh(2)
     optimizer = adamw(student.parameters())
-    state = State(
-        phi, adamw(phi.parameters()), synthetic, adamw(synthetic.parameters(), lr=1e-3), generator(0, "bench"), rng
-    )
     students = make_subset(config, V, 0, StudentConfig())
     H = torch.randn(1000, 384, generator=generator(0, "cases")).to(device)
     target = torch.arange(1000, device=device)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -172,3 +173,24 @@ def small_model(torch_one: None) -> Callable[..., Any]:
         return (model.double() if double else model).eval()
 
     return make
+
+
+@pytest.fixture
+def call_foster(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Calls `foster ARGS…` in this process; gives code, stdout and stderr."""
+    from foster_cli.__main__ import main
+
+    def call(*args: str | os.PathLike[str]) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["foster", *map(str, args)])
+        capfd.readouterr()
+        code: object = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        assert isinstance(code, int)
+        return (code, *capfd.readouterr())
+
+    return call

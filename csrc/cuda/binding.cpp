@@ -85,8 +85,8 @@ std::tuple<Tensor, Tensor> soft_embed_backward_op(const Tensor& grad, const Tens
   const c10::cuda::CUDAGuard guard(Q_.device());
   const Tensor Q = Q_.contiguous(), V = V_.contiguous(), E = E_.contiguous();
   const Tensor g = grad.to(Q.scalar_type()).contiguous();
-  const Tensor centre = (g.to(sum_type(Q)) * X.to(sum_type(Q))).sum(1);
   const Tensor kept = lse.contiguous();
+  const Tensor centre = need_Q ? (g.to(sum_type(Q)) * X.to(sum_type(Q))).sum(1) : kept;  // the gradient to E has none
   const Sizes n{Q.size(0), V.size(0), width_of(Q), width_of(E)};
   const auto part = [&](bool needed, int which, const Tensor& like) {
     Tensor out = needed ? at::empty_like(like) : at::empty({0}, like.options());

@@ -20,19 +20,6 @@ struct bf16 {
   uint16_t bits;
 };
 
-__host__ __device__ inline float widen(bf16 x) {
-  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
-  float value;
-#if defined(__CUDA_ARCH__)
-  value = __uint_as_float(bits);
-#else
-  __builtin_memcpy(&value, &bits, sizeof value);
-#endif
-  return value;
-}
-__host__ __device__ inline float widen(float x) { return x; }
-__host__ __device__ inline double widen(double x) { return x; }
-
 // To the type T, to the nearest, ties to even; NaN stays NaN.
 template <class T>
 __host__ __device__ inline T narrow(float x);

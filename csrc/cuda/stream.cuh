@@ -273,11 +273,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-template <class S>
-constexpr Type type_of() {
-  return sizeof(S) == 4 ? Type::kFloat : sizeof(S) == 8 ? Type::kDouble : Type::kBFloat16;
-}
-
 inline bool aligned(const void* p, int width, size_t size) {
   return reinterpret_cast<uintptr_t>(p) % 16 == 0 && width * size % 16 == 0;
 }

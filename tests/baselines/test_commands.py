@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,7 +15,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import foster_cli
-from foster_cli.__main__ import main
 from foster_cli.baselines import METHODS
 from foster_cli.bundle import CORESET_FILES, SUMS, WINDOWS, load, save_coreset
 from foster_cli.data.prepare import load_dataset
@@ -36,19 +33,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def foster(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
-    """Calls `foster ARGS…` in this process, in one folder with one cache; gives code, stdout and stderr."""
+def foster(folder: Path, monkeypatch: pytest.MonkeyPatch, call_foster: Call) -> Call:
+    """`call_foster`, in one folder with one cache."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("FOSTER_CACHE", str(folder / "cache"))
-
-    def call(*args: str | os.PathLike[str]) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["foster", *map(str, args)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        return (int(stop.value.code or 0), *capfd.readouterr())
-
-    return call
+    return call_foster
 
 
 @pytest.fixture

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,13 @@ import torch
 from calling import Foster, Said, shop
 
 from foster_cli import bundle
-from foster_cli.__main__ import main
 from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
 from foster_cli.data.columns import PrepareSettings
 from foster_cli.data.prepare import load_dataset
 
 
 @pytest.fixture
-def foster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Foster:
+def foster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call_foster: Callable[..., tuple[int, str, str]]) -> Foster:
     """Calls `foster ARGS…` in this process, in `tmp_path/work`, offline."""
     work = tmp_path / "work"
     work.mkdir(exist_ok=True)
@@ -28,18 +26,7 @@ def foster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
     monkeypatch.setenv("FOSTER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
-    def call(*args: str | os.PathLike[str]) -> Said:
-        monkeypatch.setattr(sys, "argv", ["foster", *map(str, args)])
-        capfd.readouterr()
-        code: object = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        assert isinstance(code, int)
-        return Said(code, *capfd.readouterr())
-
-    return call
+    return lambda *args: Said(*call_foster(*args))
 
 
 @pytest.fixture

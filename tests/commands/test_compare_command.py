@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,7 +14,6 @@ import pandas as pd
 import pytest
 
 import foster_cli
-from foster_cli.__main__ import main
 from foster_cli.errors import FosterError
 
 Call = Callable[..., tuple[int, str, str]]
@@ -32,23 +29,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def foster(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
-    """Calls `foster ARGS…` in this process, in one folder with one cache; gives code, stdout and stderr."""
+def foster(folder: Path, monkeypatch: pytest.MonkeyPatch, call_foster: Call) -> Call:
+    """`call_foster`, in one folder with one cache."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("FOSTER_CACHE", str(folder / "cache"))
-
-    def call(*args: str | os.PathLike[str]) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["foster", *map(str, args)])
-        capfd.readouterr()
-        code: object = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        assert isinstance(code, int)
-        return (code, *capfd.readouterr())
-
-    return call
+    return call_foster
 
 
 @pytest.fixture
