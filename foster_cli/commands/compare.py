@@ -80,7 +80,8 @@ def command(
     from foster_cli.data.prepare import load_dataset
     from foster_cli.distill.pipeline import check_settings
     from foster_cli.errors import FosterError
-    from foster_cli.evaluate.table import Plan, compare_methods
+    from foster_cli.evaluate.plan import Plan, method_variant
+    from foster_cli.evaluate.table import compare_methods, pairs
     from foster_cli.runtime import pick_device
 
     chosen = settings.names("--methods", methods, tuple(METHODS))
@@ -103,8 +104,9 @@ def command(
     dataset = load_dataset(data, prepare)
     out = out or RUNS / f"{safe_name(dataset.name)}-compare-b{budget}"
     plan = Plan(
-        dataset, settings.absolute(data), prepare, model, train, config, student, chosen, grid, seeds, ks, where, out,
-        cache,
+        dataset, settings.absolute(data), prepare, {"": model}, train, config, student,
+        tuple(method_variant(name, config, student) for name in chosen), grid, seeds, ks, where, out, cache,
+        pairs(chosen),
     )  # fmt: skip
     console.note(f"finished cells are kept in {out / 'cells'}; the same command goes on from there")
     found = compare_methods(plan, console)
