@@ -79,21 +79,21 @@ def measure(plan: Plan, console: Console = SILENT) -> Measured:
     cells = Cells(plan.out / "cells", console)
     made = {}
     for i, variant in enumerate(plan.variants):
-        console.note(f"{variant.name} ({i + 1} of {len(plan.variants)})")
+        console.note(f"making {variant.name} ({i + 1} of {len(plan.variants)})")
         made[variant.name] = shrink(plan, cells, base[variant.model], variant, console)
         if plan.publish:
             publish(made[variant.name].path, plan.out / variant.name)
     model = next(iter(plan.models.values()))  # endings differ in layers alone, not in precision
     with matmul_precision(model.precision, plan.device):
-        settings = {
+        shared = {
             ending: make_setting(plan.data, model, plan.config.length, plan.device, console, plan.use_cache)
             for ending, model in plan.models.items()
         }
         for v in plan.variants:
-            made[v.name] = choose_rate(plan, cells, settings[v.model], made[v.name], console)
-        test = make_test(next(iter(settings.values())), False, min(plan.ks), plan.split)
-        found = {v.name: variant_row(plan, cells, settings[v.model], test, made[v.name], console) for v in plan.variants}
-        found |= common_rows(plan, cells, settings, test, base, console)
+            made[v.name] = choose_rate(plan, cells, shared[v.model], made[v.name], console)
+        test = make_test(next(iter(shared.values())), False, min(plan.ks), plan.split)
+        found = {v.name: variant_row(plan, cells, shared[v.model], test, made[v.name], console) for v in plan.variants}
+        found |= common_rows(plan, cells, shared, test, base, console)
     summary = summarise(found, test, plan.ks, list(range(plan.seeds)), pairs=plan.pairs)
     for name, entry in summary["rows"].items():
         entry |= costs(made[name]) if name in made else {"method": None}
@@ -200,7 +200,7 @@ def variant_row(plan: Plan, cells: Cells, setting: Setting, test: Test, shrunk: 
 
 
 def common_rows(
-    plan: Plan, cells: Cells, settings: dict[str, Setting], test: Test, base: dict[str, dict[str, Any]],
+    plan: Plan, cells: Cells, shared: dict[str, Setting], test: Test, base: dict[str, dict[str, Any]],
     console: Console,
 ) -> dict[str, Row]:  # fmt: skip
     """The rows that belong to no variant: those that a seed decides for each of the models, the others once.
@@ -227,13 +227,15 @@ def common_rows(
     for name in plan.common:
         seeded = name in SEEDED
         for ending in plan.models if seeded else list(plan.models)[:1]:
-            setting, row = settings[ending], f"{name}{ending}" if seeded else name
+            setting, row = shared[ending], f"{name}{ending}" if seeded else name
             found = []
             try:
                 for seed in range(plan.seeds if seeded else 1):
                     fields = plan.rank_fields({**base[ending], "row": name}, seed)
                     label = f"{row}, seed {seed}" if seeded else row
-                    found.append(cells.cell(f"{name}-s{seed}", fields, partial(make, label, maker(name, setting, seed))))
+                    found.append(
+                        cells.cell(f"{name}-s{seed}", fields, partial(make, label, maker(name, setting, seed)))
+                    )
             except FosterError as error:
                 if name != "text_similarity" or setting.source is not None:
                     raise
@@ -273,6 +275,8 @@ def publish(source: Path, target: Path) -> None:
 
 def settings(plan: Plan) -> dict[str, Any]:
     """The settings that all variants share; those a variant sets itself stand in its row."""
-    model = next(iter(plan.models.values()))
-    kept = {"prepare": plan.prepare, "model": model, "train": plan.train, "student": plan.student}
-    return {"path": plan.paths, **{name: dataclasses.asdict(value) for name, value in kept.items()}}
+    return {
+        "path": plan.paths, "prepare": dataclasses.asdict(plan.prepare),
+        "model": dataclasses.asdict(next(iter(plan.models.values()))), "train": dataclasses.asdict(plan.train),
+        "student": dataclasses.asdict(plan.student),
+    }  # fmt: skip
