@@ -114,14 +114,15 @@ def command(
 
 def show(console: Any, found: dict[str, Any]) -> None:
     """A table for each curve, one for the references, the paired differences, for a person."""
-    from foster_cli.evaluate.formats import interval, metrics, paired_rows, title
-    from foster_cli.evaluate.sweep import REFERENCES
+    from foster_cli.console import clean
+    from foster_cli.evaluate.formats import interval, metrics, paired_rows, ranked_words
+    from foster_cli.evaluate.sweep import DEFAULT, REFERENCES
 
     names, rows = metrics(found), found["rows"]
-    console.note(title(found))
+    console.result(f"{clean(found['data']['name'])}: {ranked_words(found)}")
     for curve in found["curves"]:
         lines = [
-            [p["value"] + (" (default)" if p["row"] == "foster" else ""), *[interval(rows[p["row"]][m]) for m in names]]
+            [p["value"] + (" (default)" if p["row"] == DEFAULT else ""), *[interval(rows[p["row"]][m]) for m in names]]
             for p in curve["points"]
         ]
         console.table(f"{curve['parameter']}: {curve['text']}", ["", *names], lines)

@@ -99,9 +99,10 @@ def valid(row: Row) -> float | None:
     return float(np.mean(known)) if known and len(known) == len(row.valid) else None
 
 
-def step_seconds(shrunk: Shrunk) -> float | None:
-    """Median seconds of an outer step; None without one."""
-    return shrunk.manifest["metrics"].get("seconds_per_outer_step")
+def outer_steps(shrunk: Shrunk) -> dict[str, Any]:
+    """Median seconds of an outer step (None without one), and after how many of them validation was best."""
+    metrics = shrunk.manifest["metrics"]
+    return {key: metrics[key] for key in ("seconds_per_outer_step", "best_step")}
 
 
 def ablate(plan: Plan, console: Console = SILENT) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def ablate(plan: Plan, console: Console = SILENT) -> dict[str, Any]:
         if name in out.made and kind is not None:
             variant = out.made[name].variant
             entry |= {"text": kind.text, **axes(kind, layers[variant.model], variant.config), **variant.extra}
-            entry["seconds_per_outer_step"] = step_seconds(out.made[name])
+            entry |= outer_steps(out.made[name])
     return {
         **described(plan), "split": plan.split, "budget": plan.config.budget, "rates": list(plan.rates),
         "k": list(plan.ks), **out.summary, "settings": {**settings(plan), "distill": dataclasses.asdict(plan.config)},

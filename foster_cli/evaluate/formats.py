@@ -45,6 +45,7 @@ COSTS = (_COVERAGE, Column("select s", *_SECONDS), _PEAK, _TRAIN, _RATE)
 ABLATION = (
     Column("valid R@10", "valid", "{:.4f}".format),
     _COVERAGE,
+    Column("kept step", "best_step"),
     Column("step s", "seconds_per_outer_step", "{:.2f}".format),
     Column("distil s", *_SECONDS),
     _PEAK,
@@ -57,6 +58,8 @@ AXES = (
     Column("reset", "reset"),
 )  # fmt: skip
 Columns = Sequence[Column]
+#: What a person calls a split.
+SPLIT_WORDS = {"test": "test", "valid": "validation"}
 
 
 def metrics(found: dict[str, Any]) -> list[str]:
@@ -64,10 +67,15 @@ def metrics(found: dict[str, Any]) -> list[str]:
     return [f"{m}@{k}" for k in found["k"] for m in ("R", "N")]
 
 
+def ranked_words(found: dict[str, Any]) -> str:
+    """Which cases were ranked, among what, by models of which seeds."""
+    split, seeds = SPLIT_WORDS[found.get("split", "test")], ", ".join(map(str, found["seeds"]))
+    return f"{found['cases']:,} {split} cases, all items ranked, seeds {seeds}"
+
+
 def title(found: dict[str, Any]) -> str:
     """One line on what the numbers are of."""
-    cases, seeds = f"{found['cases']:,} {found.get('split', 'test')} cases", ", ".join(map(str, found["seeds"]))
-    return f"{clean(found['data']['name'])}: budget {found['budget']}, {cases}, all items ranked, seeds {seeds}"
+    return f"{clean(found['data']['name'])}: budget {found['budget']}, {ranked_words(found)}"
 
 
 def interval(value: dict[str, float], sign: str = "") -> str:

@@ -1,4 +1,4 @@
-"""The curves of `foster sweep` as a picture. In: its JSON. Out: a PNG; a column of panels for each parameter.
+"""The curves of `foster sweep` as a picture. In: its JSON. Out: a PNG, two panels for each parameter.
 
 Matplotlib is an extra (`foster-cli[plot]`) and is imported here alone, when a picture is drawn.
 """
@@ -12,10 +12,13 @@ from typing import Any
 
 from foster_cli.console import clean
 from foster_cli.errors import FosterError
+from foster_cli.evaluate.formats import ranked_words
 
 #: Okabe and Ito's colours, which the colour-blind can tell apart: curve, full, untrained.
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 _REFERENCES = (("full", ORANGE, "--", "full data"), ("untrained", GREY, ":", "untrained"))
+
+_LEGEND = ("synthetic set", "default setting", *[label for *_, label in _REFERENCES])
 
 
 def need_matplotlib() -> None:
@@ -52,7 +55,7 @@ def _panel(ax: Any, found: dict[str, Any], curve: dict[str, Any], metric: str) -
     above = [v["high"] - v["mean"] for v in values]
     ax.errorbar(xs, means, yerr=[below, above], color=BLUE, marker="o", markersize=5, linewidth=1.6, elinewidth=1.1,
                 capsize=3, label="synthetic set")  # fmt: skip
-    default = [(x, y) for p, x, y in zip(points, xs, means, strict=True) if p["row"] == "foster"]
+    default = [(x, y) for p, x, y in zip(points, xs, means, strict=True) if p["value"] == curve["default"]]
     for x, y in default:
         ax.plot([x], [y], linestyle="none", marker="o", markersize=10, markerfacecolor="none", color=BLUE,
                 label="default setting")  # fmt: skip
@@ -64,9 +67,9 @@ def _panel(ax: Any, found: dict[str, Any], curve: dict[str, Any], metric: str) -
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def draw(found: dict[str, Any], path: Path) -> None:
-    """Write the PNG to `path`: R@k and N@k over each parameter, k the first asked for; 95 % intervals as bars and, for
-    the references, as bands."""
+def make_figure(found: dict[str, Any]) -> Any:
+    """A matplotlib Figure: R@k and N@k over each parameter, k the first asked for; 95 % intervals as bars and, for the
+    references, as bands."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -78,18 +81,22 @@ def draw(found: dict[str, Any], path: Path) -> None:
         for line, metric in enumerate((f"R@{k}", f"N@{k}")):
             _panel(axes[line][column], found, curve, metric)
             axes[line][column].label_outer()
-        axes[1][column].set_xlabel(f"${curve['symbol']}$, {curve['text']}")
-    seeds, cases = len(found["seeds"]), found["cases"]
+        axes[1][column].set_xlabel(f"${curve['symbol']}$, {curve['text'].replace('L_DH', r'$L_{DH}$')}")
     figure.suptitle(
-        f"{clean(found['data']['name'], 60)}: {cases:,} {found['split']} cases, all items ranked, {seeds} seeds; "
-        "bars and bands: 95 % intervals",
+        f"{clean(found['data']['name'], 60)}: {ranked_words(found)}; bars and bands: 95 % intervals",
         fontsize=10, parse_math=False,
     )  # fmt: skip
     handles: dict[str, Any] = {}
     for panel in axes[0]:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False)
+    order = sorted(handles, key=_LEGEND.index)
+    figure.legend([handles[label] for label in order], order, loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """Write the picture to `path` as a PNG; the same JSON gives the same bytes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box
-        figure.savefig(path, format="png", metadata={"Software": None})
+        make_figure(found).savefig(path, format="png", metadata={"Software": None})

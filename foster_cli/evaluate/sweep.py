@@ -15,7 +15,7 @@ from typing import Any
 
 from foster_cli.config import DistillConfig, StudentConfig
 from foster_cli.console import SILENT, Console
-from foster_cli.evaluate.ablation import step_seconds, valid
+from foster_cli.evaluate.ablation import outer_steps, valid
 from foster_cli.evaluate.formats import csv_text, metrics
 from foster_cli.evaluate.parameters import Range, Value
 from foster_cli.evaluate.plan import Plan, Variant
@@ -23,19 +23,21 @@ from foster_cli.evaluate.plot import draw
 from foster_cli.evaluate.table import described, measure, settings
 from foster_cli.runtime import machine, writing
 
-#: Rows that the curves are drawn beside.
-REFERENCES = ("full", "untrained")
+#: Rows that the curves are drawn beside, and the point at which nothing is changed.
+REFERENCES, DEFAULT = ("full", "untrained"), "default"
 
 
 def written(value: Value) -> str:
     """A value as a person writes it."""
-    return "all" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    if value is None:
+        return "all"
+    return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 
 
 def point_name(range_: Range, value: Value, config: DistillConfig) -> str:
-    """The row's name: `foster` where the settings are the default ones, else `budget=10` and the like."""
+    """The row's name: `default` where nothing is changed, else `budget=10` and the like."""
     parameter = range_.parameter
-    return "foster" if getattr(config, parameter.field) == value else f"{parameter.name}={written(value)}"
+    return DEFAULT if getattr(config, parameter.field) == value else f"{parameter.name}={written(value)}"
 
 
 def variants(ranges: list[Range], config: DistillConfig, student: StudentConfig) -> tuple[Variant, ...]:
@@ -50,8 +52,8 @@ def variants(ranges: list[Range], config: DistillConfig, student: StudentConfig)
 
 
 def pairs(names: list[str]) -> tuple[tuple[str, str], ...]:
-    """Each point minus the default settings, where those are a point, and minus `full`."""
-    own = [(name, "foster") for name in names if name != "foster" and "foster" in names]
+    """Each point minus the default one, where it stands on a curve, and minus `full`."""
+    own = [(name, DEFAULT) for name in names if name != DEFAULT and DEFAULT in names]
     return (*own, *[(name, "full") for name in names])
 
 
@@ -61,13 +63,13 @@ def sweep(plan: Plan, ranges: list[Range], console: Console = SILENT) -> dict[st
     for name, entry in out.summary["rows"].items():
         entry["valid"] = valid(out.rows[name])
         if name in out.made:
-            entry["seconds_per_outer_step"] = step_seconds(out.made[name])
+            entry |= outer_steps(out.made[name])
             entry["bundle"] = out.made[name].path.relative_to(plan.out).as_posix()
     n = len(plan.data.catalogue)
     curves = [
         {
             "parameter": r.parameter.name, "symbol": r.parameter.symbol, "text": r.parameter.text,
-            "default": getattr(plan.config, r.parameter.field),
+            "default": written(getattr(plan.config, r.parameter.field)),
             "points": [
                 {"value": written(v), "x": n if v is None else v, "row": point_name(r, v, plan.config)}
                 for v in r.values
@@ -83,7 +85,8 @@ def sweep(plan: Plan, ranges: list[Range], console: Console = SILENT) -> dict[st
 
 
 _COSTS = (
-    "valid", "coverage", "seconds_per_outer_step", "select_seconds", "select_peak_mb", "train_seconds", "rate", "bundle"
+    "valid", "coverage", "best_step", "seconds_per_outer_step", "select_seconds", "select_peak_mb", "train_seconds",
+    "rate", "bundle",
 )  # fmt: skip
 
 
