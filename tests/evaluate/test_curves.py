@@ -65,6 +65,14 @@ def test_what_the_bilevel_gradient_does_not_read_decides_no_cell() -> None:
     assert bilevel_variant("bilevel", replace(CONFIG, inner_lr=1.0), STUDENT, 5, 5).config != a.config
 
 
+def test_the_bilevel_loop_gets_its_steps_and_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[object] = []
+    monkeypatch.setattr("foster_cli.baselines.bilevel.distill_bilevel", lambda *args: heard.extend(args))
+    variant = bilevel_variant("bilevel", CONFIG, STUDENT, 9, 4)
+    variant.loop("problem", "synthetic", "check", "console")  # type: ignore[arg-type]
+    assert heard == ["problem", "synthetic", "check", 9, 4, "console"]
+
+
 def test_pairs_of_an_ablation() -> None:
     assert ablation.pairs(["foster", "no_dh", "random"]) == (
         ("no_dh", "foster"), ("foster", "full"), ("no_dh", "full"), ("random", "full"), ("foster", "random"),
