@@ -121,11 +121,11 @@ def show(console: Any, found: dict[str, Any]) -> None:
     names, rows = metrics(found), found["rows"]
     console.result(f"{clean(found['data']['name'])}: {ranked_words(found)}")
     for curve in found["curves"]:
-        lines = [
-            [p["value"] + (" (default)" if p["row"] == DEFAULT else ""), *[interval(rows[p["row"]][m]) for m in names]]
-            for p in curve["points"]
-        ]
-        console.table(f"{curve['parameter']}: {curve['text']}", ["", *names], lines)
+        lines = []
+        for p in curve["points"]:
+            row, mark = rows[p["row"]], " (default)" if p["row"] == DEFAULT else ""
+            lines.append([p["value"] + mark, *[interval(row[m]) for m in names], str(row["best_step"])])
+        console.table(f"{curve['parameter']}: {curve['text']}", ["", *names, "kept step"], lines)
     beside = [[name, *[interval(rows[name][m]) for m in names]] for name in REFERENCES]
     console.table("beside them", ["", *names], beside)
     console.table("paired differences, 95 % intervals", ["", *names], paired_rows(found))

@@ -18,7 +18,7 @@ from foster_cli.evaluate.formats import ranked_words
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 _REFERENCES = (("full", ORANGE, "--", "full data"), ("untrained", GREY, ":", "untrained"))
 
-_LEGEND = ("synthetic set", "default setting", *[label for *_, label in _REFERENCES])
+_LEGEND = ("synthetic set", "the start is best", "default setting", *[label for *_, label in _REFERENCES])
 
 
 def need_matplotlib() -> None:
@@ -55,6 +55,10 @@ def _panel(ax: Any, found: dict[str, Any], curve: dict[str, Any], metric: str) -
     above = [v["high"] - v["mean"] for v in values]
     ax.errorbar(xs, means, yerr=[below, above], color=BLUE, marker="o", markersize=5, linewidth=1.6, elinewidth=1.1,
                 capsize=3, label="synthetic set")  # fmt: skip
+    starts = [(x, y) for p, x, y in zip(points, xs, means, strict=True) if rows[p["row"]]["best_step"] == 0]
+    if starts:
+        ax.plot(*zip(*starts, strict=True), linestyle="none", marker="o", markersize=5, markerfacecolor="white",
+                color=BLUE, zorder=3, label="the start is best")  # fmt: skip
     default = [(x, y) for p, x, y in zip(points, xs, means, strict=True) if p["value"] == curve["default"]]
     for x, y in default:
         ax.plot([x], [y], linestyle="none", marker="o", markersize=10, markerfacecolor="none", color=BLUE,
@@ -69,7 +73,7 @@ def _panel(ax: Any, found: dict[str, Any], curve: dict[str, Any], metric: str) -
 
 def make_figure(found: dict[str, Any]) -> Any:
     """A matplotlib Figure: R@k and N@k over each parameter, k the first asked for; 95 % intervals as bars and, for the
-    references, as bands."""
+    references, as bands. White points: no outer step was kept, so the parameters of the loop play no part in them."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -91,7 +95,7 @@ def make_figure(found: dict[str, Any]) -> Any:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     order = sorted(handles, key=_LEGEND.index)
-    figure.legend([handles[label] for label in order], order, loc="outside lower center", ncols=4, frameon=False)
+    figure.legend([handles[label] for label in order], order, loc="outside lower center", ncols=5, frameon=False)
     return figure
 
 

@@ -234,7 +234,12 @@ def test_a_second_sweep_trains_nothing(
     assert {p.name: p.read_bytes() for p in swept.glob("sweep.*")} == before
     code, out, err = foster("sweep", *common, *OVER)
     assert code == 0, err
-    assert "3 (default)" in out and "outer steps between resets" in out and "49 validation cases" in out
+    assert (
+        "3 (default)" in out
+        and "kept step" in out
+        and "outer steps between resets" in out
+        and "49 validation cases" in out
+    )
 
 
 def test_a_value_more_is_one_bundle_more(

@@ -189,6 +189,7 @@ def test_the_axis(xs: list[float], kind: str) -> None:
 
 def test_the_picture_shows_the_numbers() -> None:
     found = _found(over=("budget=5,20,80", "lambda=0,0.01,0.1,1", "S=64,all"))
+    found["rows"]["budget=5"]["best_step"] = 0
     figure = plot.make_figure(found)
     panels = np.array(figure.axes).reshape(2, 3)
     for line, metric in enumerate(("R@10", "N@10")):
@@ -204,6 +205,8 @@ def test_the_picture_shows_the_numbers() -> None:
             lines = {x.get_label(): x.get_ydata()[0] for x in panel.get_lines()}
             assert lines["full data"] == found["rows"]["full"][metric]["mean"]
             assert lines["untrained"] == found["rows"]["untrained"][metric]["mean"]
+            white = [list(x.get_xdata()) for x in panel.get_lines() if x.get_label() == "the start is best"]
+            assert white == ([[5.0]] if curve["symbol"] == "M" else [])
             marked = [x for x in panel.get_lines() if x.get_label() == "default setting"]
             default = {"M": 20, r"\lambda": 0.1}.get(curve["symbol"])
             assert [float(x.get_xdata()[0]) for x in marked] == ([] if default is None else [default])
