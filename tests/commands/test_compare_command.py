@@ -209,10 +209,11 @@ def test_items_by_id_and_another_rate_are_other_cells(foster: Call, folder: Path
 
 def test_every_option_arrives(foster: Call, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from foster_cli.evaluate import table
+    from foster_cli.evaluate.plan import Plan
 
-    plans: list[table.Plan] = []
+    plans: list[Plan] = []
 
-    def stop(plan: table.Plan, *_: object) -> None:
+    def stop(plan: Plan, *_: object) -> None:
         plans.append(plan)
         raise FosterError("enough", "stop here")
 
@@ -230,15 +231,18 @@ def test_every_option_arrives(foster: Call, shop: Path, tmp_path: Path, monkeypa
     assert foster("compare", shop, "--items", "id", "--k-core", "2", "--out", tmp_path / "x")[0] == 2
     a, b = plans
     assert (a.config.budget, a.config.length, a.config.steps, a.config.draws) == (7, 9, 11, 3)
-    assert (a.model.width, a.model.encoder, a.model.backbone) == (32, "tinybert", "gru4rec")
-    assert (a.model.train_layers, a.model.precision, a.train.epochs) == ("2", "bf16", 4)
+    model = a.models[""]
+    assert (model.width, model.encoder, model.backbone) == (32, "tinybert", "gru4rec")
+    assert (model.train_layers, model.precision, a.train.epochs) == ("2", "bf16", 4)
     assert (a.student.items_per_step, a.student.steps) == (None, 33)
-    assert (a.seeds, a.rates, a.ks, a.methods) == (5, (1e-4, 1e-5), (1, 3), ("kcenter", "rollout"))
+    assert (a.seeds, a.rates, a.ks) == (5, (1e-4, 1e-5), (1, 3))
+    assert [v.name for v in a.variants] == ["kcenter", "rollout"] and (a.split, a.publish) == ("test", True)
     assert (a.device.type, a.use_cache, str(a.out)) == ("cpu", False, "runs/raw-compare-b7")
     assert (a.prepare.user_column, a.prepare.text_columns, a.prepare.k_core) == ("who", ("name",), 2)
     assert a.prepare.split_column == "none" and a.paths == [str(tmp_path / "raw.csv")]
-    assert (b.model.items, b.out, b.use_cache, b.seeds, b.ks) == ("id", tmp_path / "x", True, 3, (10, 20))
-    assert "td3" not in b.methods and {"foster", "random", "kcenter", "rollout"} <= set(b.methods)
+    assert (b.models[""].items, b.out, b.use_cache, b.seeds, b.ks) == ("id", tmp_path / "x", True, 3, (10, 20))
+    names = {v.name for v in b.variants}
+    assert "td3" not in names and {"foster", "random", "kcenter", "rollout"} <= names
 
 
 @pytest.mark.parametrize(
