@@ -1,10 +1,10 @@
 """CSV: the hard sequences out, a row per synthetic user and position (M × L, or M × copies × L; UTF-8).
 
-Columns: synthetic_user, position, item_id, title, probability; copy after synthetic_user where there are several. An item appears once in a synthetic sequence; real
-ones (a coreset) are as they were, each of its own length. Where a position has a
-goal of its own, next_item_id, next_title and next_probability name the likeliest item after it that the sequence has
-not held so far: a hard training example is then the items up to a position, and that item (not the item of the next
-row).
+Columns: synthetic_user, position, item_id, title, probability; where a user has several copies, copy after
+synthetic_user. An item appears once in a synthetic sequence; real ones (a coreset) are as they were, each of its own
+length. Where a position has a goal of its own, next_item_id, next_title and next_probability name an item to predict
+after it that the sequence has not held so far: a hard training example is then the items up to a position, and that
+item (not the item of the next row).
 
 Spreadsheets run cells that begin with = + - @ (also their full-width forms, tab or carriage return) as
 formulas. Such an item_id or title is written with a ' before it, and so is one that already begins with

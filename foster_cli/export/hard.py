@@ -95,7 +95,7 @@ def make_hard(bundle: BundleLike, decode: str = "argmax", copies: int = 1, seed:
     if copies < 1:
         raise FosterError(f"--copies {copies}: out of range", "use a number of 1 or more")
     if bundle.windows is not None and (decode == "sample" or copies > 1):
-        raise FosterError("--decode, --copies: the bundle holds real sequences, there is nothing to draw", "leave it out")
+        raise FosterError("--decode, --copies: the bundle holds real sequences, nothing is drawn", "leave them out")
     if decode == "argmax" and copies > 1:
         raise FosterError(f"--copies {copies}: argmax gives the same sequence every time", "add --decode sample")
     ids, titles = [encodable(i) for i in bundle.item_ids], [encodable(t) for t in bundle.titles]

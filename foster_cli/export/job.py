@@ -54,6 +54,22 @@ class Job:
             raise FosterError("this format needs the real data", "name it: --data FILE")
         return self.find_data()
 
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """How many sequences the bundle holds, and how many positions the longest has."""
+        from foster_cli.export.view import blocks
+
+        if self.bundle.windows is not None:
+            return len(self.bundle.windows), int(self.bundle.windows.lengths.max())
+        lengths = [len(read) for read, _ in blocks(self.bundle)]
+        return len(lengths), max(lengths)
+
+    def check_measurable(self) -> None:
+        """Read all that measuring needs, before anything is written. Raises FosterError where it is not there."""
+        if self.bundle.windows is not None:
+            raise FosterError("--measure: the bundle holds real sequences, nothing was hardened", "leave it out")
+        _ = self.data
+
     def record(self, format: str, hard: bool) -> dict[str, Any]:
         """What `foster-export.json` says of a folder."""
         manifest = self.bundle.manifest

@@ -40,7 +40,7 @@ def token(text: str) -> str:
     """`text` as one token: blanks, control characters, `"` and `%` percent-encoded, and so the first character of
     what pandas would take for a missing value. Raises FosterError for empty text, which no token can stand for."""
     if not text:
-        raise FosterError("an empty item or user id: RecBole has no token for it", "give the items ids, or drop the row")
+        raise FosterError("an empty item or user id: RecBole has no token for it", "give it an id, or drop the row")
     out = _UNSAFE.sub(lambda found: _percent(found.group()), text)
     return _percent(out[0]) + out[1:] if out in _TAKEN else out
 

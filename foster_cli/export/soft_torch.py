@@ -1,9 +1,9 @@
 """A folder to train on the soft targets without foster: a bundle in, a loader and its tensors out.
 
-    foster_loader.py         reads the folder; needs torch and safetensors alone (`export/foster_loader.py`)
-    tensors.safetensors      Q (M, rows, d), V (n, d); U, T, G; reads (r,), where positions have goals of their own
-    items.json               item_ids and titles, n each, in the order of V
-    settings.json            learning_rate, and how Q is read: own, mix
+foster_loader.py         reads the folder; needs torch and safetensors alone (`export/foster_loader.py`)
+tensors.safetensors      Q (M, rows, d), V (n, d); U, T, G; reads (r,), where positions have goals of their own
+items.json               item_ids and titles, n each, in the order of V
+settings.json            learning_rate, and how Q is read: own, mix
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def parse(text: str, where: str, needed: tuple[str, ...], optional: tuple[str, .
         elif lines is not None:
             lines.append(line)
         elif line.strip() and not line.startswith("#"):
-            raise FosterError(f"{where}, line {number}: text before the first section", f"begin with {_brackets(known)}")
+            raise FosterError(f"{where}, line {number}: text before the first section", "begin comments with #")
     missing = [name for name in needed if name not in sections]
     if missing:
         raise FosterError(f"{where}: the section [{missing[0]}] is missing", f"it needs {_brackets(needed)}")

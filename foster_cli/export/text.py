@@ -13,7 +13,9 @@ from typing import Any
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _INVISIBLE = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 #: How the tokens begin that chat templates are made of: <|im_start|>, <s>, </s>, <start_of_turn>, [INST], [/INST].
-_TOKEN = re.compile(r"<(?=[|/A-Za-z_])|\[(?=/?(?:INST|SYS|BOS|EOS|PAD|UNK|CLS|SEP|MASK|TOOL|AVAILABLE|SYSTEM)[A-Z_]*\])")
+_TOKEN = re.compile(
+    r"<(?=[|/A-Za-z_])|\[(?=/?(?:INST|SYS|BOS|EOS|PAD|UNK|CLS|SEP|MASK|TOOL|AVAILABLE|SYSTEM)[A-Z_]*\])"
+)
 
 
 def encodable(text: str) -> str:
