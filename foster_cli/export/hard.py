@@ -59,8 +59,8 @@ class HardSet:
         return len(self.items)
 
     def label(self, row: int) -> str:
-        """The sequence's name: its user, and the copy where there are several."""
-        return f"{self.user[row]}-{self.copy[row]}" if self.copies > 1 else f"{self.user[row]}"
+        """The sequence's name as a user's id: the synthetic user's number, and the copy's where there are several."""
+        return f"synthetic-{self.user[row]}" + (f"-{self.copy[row]}" if self.copies > 1 else "")
 
     def sequence(self, row: int) -> list[int]:
         """The items of a sequence, without padding."""

@@ -79,9 +79,9 @@ def write_split(job: Job, folder: Path) -> None:
         raise FosterError("the bundle is of another catalogue than the data", "name its data: --data FILE")
     ids = [token(i) for i in hard.item_ids]
     users = [token(encodable(u)) for u in data.user_ids]
-    prefix = "synthetic-"
-    while any(user.startswith(prefix) for user in users):
-        prefix = "_" + prefix
+    prefix = ""  # keeps synthetic users apart from real ones
+    while any(user.startswith(f"{prefix}synthetic-") for user in users):
+        prefix += "_"
     length = int(job.bundle.manifest["distill"]["length"])
     rows = [
         [f"{prefix}{hard.label(e.row)}.{e.position}", " ".join(ids[i] for i in e.history[-length:]), ids[e.target]]
