@@ -42,7 +42,7 @@ def shop_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shop_bundle(shop_file: Path, tmp_path_factory: pytest.TempPathFactory, torch_one: None) -> Callable[..., Path]:
     """`shop_bundle(kind, gain)`: a bundle of the kind `own` (goals of their own, mixed), `next`, `real`, or `sharp`
-    (as `next`, every position one item).
+    (as `next`, every position one item of a real sequence).
 
     Distributions are random, the sharper the larger `gain`. Its recommenders know items by their ids: they need no
     text encoder. Read only.
@@ -89,7 +89,7 @@ def shop_bundle(shop_file: Path, tmp_path_factory: pytest.TempPathFactory, torch
             return path
         G = gain * torch.nn.functional.normalize(torch.randn(USERS, rows, WIDTH, generator=rng), dim=-1)
         if kind == "sharp":
-            G = gain * V[torch.stack([torch.randperm(n, generator=rng)[:rows] for _ in range(USERS)])]
+            G = gain * V[torch.from_numpy(training_windows(dataset, L - 1).take([0, 3, 7]).items)]
         factors = {"U": torch.eye(USERS), "T": torch.eye(rows), "G": G}
         reads = torch.arange(0, n, 2) if kind == "own" else None
         bundle.save(path, manifest, factors, V, ids, titles, log, log, reads)

@@ -37,7 +37,12 @@ def tokenizer() -> Any:
     inner = Tokenizer(models.BPE(vocabulary, merges=[]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
-    names = {"pad_token": "<pad>", "eos_token": "<|im_end|>", "unk_token": "<|endoftext|>", "bos_token": "<|endoftext|>"}
+    names = {
+        "pad_token": "<pad>",
+        "eos_token": "<|im_end|>",
+        "unk_token": "<|endoftext|>",
+        "bos_token": "<|endoftext|>",
+    }
     made = PreTrainedTokenizerFast(
         tokenizer_object=inner, additional_special_tokens=["<|im_start|>"], model_max_length=8192, **names
     )
@@ -101,9 +106,7 @@ def recbole(path: Path) -> dict[str, Any]:
         [dataset.id2token("user_id", int(u)), float(t), dataset.id2token("item_id", int(i))]
         for u, i, t in zip(feat["user_id"], feat["item_id"], feat["timestamp"], strict=True)
     )
-    titles = [
-        " ".join(dataset.id2token("title", [w for w in row.tolist() if w])) for row in dataset.item_feat["title"]
-    ]
+    titles = [" ".join(dataset.id2token("title", [w for w in row.tolist() if w])) for row in dataset.item_feat["title"]]
     train, _, _ = data_preparation(config, dataset)
     ItemKNN(config, train.dataset)
     return {"items": dataset.item_num, "rows": rows, "titles": dict(zip(dataset.field2id_token["item_id"], titles))}

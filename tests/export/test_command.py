@@ -190,4 +190,3 @@ def test_the_docs_name_every_format() -> None:
     text = DOCS.read_text(encoding="utf-8")
     for name in FORMATS:
         assert f"\n## {name}\n" in text and f"[`{name}`](#{name})" in text
-

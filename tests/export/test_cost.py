@@ -56,15 +56,14 @@ def test_both_views_and_the_untrained_model(shop_bundle: Callable[..., Path], sh
     cost = hardening_cost(bundle, make_hard(bundle), dataset, 2, CPU, use_cache=False)
     assert cost["seeds"] == [0, 1] and cost["split"] == "validation" and cost["cases"] == len(setting.valid)
     student, config = (
-        from_dict(kind, bundle.manifest[name]) for kind, name in ((StudentConfig, "student"), (DistillConfig, "distill"))
+        from_dict(kind, bundle.manifest[name])
+        for kind, name in ((StudentConfig, "student"), (DistillConfig, "distill"))
     )
     subset = make_subset(config, bundle.V, 0, student)
     for seed in (0, 1):
         model = setting.fresh(seed)
         untrained = validate(model, setting.valid)
-        fit = fit_synthetic(
-            model, bundle.Q, bundle.V, subset, setting.valid, student, seed, reading=bundle.reading
-        )
+        fit = fit_synthetic(model, bundle.Q, bundle.V, subset, setting.valid, student, seed, reading=bundle.reading)
         assert cost["soft"]["R@10"]["seeds"][seed] == fit.best_value
         assert cost["untrained"]["N@10"]["seeds"][seed] == untrained["N@10"]
     for name in ("soft", "hard", "untrained"):

@@ -237,7 +237,9 @@ ID = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8) |
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(ID, min_size=1, max_size=6, unique=True), st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
+@given(
+    st.lists(ID, min_size=1, max_size=6, unique=True), st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+)
 def test_any_id_and_title_pass_through_an_atomic_file(
     tmp_path_factory: pytest.TempPathFactory, ids: list[str], title: str
 ) -> None:

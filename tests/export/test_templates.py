@@ -29,7 +29,9 @@ def filled(text: str, titles: list[str]) -> dict[str, str]:
 
 
 def test_every_placeholder() -> None:
-    text = "# a comment\n\n[item]\n<$number|$title|${id}>\n\n[instruction]\nA $$5 $length\n\nB\n\n[input]\n$history\n--\n"
+    text = (
+        "# a comment\n\n[item]\n<$number|$title|${id}>\n\n[instruction]\nA $$5 $length\n\nB\n\n[input]\n$history\n--\n"
+    )
     text += "$history_line; $history_ids\n[output]\n$target ($target_id)\n"
     found = filled(text, ["One", "Two", "Three"])
     assert found == {
@@ -53,7 +55,10 @@ def test_an_item_without_a_title_goes_by_its_id() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (WHOLE.format("$histroy"), r"unknown placeholder \$histroy in \[input\]; did you mean \$history\? Known: \$hist"),
+        (
+            WHOLE.format("$histroy"),
+            r"unknown placeholder \$histroy in \[input\]; did you mean \$history\? Known: \$hist",
+        ),
         (WHOLE.format("$zzz"), r"unknown placeholder \$zzz in \[input\]; known: \$history, \$history_line"),
         (WHOLE.format("$title"), r"unknown placeholder \$title in \[input\]"),
         (WHOLE.format("${target.__class__}"), r"a lone \$ in \[input\]; write \$\$"),
