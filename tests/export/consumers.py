@@ -109,7 +109,8 @@ def recbole(path: Path) -> dict[str, Any]:
     titles = [" ".join(dataset.id2token("title", [w for w in row.tolist() if w])) for row in dataset.item_feat["title"]]
     train, _, _ = data_preparation(config, dataset)
     ItemKNN(config, train.dataset)
-    return {"items": dataset.item_num, "rows": rows, "titles": dict(zip(dataset.field2id_token["item_id"], titles))}
+    known = dataset.field2id_token["item_id"]
+    return {"items": dataset.item_num, "rows": rows, "titles": dict(zip(known, titles, strict=True))}
 
 
 def rectools(path: Path) -> dict[str, Any]:
@@ -133,17 +134,18 @@ def rectools(path: Path) -> dict[str, Any]:
     reco = model.recommend(users, dataset, k=2, filter_viewed=False)
     return {
         "users": int(dataset.user_id_map.size), "items": int(dataset.item_id_map.size), "goals": sorted(goals),
-        "rows": len(dataset.interactions.df), "recommended": len(reco), "finite": bool(np.isfinite(reco["score"]).all()),
+        "rows": len(dataset.interactions.df), "recommended": len(reco),
+        "finite": bool(np.isfinite(reco["score"]).all()),
     }  # fmt: skip
 
 
 def lkpy(path: Path) -> dict[str, Any]:
     """LensKit's dataset, and its item-to-item model trained on it."""
     import pandas as pd
+    from lenskit import recommend
     from lenskit.data import from_interactions_df
     from lenskit.knn import ItemKNNScorer
     from lenskit.pipeline import topn_pipeline
-    from lenskit import recommend
 
     table = pd.read_parquet(path)
     dataset = from_interactions_df(table)

@@ -1,4 +1,4 @@
-"""What the hard formats write, read back: by `datasets`, pandas, a chat template, and by RecBole's rules written out."""
+"""What the hard formats write, read back: by `datasets`, pandas, a chat template, and RecBole's rules written out."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_recbole_split_holds_the_examples_and_the_real_cases(
 ) -> None:
     bundle, data = load(shop_bundle(kind)), load_dataset(shop_file)
     folder = written("recbole-split", bundle, tmp_path, find_data=lambda: data)
-    hard, wanted = examples(bundle)
+    _, wanted = examples(bundle)
     train = fields(folder / "set.train.inter")
     assert [[unquote(i) for i in row["item_id_list"]] for row in train] == [
         [bundle.item_ids[i] for i in e.history] for e in wanted
