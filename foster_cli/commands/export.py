@@ -110,11 +110,11 @@ def command(
     if piped:
         if to_stdout(chosen, job):
             console.note(f"wrote {_summary(chosen, job)} to standard output")
-            _note_mass(chosen, job, console)
+            _note_mass(chosen, job, console, measure)
         return
     to_target(chosen, job, target)
     console.note(f"wrote {clean(target, 4096)}: {_summary(chosen, job)}")
-    _note_mass(chosen, job, console)
+    _note_mass(chosen, job, console, measure)
     event = _event(chosen, job, path, target)
     if measure:
         event["cost"] = _measure(job, target, seeds or 2, device or "auto", console)
@@ -170,7 +170,7 @@ def _summary(chosen: Format, job: Job) -> str:
     return f"{users} synthetic users × {length} positions as {chosen.name}"
 
 
-def _note_mass(chosen: Format, job: Job, console: Console) -> None:
+def _note_mass(chosen: Format, job: Job, console: Console, measured: bool) -> None:
     """Say what the hard items stand for."""
     if not chosen.hard or job.hard.real:
         return
@@ -178,7 +178,8 @@ def _note_mass(chosen: Format, job: Job, console: Console) -> None:
     what = f"{read:.3f} of what it reads"
     if job.hard.goals is not None:
         what += f" and {predicted:.3f} of what it predicts"
-    console.note(f"one item per position carries {what}, on average; --measure says what that costs")
+    hint = "" if measured else "; --measure says what that costs"
+    console.note(f"one item per position carries {what}, on average{hint}")
 
 
 def _event(chosen: Format, job: Job, path: Path, target: Path) -> dict[str, Any]:
