@@ -17,7 +17,25 @@ from foster_cli.evaluate.compare import make_test, rows, summarise
 from foster_cli.models.backbones import BACKBONES
 from foster_cli.ops.precision import matmul_precision
 from foster_cli.runtime import machine
-from foster_cli.train.setting import make_setting
+from foster_cli.train.setting import Setting, make_setting
+
+
+def bundle_setting(
+    bundle: Bundle, data: Dataset, model: ModelConfig, length: int, device: torch.device, console: Console,
+    use_cache: bool,
+) -> Setting:  # fmt: skip
+    """The setting that a bundle's recommenders train in. FosterError for another catalogue or text encoder."""
+    if data.catalogue.ids != bundle.item_ids:
+        raise FosterError(f"{bundle.path} is of another catalogue than the data", "name its data: --data FILE")
+    setting = make_setting(data, model, length, device, console, use_cache)
+    stated = bundle.manifest["encoder"]
+    if setting.source is not None and setting.source.hash != stated["hash"]:
+        raise FosterError(
+            f"the encoder {model.encoder} is another than the bundle was made with "
+            f"({setting.source.hash[:12]}… instead of {stated['hash'][:12]}…)",
+            f"install revision {stated['revision']}",
+        )
+    return setting
 
 
 def evaluate_bundle(
@@ -35,16 +53,8 @@ def evaluate_bundle(
     if backbone is not None:
         model = dataclasses.replace(model, backbone=choice("--backbone", backbone, tuple(BACKBONES)))
     config, student = from_dict(DistillConfig, m["distill"]), from_dict(StudentConfig, m["student"])
-    if data.catalogue.ids != bundle.item_ids:
-        raise FosterError(f"{bundle.path} is of another catalogue than the data", "name its data: --data FILE")
     with matmul_precision(model.precision, device):
-        setting = make_setting(data, model, config.length, device, console, use_cache)
-        if setting.source is not None and setting.source.hash != m["encoder"]["hash"]:
-            raise FosterError(
-                f"the encoder {model.encoder} is another than the bundle was made with "
-                f"({setting.source.hash[:12]}… instead of {m['encoder']['hash'][:12]}…)",
-                f"install revision {m['encoder']['revision']}",
-            )
+        setting = bundle_setting(bundle, data, model, config.length, device, console, use_cache)
         used = [int(m["seed"]) + i for i in range(seeds)]
         test = make_test(setting, mask_seen, min(ks))
         Q = bundle.Q.to(device) if bundle.windows is None else bundle.windows
