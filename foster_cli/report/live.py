@@ -98,13 +98,14 @@ class LiveView:
         self.starts: list[float] = []
         self.log: list[dict[str, float]] = []
         self.label, self.done, self.total, self.extra = "preparing", 0, 0, ""
-        self.began = self.last = now()
+        self.began = self.last = self.stage_began = now()
         self.step_seconds: list[float] = []
         self.check_seconds: list[float] = []
 
     def begin(self, label: str, total: int) -> Callable[[int, str], None]:
         """A stage of `total` units begins."""
         self.label, self.done, self.total, self.extra = clean(label, 60), 0, total, ""
+        self.stage_began = self.now()
 
         def at(done: int, extra: str) -> None:
             self.done, self.extra = done, clean(extra, 60)
@@ -116,6 +117,7 @@ class LiveView:
         now, kind = self.now(), fields.get("event")
         if kind == "teacher":
             self.values |= {"full data": fields["R@10"], "untrained": fields["untrained"]}
+            self.begin("fresh models on the starting points", 0)
         elif kind == "random":
             self.values["random real"] = fields["R@10"]
         elif kind == "start":
@@ -137,8 +139,9 @@ class LiveView:
         recent = self.step_seconds[-50:]
         left = (self.steps - done) * sum(recent) / len(recent)
         if self.check_seconds:
-            due = -(-self.steps // self.check_every) - done // self.check_every
-            left += max(0, due) * sum(self.check_seconds) / len(self.check_seconds)
+            checked = self.checks[-1][0]
+            due = 0 if checked >= self.steps else -(-self.steps // self.check_every) - checked // self.check_every
+            left += due * sum(self.check_seconds) / len(self.check_seconds)
         return left
 
     def __rich__(self) -> RenderableType:
@@ -153,7 +156,11 @@ class LiveView:
         grid = Table.grid(padding=(0, 1))
         left = self.seconds_left()
         times = f"{clock(self.now() - self.began)} passed"
-        times += f", about {clock(left)} left" if left is not None else ""
+        if left is not None:
+            times += f", about {clock(left)} left"
+        elif 0 < self.done < self.total:
+            rest = (self.now() - self.stage_began) / self.done * (self.total - self.done)
+            times += f", at most {clock(rest)} left of this stage"
         bar = ProgressBar(total=max(1, self.total), completed=self.done, width=24)
         grid.add_row(Text(self.label), bar, Text(f"{self.done}/{self.total}" if self.total else ""))
         return Group(grid, Text(self.extra, style="dim"), Text(times, style="dim"))
