@@ -57,13 +57,15 @@ def command(
     _check_targets(target, figures, path)
     loaded = load(path)
     evaluation = read_evaluation(loaded, eval)
-    if evaluation is None:
-        console.note(f"not evaluated yet: foster eval {clean(path, 4096)} makes the table of results")
-    report = gather(loaded, evaluation, _data(loaded, data, console))
+    report = gather(loaded, evaluation, _data(loaded, data))
     text = page(report)
     with writing(target) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
     drawn = [] if figures is None else write_figures(report, figures)
+    if report.missing_real:
+        console.note(f"without the real data: {clean(report.missing_real, 4096)}")
+    if evaluation is None:
+        console.note(f"not evaluated yet: foster eval {clean(path, 4096)} makes the table of results")
     console.event(
         command="report", bundle=str(path), out=str(target), bytes=len(text.encode()), evaluated=evaluation is not None,
         figures=[str(f) for f in drawn],
@@ -75,7 +77,7 @@ def command(
         _show(target, console)
 
 
-def _data(bundle: Bundle, data: list[Path] | None, console: Console) -> Dataset | str:
+def _data(bundle: Bundle, data: list[Path] | None) -> Dataset | str:
     """The bundle's dataset, or why it is not there. FosterError where `data` was named and is not it."""
     from foster_cli.commands.common import bundle_data
     from foster_cli.errors import FosterError
@@ -85,7 +87,6 @@ def _data(bundle: Bundle, data: list[Path] | None, console: Console) -> Dataset 
     except FosterError as error:
         if data:
             raise
-        console.note(f"the page is made without the real data: {error}")
         return str(error)
 
 

@@ -75,7 +75,9 @@ def _real_sequences(bundle: Bundle, n: int) -> tuple[list[Sequence], Mass]:
 
 def _ranks(n: int) -> Int:
     """At most CURVE_POINTS of the ranks 1…n, evenly spaced on a logarithmic axis, both ends among them."""
-    return np.unique(np.geomspace(1, n, min(n, CURVE_POINTS)).round().astype(np.int64))
+    if n <= CURVE_POINTS:
+        return np.arange(1, n + 1)
+    return np.unique(np.geomspace(1, n, CURVE_POINTS).round().astype(np.int64))
 
 
 def _masses(mass: Mass, real: bool) -> list[tuple[str, Float, str]]:
@@ -137,7 +139,8 @@ def item_map(V: Tensor, sequences: list[Sequence], limit: int = MAP_POINTS) -> I
     if min(n, width) < 2:
         xy, explained = np.c_[X[:, :1] - X[:, :1].mean(0), np.zeros(n)], np.array([1.0, 0.0])
     else:
-        fitted = PCA(2, svd_solver="covariance_eigh").fit(X)
+        with np.errstate(invalid="ignore"):  # items that are all alike have no variance to share
+            fitted = PCA(2, svd_solver="covariance_eigh").fit(X)
         xy, explained = fitted.transform(X), np.nan_to_num(fitted.explained_variance_ratio_)
     named = {int(p.items[0]) for s in sequences for p in (*s.read, *s.goals)}
     drawn = (

@@ -27,7 +27,7 @@ TAGS = {
 def check_tensorboard() -> None:
     """FosterError with the command that installs TensorBoard, where it is missing."""
     try:
-        from torch.utils import tensorboard  # noqa: F401
+        import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
         raise FosterError(f"--tensorboard needs the package tensorboard ({error})", INSTALL) from error
 

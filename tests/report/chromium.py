@@ -1,6 +1,6 @@
 """Chromium, headless, for the tests of the page: it loads one file, counts what it asks the network for, and looks.
 
-    python tests/report/chromium.py REPORT.html OUT.png      the picture under docs/
+python tests/report/chromium.py REPORT.html OUT.png      the picture under docs/
 """
 
 from __future__ import annotations
