@@ -93,15 +93,16 @@ def test_hostile_titles_are_text(browser: chromium.Browser, pages: dict[str, Pat
     assert "⟨U+202E⟩live⟨U+202C⟩" in seen and "(no title)" in seen
     assert "␀␛[31mred␡⟨U+0085⟩" in seen and "one␊two␉three␍" in seen
     assert browser.js("return [...document.querySelectorAll('.title')].every((e) => e.querySelector('bdi,.empty'))")
-    assert browser.js("return [...document.querySelectorAll('#positions .card')].every((e) => e.scrollWidth <= e.clientWidth)")  # fmt: skip
+    cards = "[...document.querySelectorAll('#positions .card')]"
+    assert browser.js(f"return {cards}.every((e) => e.scrollWidth <= e.clientWidth)")
 
 
 def test_the_policy_forbids_what_a_hole_would_need(browser: chromium.Browser, pages: dict[str, Path]) -> None:
     """Even markup that came through would not run: it is put in by hand here."""
     browser.open(pages["paper"])
     browser.js(
-        "document.body.insertAdjacentHTML('beforeend', '<img src=\"https://example.org/x.png\" onerror=\"window.pwned=1\">"
-        "<p id=p style=\"color:rgb(1,2,3)\">x</p>');"
+        "document.body.insertAdjacentHTML('beforeend', '<img src=\"https://example.org/x.png\" "
+        "onerror=\"window.pwned=1\"><p id=p style=\"color:rgb(1,2,3)\">x</p>');"
         "const s = document.createElement('script'); s.textContent = 'window.pwned=2'; document.body.append(s)"
     )  # fmt: skip
     assert browser.js("return window.pwned ?? null") is None
@@ -159,9 +160,10 @@ def test_bars_map_and_values_show_what_the_bundle_holds(
     assert len(browser.js("return [...document.querySelectorAll('#trails circle')].map((e) => e.tagName)")) == 6
     assert browser.js("return document.querySelectorAll('#trails path').length") == 4
     browser.open(pages["hostile"])
-    browser.js(
-        "const b = document.querySelector('[data-chart=validation]'); b.focus(); for (let i = 0; i < 2; i++)"
-        "b.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowRight' }))"
+    browser.driver.execute_async_script(  # type: ignore[no-untyped-call]
+        "const done = arguments[0], b = document.querySelector('[data-chart=validation]'); b.focus();"
+        "const press = () => b.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowRight' }));"
+        "setTimeout(() => { press(); press(); done(); }, 300);"  # the page has scrolled there by then
     )
     tip = browser.js("const t = document.getElementById('tip'); return t.hidden ? null : t.innerText")
     assert "outer step 2" in tip and "0.22" in tip  # the second validation, from checks.csv
@@ -176,4 +178,4 @@ def test_it_is_drawn(browser: chromium.Browser, pages: dict[str, Path], dark: bo
     browser.screenshot(tmp_path / "page.png", 0, 900)
     pixels = imread(tmp_path / "page.png")[..., :3] * 255
     for colour in ((240, 160, 75), (86, 180, 233)) if dark else ((213, 94, 0), (0, 114, 178)):
-        assert (abs(pixels - colour).max(-1) < 3).sum() > 200
+        assert (abs(pixels - colour).max(-1) < 3).sum() > 100

@@ -107,9 +107,10 @@ function trail(sequence, side) {
 function drawTrails() {
   const side = byId("map-side") ? Number(byId("map-side").value) : 0;
   trails.replaceChildren();
+  const opacity = Math.min(0.45, Math.max(0.1, 2.4 / data.sequences.length));
   data.sequences.forEach((sequence, i) => {
     if (i === current || !sequence[side].length) return;
-    trails.append(draw("path", { class: "trail faint", d: `M${trail(sequence, side).join("L")}` }));
+    trails.append(draw("path", { class: "trail faint", opacity, d: `M${trail(sequence, side).join("L")}` }));
   });
   const points = trail(data.sequences[current], side);
   trails.append(draw("path", { class: "trail", d: `M${points.join("L")}` }));
