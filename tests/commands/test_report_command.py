@@ -53,7 +53,9 @@ def test_distill_eval_report(
     said = foster("report", "seen", "--json", "--figures", "figures")
     event = json.loads(said.out)
     assert said.code == 0 and event["evaluated"] and event["bytes"] == Path("seen", "report.html").stat().st_size
-    assert all(Path(name).is_file() for name in event["figures"]) and len(event["figures"]) == 20
+    assert sorted(event["figures"]) == sorted(str(path) for path in Path("figures").iterdir())
+    names = {Path(name).name for name in event["figures"]}
+    assert {f"{n}.{e}" for n in ("result", "validation", "inner", "popularity", "map") for e in ("png", "svg")} <= names
     text = Path("seen", "report.html").read_text(encoding="utf-8")
     assert "3 synthetic − full data" in text and "Not evaluated yet" not in text
     load("seen")  # nothing in it was harmed

@@ -14,6 +14,7 @@ from foster_cli.bundle import Bundle, load
 from foster_cli.data.schema import Dataset
 from foster_cli.errors import FosterError
 from foster_cli.report.content import Chart
+from foster_cli.report.gather import gather
 from foster_cli.report.items import Mass, item_map, popularity, read_sequences
 
 
@@ -152,3 +153,16 @@ def test_a_large_map_keeps_what_the_sequences_name(make_bundle: Callable[..., Pa
 def test_maps_of_very_little(shape: tuple[int, int]) -> None:
     found = item_map(torch.ones(shape), [])
     assert found.xy.shape == (shape[0], 2) and np.isfinite(found.xy).all() and np.isfinite(found.explained).all()
+
+
+def test_the_report_counts_training_interactions_alone(
+    make_bundle: Callable[..., Path], tmp_path: Path, data: Dataset
+) -> None:
+    found = gather(load(make_bundle(tmp_path / "b")), None, data)
+    counts = [0] * len(data.catalogue)
+    for item, split in zip(data.interactions.item.tolist(), data.interactions.split.tolist(), strict=True):
+        counts[item] += split == 0
+    assert 0 < sum(counts) < len(data.interactions)
+    real = [count / sum(counts) * len(counts) for count in sorted(counts, reverse=True)]
+    assert _line(found.popularity[0], "real") == pytest.approx(real)
+    assert found.missing_real == "" and found.real is False and found.own
