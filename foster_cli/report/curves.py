@@ -15,6 +15,8 @@ import pandas as pd
 from foster_cli.errors import FosterError
 from foster_cli.report.content import Chart, Float, Series
 
+#: Most steps that are drawn; of a longer run as many, evenly spaced.
+MOST_STEPS = 1000
 #: key, title, y label, columns with their label and role, log y?
 _CURVES: tuple[tuple[str, str, str, tuple[tuple[str, str, str], ...], bool, str], ...] = (
     ("inner", "Inner loss", "nats",
@@ -59,6 +61,10 @@ def curves(folder: Path, manifest: dict[str, Any]) -> list[Chart]:
     found = [chart for chart in (_validation(checks, manifest),) if chart is not None]
     if "step" not in log.columns or len(log) < 2:
         return found
+    part = ""
+    if len(log) > MOST_STEPS:
+        part = f" {MOST_STEPS:,} of {len(log):,} steps are drawn."
+        log = log.iloc[np.linspace(0, len(log) - 1, MOST_STEPS).round().astype(int)]
     x = log["step"].to_numpy(dtype=np.float64)
     for key, title, y_label, columns, log_y, note in _CURVES:
         present = [(label, role, _column(log, name)) for name, label, role in columns]
@@ -66,7 +72,7 @@ def curves(folder: Path, manifest: dict[str, Any]) -> list[Chart]:
         if lines:
             log_y = log_y and all(np.nanmin(line.y) > 0 for line in lines)
             levels = _levels(key, manifest)
-            found.append(Chart(key, title, "outer step", y_label, x, lines, note, log_y=log_y, levels=levels))
+            found.append(Chart(key, title, "outer step", y_label, x, lines, note + part, log_y=log_y, levels=levels))
     return found
 
 

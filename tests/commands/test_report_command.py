@@ -43,9 +43,6 @@ def test_distill_eval_report(
     assert [e.value for e in written] == pytest.approx([value for _, value in checks])
     assert len(found.Scalars("start/R@10")) == 2 and len(found.Scalars("validation/random")) == 1
 
-    for part in (("--rows", "untrained"), ("--mask-seen",), ("--backbone", "narm"), ("--out", "mine.json")):
-        assert foster("eval", "seen", "--seeds", "1", *part).code == 0
-        assert not Path("seen", "eval.json").exists()  # not the bundle's whole table, or kept elsewhere
     said = foster("eval", "seen", "--seeds", "1")
     assert said.code == 0 and "next: foster report seen" in said.err
     assert json.loads(Path("seen", "eval.json").read_text())["rows"].keys() >= {"synthetic", "full"}
@@ -59,6 +56,28 @@ def test_distill_eval_report(
     text = Path("seen", "report.html").read_text(encoding="utf-8")
     assert "3 synthetic − full data" in text and "Not evaluated yet" not in text
     load("seen")  # nothing in it was harmed
+
+
+def test_eval_keeps_a_whole_table(foster: Foster, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def evaluate(bundle: object, data: object, *rest: object) -> dict[str, object]:
+        used = {"distilled": "sasrec", "evaluated": rest[-1] or "sasrec"}
+        return {"data": {"name": "shop"}, "method": "foster", "backbone": used, "rows": {}, "paired": {}, "cases": 3,
+                "seeds": [0]}  # fmt: skip
+
+    monkeypatch.setattr("foster_cli.evaluate.run.evaluate_bundle", evaluate)
+    kept = made / "eval.json"
+    for part in (("--rows", "untrained"), ("--mask-seen",), ("--backbone", "narm"), ("--out", "mine.json")):
+        assert foster("eval", made, *part).code == 0
+        assert not kept.exists()  # not the bundle's whole table, or kept elsewhere
+    assert json.loads(Path("mine.json").read_text())["cases"] == 3
+    for part in ((), ("--backbone", "sasrec"), ("--json",)):
+        said = foster("eval", made, *part)
+        assert said.code == 0 and f"next: foster report {made}" in " ".join(said.err.split())
+        assert json.loads(kept.read_text())["cases"] == 3
+        kept.unlink()
+    kept.mkdir()  # cannot be written: the table is printed all the same
+    said = foster("eval", made)
+    assert said.code == 0 and "3 test cases" in said.out and "is not kept in the bundle" in said.err
 
 
 def test_report_alone(foster: Foster, made: Path, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -52,6 +52,15 @@ def test_nothing_to_draw(tmp_path: Path, log: str) -> None:
     assert _charts(tmp_path, log, "\n") == {}
 
 
+def test_a_long_run_is_drawn_in_part(tmp_path: Path) -> None:
+    log = "step,q,entropy\n" + "".join(f"{k + 1}.0,{k % 7},{k}\n" for k in range(12_345))
+    found = _charts(tmp_path, log, "\n")
+    x = found["entropy"].x
+    assert len(x) == 1000 and (x[0], x[-1]) == (1, 12_345) and set(x[1:] - x[:-1]) == {12, 13}
+    assert found["entropy"].series[0].y.tolist() == (x - 1).tolist()
+    assert found["q"].note.endswith("1,000 of 12,345 steps are drawn.")
+
+
 @pytest.mark.parametrize("log", ["step,q\n1,2\n2,<script>\n", '"\n', "step,q\n1,2,3,4\n1\n2,3,4,5,6,7\n"])
 def test_broken_files_are_named(tmp_path: Path, log: str) -> None:
     with pytest.raises(FosterError, match=r"log\.csv"):
