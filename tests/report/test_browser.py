@@ -128,13 +128,16 @@ def test_search_finds_every_position_of_an_item(
     browser: chromium.Browser, pages: dict[str, Path], make_bundle: Callable[..., Path], tmp_path: Path
 ) -> None:
     loaded = load(make_bundle(tmp_path / "b", own=False))
-    top = loaded.probabilities().argsort(dim=-1, descending=True)[..., :10]
+    P = loaded.probabilities()
+    top = P.argsort(dim=-1, descending=True)[..., :10]
     browser.open(pages["paper"])
     for words in ("THING 25", "i07", "3  thing", "thing"):
         texts = [f"{title} {item}".lower() for title, item in zip(loaded.titles, loaded.item_ids, strict=True)]
         wanted = {i for i in top.unique().tolist() if all(word in texts[i] for word in words.lower().split())}
         here = [[[int(i) for i in position if int(i) in wanted] for position in sequence] for sequence in top]
         places = [(m, t, items) for m, sequence in enumerate(here) for t, items in enumerate(sequence) if items]
+        likeliest = [float(f"{max(float(P[m, t, i]) for i in items):.3g}") for m, t, items in places]
+        places = [places[k] for k in sorted(range(len(places)), key=lambda k: -likeliest[k])]
         said, titles, heads = _search(browser, words)
         assert wanted and said == f"{len(wanted)} items found, at {len(places)} positions."
         assert titles == [loaded.titles[i] for _, _, items in places for i in items]

@@ -156,7 +156,7 @@ function row(item, probability, largest) {
 }
 
 /* A list of one side of a position; with `keep`, only the items in it. */
-function side(cell, head, keep) {
+function side(cell, head, role, keep) {
   const [items, probabilities, spread] = cell;
   const list = make("ol", "items");
   items.forEach((item, i) => {
@@ -166,7 +166,7 @@ function side(cell, head, keep) {
     list.append(line);
   });
   if (!list.childElementCount) return null;
-  const block = make("div", "side");
+  const block = make("div", `side ${role}`);
   if (head) block.append(make("h4", "", head, make("small", "", `spread ${spread < 100 ? spread.toPrecision(3) : Math.round(spread).toLocaleString("en")}`)));
   block.append(list);
   return block;
@@ -174,7 +174,7 @@ function side(cell, head, keep) {
 
 function card(user, position, keep) {
   const [read, goals] = data.sequences[user];
-  const blocks = [side(read[position], heads[0], keep), goals.length ? side(goals[position], heads[1], keep) : null];
+  const blocks = [side(read[position], heads[0], "read", keep), goals.length ? side(goals[position], heads[1], "goal", keep) : null];
   const name = keep ? `Sequence ${user + 1}, position ${position + 1}` : `Position ${position + 1}`;
   return make("article", "card position", make("h3", "", name), make("div", "sides", ...blocks.filter(Boolean)));
 }
@@ -190,13 +190,15 @@ function showSearch(words) {
   const keep = new Set();
   searchable.forEach((text, item) => words.every((word) => text.includes(word)) && keep.add(item));
   const hits = [];
+  const best = ([items, probabilities]) => Math.max(-1, ...probabilities.filter((_, i) => keep.has(items[i])));
   data.sequences.forEach(([read, goals], user) =>
     read.forEach((cell, t) => {
-      const goal = goals.length ? goals[t][0] : [];
-      if ([...cell[0], ...goal].some((item) => keep.has(item))) hits.push([user, t]);
+      const p = Math.max(best(cell), goals.length ? best(goals[t]) : -1);
+      if (p >= 0) hits.push([user, t, p]);
     }),
   );
-  const some = hits.length > SHOWN ? `; the first ${SHOWN} are shown` : "";
+  hits.sort((a, b) => b[2] - a[2]);
+  const some = hits.length > SHOWN ? `; the ${SHOWN} likeliest are shown` : "";
   byId("found").textContent = `${keep.size} items found, at ${hits.length} positions${some}.`;
   byId("positions").className = "";
   byId("positions").replaceChildren(...hits.slice(0, SHOWN).map(([user, t]) => card(user, t, keep)));
