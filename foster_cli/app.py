@@ -17,6 +17,7 @@ from foster_cli.commands import (
     eval,
     export,
     preprocess,
+    report,
     sample,
     sweep,
 )
@@ -53,6 +54,7 @@ app.command("eval", short_help="Compare the synthetic set with baselines.")(eval
 app.command("compare", short_help="Which way of shrinking is best on your data.")(compare.command)
 app.command("ablate", short_help="Which part of the method does what.")(ablate.command)
 app.command("sweep", short_help="How much a setting matters, as curves.")(sweep.command)
+app.command("report", short_help="One HTML page about a bundle.")(report.command)
 app.command("export", short_help="Write the sequences for other programs.")(export.command)
 app.command("doctor", short_help="Check this machine and installation.")(doctor.command)
 app.command("build-ext", short_help="Build the C++ and CUDA ops.")(build_ext.command)
