@@ -1,4 +1,4 @@
-"""The documents: every command has a page, every link leads somewhere, every command line in them is one that exists."""
+"""The documents: every command has a page, every link leads somewhere, every command line in them exists."""
 
 from __future__ import annotations
 
