@@ -22,6 +22,9 @@ def command(
     rates: Annotated[
         str, opt("--rates", "AdamW rates for training on a method's result; validation chooses one.")
     ] = "3e-4,1e-3,3e-3",
+    full_rates: Annotated[
+        str | None, opt("--full-rates", "The same for all the data, by one training each; those of --rates without it.")
+    ] = None,
     out: Annotated[
         Path | None, opt("--out", "Folder of results and finished cells; runs/<data>-compare-b<budget> without it.")
     ] = None,
@@ -50,8 +53,9 @@ def command(
 ) -> None:
     """Find out which way of shrinking a dataset is best on yours.
 
-    Makes a bundle by each method (seed 0, one teacher), chooses on validation the rate to train on it, and ranks
-    the test split once with fresh models, beside all the data, an untrained model, popularity and nearest texts.
+    Makes a bundle by each method (seed 0, one teacher), chooses on validation the rate to train on it, and that for
+    all the data, and ranks the test split once with fresh models of each, beside an untrained model, popularity and
+    nearest texts.
 
     Writes compare.json, .csv, .md and .tex and the bundles into the folder. What is finished is kept there in
     cells/: after Ctrl-C, the same command goes on where it was.
@@ -79,12 +83,13 @@ def command(
     )
     check_settings(model, train, config, student)
     grid, ks = settings.rates("--rates", rates), settings.numbers("--k", k)
+    full_grid = grid if full_rates is None else settings.rates("--full-rates", full_rates)
     prepare = settings.prepare_settings(user_column, item_column, time_column, text_columns, split_column, k_core)
     begun = options.begin(data, device, out, "compare", budget, prepare)
     plan = Plan(
         begun.data, begun.paths, prepare, {"": model}, train, config, student,
         tuple(method_variant(name, config, student) for name in chosen), grid, seeds, ks, begun.device, begun.out,
-        cache, table.pairs(chosen),
+        cache, table.pairs(chosen), full_rates=full_grid,
     )  # fmt: skip
     found = table.compare_methods(plan, begun.console)
     text = json_module.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -85,7 +85,8 @@ class Plan:
 
     `models`: the recommenders by the ending that their rows' names carry; a variant names the one it is made with.
     `config` and `student`: the settings that variants change. `pairs`: rows whose differences are given. `common`:
-    rows that belong to no variant. `publish`: whether bundles are also laid out under the rows' names.
+    rows that belong to no variant. `publish`: whether bundles are also laid out under the rows' names. `full_rates`:
+    of which validation chooses one for the rows `full`; empty: that of `train`.
     """
 
     data: Dataset
@@ -106,6 +107,7 @@ class Plan:
     common: tuple[str, ...] = ("full", "untrained", "popularity", "text_similarity")
     split: str = "test"
     publish: bool = True
+    full_rates: tuple[float, ...] = ()
 
     def fields(self, model: str = "") -> dict[str, Any]:
         """What decides every cell of `model`: data, encoder, model, training on real data, kind of device, versions."""

@@ -93,12 +93,13 @@ def measure(plan: Plan, console: Console = SILENT) -> Measured:
             made[v.name] = choose_rate(plan, cells, shared[v.model], made[v.name], console)
         test = make_test(next(iter(shared.values())), False, min(plan.ks), plan.split)
         found = {v.name: variant_row(plan, cells, shared[v.model], test, made[v.name], console) for v in plan.variants}
-        found |= common_rows(plan, cells, shared, test, base, console)
+        full = {e: full_rate(plan, cells, shared[e], base[e], f"full{e}", console) for e in plan.models}
+        found |= common_rows(plan, cells, shared, test, base, full, console)
     summary = summarise(found, test, plan.ks, list(range(plan.seeds)), pairs=plan.pairs)
     for name, entry in summary["rows"].items():
         entry |= costs(made[name]) if name in made else {"method": None}
-    for ending in plan.models if "full" in plan.common else ():
-        summary["rows"][f"full{ending}"]["rate"] = plan.train.lr
+    for ending, (rate, valid) in full.items() if "full" in plan.common else ():
+        summary["rows"][f"full{ending}"] |= {"rate": rate, "valid_by_rate": valid}
     return Measured(found, made, summary)
 
 
@@ -161,24 +162,60 @@ def choose_rate(plan: Plan, cells: Cells, setting: Setting, shrunk: Shrunk, cons
     if len(plan.rates) == 1:
         return replace(shrunk, rate=plan.rates[0])
 
+    def train(rate: float) -> Trained:
+        return train_on(plan, setting, shrunk, rate, SEED, console, f"{name}, rate {rate:g}")
+
+    def fields(rate: float) -> dict[str, Any]:
+        return training_fields(shrunk, rate, SEED)
+
+    rate, valid = best_rate(cells, f"{shrunk.variant.cell}-rate", name, "--rates", plan.rates, fields, train, console)
+    return replace(shrunk, rate=rate, valid=valid)
+
+
+def full_rate(
+    plan: Plan, cells: Cells, setting: Setting, base: dict[str, Any], name: str, console: Console
+) -> tuple[float, dict[str, float | None]]:
+    """The rate of `plan.full_rates` with which all the data (seed 0) do best on validation; R@10 there for each."""
+    if len(plan.full_rates) <= 1 or "full" not in plan.common:
+        return (plan.full_rates or (plan.train.lr,))[0], {}
+
+    def train(rate: float) -> Trained:
+        return full_model(setting, replace(plan.train, lr=rate), SEED, console, plan.use_cache)
+
+    def fields(rate: float) -> dict[str, Any]:
+        return {**with_rate(base, rate), "row": "full", "seed": SEED}
+
+    return best_rate(cells, "full-rate", name, "--full-rates", plan.full_rates, fields, train, console)
+
+
+def with_rate(base: dict[str, Any], rate: float) -> dict[str, Any]:
+    """The fields `base` with another rate of training on real data."""
+    return {**base, "train": {**base["train"], "lr": rate}}
+
+
+def best_rate(
+    cells: Cells, cell: str, name: str, option: str, rates: tuple[float, ...],
+    fields: Callable[[float], dict[str, Any]], train: Callable[[float], Trained], console: Console,
+) -> tuple[float, dict[str, float | None]]:  # fmt: skip
+    """The rate whose model does best on validation, the first of equals, and R@10 there for each (None: NaN)."""
+
     def make(rate: float) -> Cell:
         try:
-            trained = train_on(plan, setting, shrunk, rate, SEED, console, f"{name}, rate {rate:g}")
+            trained = train(rate)
         except NotFinite as error:
             console.note(f"{name}: rate {rate:g} is out: {error.message}")
             return Cell({"valid": None, "chosen": None, "why": error.message})
         return Cell({"valid": trained.valid, "chosen": trained.chosen})
 
     valid: dict[float, float | None] = {}
-    for rate in plan.rates:
-        fields = {**training_fields(shrunk, rate, SEED), "cell": "rate"}
-        valid[rate] = cells.cell(f"{shrunk.variant.cell}-rate", fields, partial(make, rate)).record["valid"]
+    for rate in rates:
+        valid[rate] = cells.cell(cell, {**fields(rate), "cell": "rate"}, partial(make, rate)).record["valid"]
     usable = {rate: value for rate, value in valid.items() if value is not None}
     if not usable:
-        raise FosterError(f"--rates: training on {name}'s result became NaN with each of them", "use lower rates")
+        raise FosterError(f"{option}: training for the row {name} became NaN with each of them", "use lower rates")
     rate = max(usable, key=lambda key: usable[key])
     console.note(f"{name}: rate {rate:g}, validation R@10 {usable[rate]:.4f}")
-    return replace(shrunk, rate=rate, valid={f"{rate:g}": value for rate, value in valid.items()})
+    return rate, {f"{rate:g}": value for rate, value in valid.items()}
 
 
 def variant_row(plan: Plan, cells: Cells, setting: Setting, test: Test, shrunk: Shrunk, console: Console) -> Row:
@@ -201,18 +238,17 @@ def variant_row(plan: Plan, cells: Cells, setting: Setting, test: Test, shrunk: 
 
 def common_rows(
     plan: Plan, cells: Cells, shared: dict[str, Setting], test: Test, base: dict[str, dict[str, Any]],
-    console: Console,
+    full: dict[str, tuple[float, dict[str, float | None]]], console: Console,
 ) -> dict[str, Row]:  # fmt: skip
     """The rows that belong to no variant: those that a seed decides for each of the models, the others once.
 
     Without a text encoder `text_similarity` is left out with a note.
     """
 
-    def maker(name: str, setting: Setting, seed: int) -> Callable[[], Row]:
+    def maker(name: str, ending: str, seed: int) -> Callable[[], Row]:
+        setting, train = shared[ending], replace(plan.train, lr=full[ending][0])
         makers: dict[str, Callable[[], Row]] = {
-            "full": lambda: model_row(
-                test, [seed], lambda s: full_model(setting, plan.train, s, console, plan.use_cache)
-            ),
+            "full": lambda: model_row(test, [seed], lambda s: full_model(setting, train, s, console, plan.use_cache)),
             "untrained": lambda: model_row(test, [seed], lambda s: untrained_model(setting, s)),
             "popularity": lambda: popularity_row(setting, test),
             "text_similarity": lambda: text_row(setting, test, console, plan.use_cache),
@@ -227,17 +263,16 @@ def common_rows(
     for name in plan.common:
         seeded = name in SEEDED
         for ending in plan.models if seeded else list(plan.models)[:1]:
-            setting, row = shared[ending], f"{name}{ending}" if seeded else name
+            row = f"{name}{ending}" if seeded else name
+            known = with_rate(base[ending], full[ending][0]) if name == "full" else base[ending]
             found = []
             try:
                 for seed in range(plan.seeds if seeded else 1):
-                    fields = plan.rank_fields({**base[ending], "row": name}, seed)
+                    fields = plan.rank_fields({**known, "row": name}, seed)
                     label = f"{row}, seed {seed}" if seeded else row
-                    found.append(
-                        cells.cell(f"{name}-s{seed}", fields, partial(make, label, maker(name, setting, seed)))
-                    )
+                    found.append(cells.cell(f"{name}-s{seed}", fields, partial(make, label, maker(name, ending, seed))))
             except FosterError as error:
-                if name != "text_similarity" or setting.source is not None:
+                if name != "text_similarity" or shared[ending].source is not None:
                     raise
                 console.note(f"row {name} is left out: {error.message}")
                 continue

@@ -82,6 +82,9 @@ def test_what_is_written(done: Path) -> None:
         assert row["rate"] == float(best)
         assert row["select_seconds"] > 0 and row["select_peak_mb"] > 0 and row["train_seconds"] > 0
         assert len(row["R@10"]["seeds"]) == 2
+    full = found["rows"]["full"]
+    assert set(full["valid_by_rate"]) == {"0.001", "0.01"}
+    assert full["rate"] == float(max(full["valid_by_rate"], key=full["valid_by_rate"].get))
     lines = list(csv.DictReader((done / "compare.csv").read_text(encoding="utf-8").splitlines()))
     assert [line["row"] for line in lines] == list(found["rows"])
     for line in lines:
@@ -106,6 +109,31 @@ def test_the_second_run_trains_nothing(
     code, out, err = foster("compare", *options)
     assert code == 0, err
     assert "paired differences" in out and "kcenter" in out and str(done.relative_to(Path.cwd())) in out
+
+
+def test_all_the_data_train_at_the_rate_that_validation_chose(
+    foster: Call, folder: Path, shop: Path, mean_encoder: Path
+) -> None:
+    """Beside `foster distill`'s own teacher at either rate: validation picks the better, the row has its ranks."""
+    found, teacher = {}, {}
+    for rates in ("1e-3", "1e-2", "1e-3,1e-2"):
+        out = folder / f"full-{rates}"
+        code, _, err = foster(
+            "compare", shop, "--methods", "random", *SIZE, "--rates", "1e-3", "--seeds", "1", "--full-rates", rates,
+            "--encoder", mean_encoder, "--out", out,
+        )  # fmt: skip
+        assert code == 0, err
+        found[rates] = json.loads((out / "compare.json").read_text(encoding="utf-8"))["rows"]["full"]
+    for rate in ("1e-3", "1e-2"):
+        code, _, err = foster("distill", shop, "--method", "random", *SIZE[:8], "--lr", rate, "--width", "8",
+                              "--encoder", mean_encoder, "--out", folder / f"lr-{rate}")  # fmt: skip
+        assert code == 0, err
+        teacher[rate] = foster_cli.load(folder / f"lr-{rate}").manifest["metrics"]["full_valid_R@10"]
+    assert list(found["1e-3,1e-2"]["valid_by_rate"].values()) == pytest.approx(list(teacher.values()), rel=1e-12)
+    best = max(teacher, key=lambda rate: teacher[rate])
+    assert found["1e-3,1e-2"]["rate"] == float(best)
+    assert found["1e-3,1e-2"]["R@10"] == found[best]["R@10"]
+    assert found["1e-3"]["R@10"] != found["1e-2"]["R@10"]  # else this says nothing
 
 
 def test_an_interruption_loses_nothing(
@@ -194,7 +222,8 @@ def test_one_method_as_distill_and_eval_give_it(
 
 def test_items_by_id_and_another_rate_are_other_cells(foster: Call, folder: Path, shop: Path) -> None:
     """No encoder is read: text similarity is left out with a note. Bundle and common rows are not made again."""
-    common = (shop, "--methods", "random", *SIZE, "--seeds", "1", "--items", "id", "--encoder", folder / "none")
+    common = (shop, "--methods", "random", *SIZE, "--seeds", "1", "--items", "id", "--encoder", folder / "none",
+              "--full-rates", "1e-3")  # fmt: skip
     code, text, err = foster("compare", *common, "--rates", "1e-3", "--out", folder / "ids", "--json")
     assert code == 0, err
     assert "row text_similarity is left out" in err

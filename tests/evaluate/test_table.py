@@ -328,15 +328,8 @@ class _Recorded(Cells):
         return SimpleNamespace(path=self.folder, manifest={})
 
 
-def test_cells_are_where_they_were(
-    dataset_of: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The keys of a fixed plan, as the first `foster compare` wrote them: what was measured is found again.
-
-    Where a default or a field of the settings changes on purpose, these change, and cells are made anew.
-    """
-    monkeypatch.setattr("foster_cli.evaluate.plan.__version__", "0.1.0")
-    monkeypatch.setattr(torch, "__version__", "2.13.0")
+def test_what_decides_a_cell_decides_its_name(dataset_of: Callable[..., Any], tmp_path: Path) -> None:
+    """Every cell has a name of its own; another split or rate of the full data gives the cells it concerns others."""
     (tmp_path / "SHA256SUMS").write_text("0  windows.safetensors\n1  bundle.json\n")
     config, student = DistillConfig(), StudentConfig()
     plan = Plan(
@@ -345,22 +338,23 @@ def test_cells_are_where_they_were(
         tuple(method_variant(m, config, student) for m in ("foster", "random", "rollout", "td3")), (1e-3, 3e-3), 1,
         (20, 10), torch.device("cpu"), tmp_path,
     )  # fmt: skip
-    cells, setting = _Recorded(tmp_path, SILENT), SimpleNamespace(source=None)
-    base, held = plan.fields(), _held([0])
-    cells.names.clear()
-    for variant in plan.variants:
-        shrunk = choose_rate(plan, cells, setting, table.shrink(plan, cells, base, variant, SILENT), SILENT)  # type: ignore[arg-type]
-        table.variant_row(plan, cells, setting, held, shrunk, SILENT)  # type: ignore[arg-type]
-    table.common_rows(plan, cells, {"": setting}, held, {"": base}, SILENT)  # type: ignore[dict-item]
-    assert cells.names == [
-        "foster-45e6b5fab9c6ab1a4c5a", "foster-rate-2fffb43b53b96da6e582", "foster-rate-42e62e9a3f8cf6dfa63f",
-        "foster-s0-2c17c71e848302291003", "random-63b8e8cc3992573064c8", "random-rate-c26bc41c31520b248039",
-        "random-rate-50e226188fbf72c9e13a", "random-s0-b38107fe8f21ce9a1f86", "rollout-7ba56c80d2023fa4072c",
-        "rollout-rate-69e470ecf9f4ac69d0b9", "rollout-rate-5de59c526d865ab3e935", "rollout-s0-c4ce15855f939b296c9b",
-        "td3-5fbd87c4bb1b5460d16d", "td3-rate-8ef721d58cb974c2175b", "td3-rate-0fc87f0eeb07b457ca72",
-        "td3-s0-88eb7477e546b22c274a", "full-s0-a32b71426edc3c4f7524", "untrained-s0-22f00c04a8c2a9b88751",
-        "popularity-s0-35cdcf47b6b6a9eca7bc", "text_similarity-s0-1ca20c0d4a1d4422cf7b",
-    ]  # fmt: skip
-    cells.names.clear()
-    table.common_rows(replace(plan, split="valid"), cells, {"": setting}, held, {"": base}, SILENT)  # type: ignore[dict-item]
-    assert not {"full-s0-a32b71426edc3c4f7524", "untrained-s0-22f00c04a8c2a9b88751"} & set(cells.names)
+    base = plan.fields()
+
+    def names(split: str, full: float) -> list[str]:
+        own = replace(plan, split=split)
+        cells, setting, held = _Recorded(tmp_path, SILENT), SimpleNamespace(source=None), _held([0])
+        cells.names.clear()
+        for variant in own.variants:
+            shrunk = choose_rate(own, cells, setting, table.shrink(own, cells, base, variant, SILENT), SILENT)  # type: ignore[arg-type]
+            table.variant_row(own, cells, setting, held, shrunk, SILENT)  # type: ignore[arg-type]
+        table.common_rows(own, cells, {"": setting}, held, {"": base}, {"": (full, {})}, SILENT)  # type: ignore[dict-item]
+        return list(cells.names)
+
+    plain = names("test", 1e-3)
+    assert len(set(plain)) == len(plain) == 4 * 4 + 4
+    assert names("test", 1e-3) == plain
+    changed = [a.rsplit("-", 1)[0] for a, b in zip(plain, names("test", 3e-3), strict=True) if a != b]
+    assert changed == ["full-s0"]
+    changed = [a.rsplit("-", 1)[0] for a, b in zip(plain, names("valid", 1e-3), strict=True) if a != b]
+    assert changed == ["foster-s0", "random-s0", "rollout-s0", "td3-s0", "full-s0", "untrained-s0", "popularity-s0",
+                       "text_similarity-s0"]  # fmt: skip
