@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from foster_cli import __version__
-from foster_cli.commands import build_ext, compare, demo, distill, doctor, eval, export, preprocess, sample
+from foster_cli.commands import bench, build_ext, compare, demo, distill, doctor, eval, export, preprocess, sample, tune
 
 app = typer.Typer(
     name="foster",
@@ -39,7 +39,9 @@ app.command("sample", short_help="Generate a shop to try foster on.")(sample.com
 app.command("distill")(distill.command)
 app.command("eval", short_help="Compare the synthetic set with baselines.")(eval.command)
 app.command("compare", short_help="Which way of shrinking is best on your data.")(compare.command)
+app.command("tune", short_help="Choose the settings of a distillation.")(tune.command)
 app.command("export", short_help="Write the sequences for other programs.")(export.command)
+app.add_typer(bench.app, name="bench")
 app.command("doctor", short_help="Check this machine and installation.")(doctor.command)
 app.command("build-ext", short_help="Build the C++ and CUDA ops.")(build_ext.command)
 app.command("demo", short_help="All of it on a generated shop.")(demo.command)
