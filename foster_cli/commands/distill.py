@@ -126,8 +126,8 @@ def command(
 
     from foster_cli.baselines.td3 import TD3Config, td3_loop, td3_settings
     from foster_cli.commands import settings
-    from foster_cli.commands.settings_file import beneath
     from foster_cli.commands.common import next_run, note_ops
+    from foster_cli.commands.settings_file import beneath
     from foster_cli.config import choice
     from foster_cli.console import Console
     from foster_cli.data.prepare import load_dataset
@@ -142,7 +142,9 @@ def command(
         refused = _TD3 if method == "td3" else (*_OUTER, *_SYNTHETIC) if kind.real else _OUTER
         settings.refuse(ctx, refused, method)
         if settings_file is not None:
-            raise FosterError(f"--settings: means nothing with --method {method}", "leave it out, or use --method foster")
+            raise FosterError(
+                f"--settings: means nothing with --method {method}", "leave it out, or use --method foster"
+            )
     model = ModelConfig(
         encoder=encoder, train_layers=train_layers, width=width, max_tokens=max_tokens, precision=precision,
         backbone=backbone, items=items,

@@ -74,7 +74,10 @@ def beneath(
     found = {} if path is None else read(path)
 
     def under(name: str, own: T) -> T:
-        option = {key: _OPTIONS.get((name, key), f"student_{key}" if name == "student" else key) for key in found.get(name, {})}
+        option = {
+            key: _OPTIONS.get((name, key), f"student_{key}" if name == "student" else key)
+            for key in found.get(name, {})
+        }
         given = {key: value for key, value in found.get(name, {}).items() if not was_given(ctx, option[key])}
         return replace(own, **given)  # type: ignore[type-var]
 

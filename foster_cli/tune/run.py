@@ -100,9 +100,7 @@ def run_trials(search: Search, study: Study, console: Console) -> None:
             what = ", ".join(f"{name} {value:g}" for name, value in search.changed(point).items())
             console.note(f"trial {index} ({index + 1} of {plan.trials}): {what or 'the settings as given'}")
             config, student = search.settings(point)
-            return attempt(
-                plan, search.base, search.cells, config, student, folder(plan, index), report, console
-            )
+            return attempt(plan, search.base, search.cells, config, student, folder(plan, index), report, console)
 
         if index == 0:
             study.given(run)
@@ -215,7 +213,9 @@ def conclude(search: Search, tried: list[Tried], rows: list[dict[str, Any]]) -> 
     return {
         "data": {"name": plan.data.name, "hash": plan.data.hash, "statistics": plan.data.statistics},
         "seed": plan.seed, "given": plan.given,
-        "space": {p.name: {"given": p.base, "low": p.setting(p.low), "high": p.setting(p.high)} for p in search.parameters},
+        "space": {
+            p.name: {"given": p.base, "low": p.setting(p.low), "high": p.setting(p.high)} for p in search.parameters
+        },
         "trials": [_line(search, t) for t in tried],
         "confirmed": rows, "students": plan.students,
         "answer": {"trial": answer.index, "as_given": answer.index == 0, "changed": search.changed(answer.found)},

@@ -47,7 +47,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Tried:
-    """A finished trial. `found` is its point; `values` its R@10 by outer step; `value` the best, None: there is none."""
+    """A finished trial. `found` is its point; `values` its R@10 by outer step; `value` the best, if any."""
 
     index: int
     found: dict[str, Any]
@@ -70,7 +70,9 @@ def alone(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise FosterError(f"{folder}: another foster tune is at work there", "wait for it, or give another --out") from None
+        raise FosterError(
+            f"{folder}: another foster tune is at work there", "wait for it, or give another --out"
+        ) from None
     try:
         yield
     finally:
@@ -91,7 +93,8 @@ class Study:
             others = set(optuna.get_all_study_names(storage)) - {key}
         except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
             raise FosterError(
-                f"{path}: is no study, or was changed ({type(error).__name__}: {error})", "remove it, or give another --out"
+                f"{path}: is no study, or was changed ({type(error).__name__}: {error})",
+                "remove it, or give another --out",
             ) from error
         if others:
             raise FosterError(
@@ -129,9 +132,7 @@ class Study:
         seed = stream_seed(self.seed, "tpe", len(self.tried)) % 2**32
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self.study.sampler = TPESampler(
-                n_startup_trials=RANDOM, multivariate=True, constant_liar=False, seed=seed
-            )
+            self.study.sampler = TPESampler(n_startup_trials=RANDOM, multivariate=True, constant_liar=False, seed=seed)
         trial = self.study.ask(self._distributions)
 
         def report(step: int, value: float) -> None:

@@ -75,8 +75,10 @@ class Plan:
 
 def as_file(model: ModelConfig, train: TrainConfig, config: DistillConfig, student: StudentConfig) -> dict[str, Any]:
     """What `foster distill --settings` reads: the four sections, every field."""
-    sections = {"model": model, "train": train, "distill": config, "student": student}
-    return {name: dataclasses.asdict(section) for name, section in sections.items()}
+    return {
+        "model": dataclasses.asdict(model), "train": dataclasses.asdict(train), "distill": dataclasses.asdict(config),
+        "student": dataclasses.asdict(student),
+    }  # fmt: skip
 
 
 def remembered(check: Check, cells: Cells, fields: dict[str, Any]) -> Check:
@@ -153,4 +155,3 @@ def _watching(report: Report) -> Loop:
         return distill(problem, synthetic, watched(check, c.steps, c.check_every, report), console)
 
     return loop
-
