@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from foster_cli.config import from_dict
@@ -66,15 +67,20 @@ def _row(code: int, answer: str) -> dict[str, Any]:
 
 
 def kept(
-    cells: Cells, name: str, request: dict[str, Any], fields: dict[str, Any], limit: float | None, console: Console
-) -> dict[str, Any]:
-    """The row of `request` as it was kept under `fields`, or measured now; one that was killed is not kept."""
+    cells: Cells, name: str, request: dict[str, Any], fields: dict[str, Any], limit: float | None, console: Console,
+    ready: Callable[[], object] = lambda: None,
+) -> dict[str, Any]:  # fmt: skip
+    """The row of `request` as it was kept under `fields`, or measured now; one that was killed is not kept.
+
+    `ready` is called before a measurement.
+    """
     made: list[dict[str, Any]] = []
 
     class NotKept(Exception):
         pass
 
     def make() -> Cell:
+        ready()
         made.append(ask(request, limit))
         if made[-1]["status"].startswith("killed"):
             raise NotKept

@@ -138,6 +138,8 @@ def show(console: Any, found: dict[str, Any]) -> None:
         return
     changed = ", ".join(f"{name} {value:g}" for name, value in answer["changed"].items())
     console.result(f"the answer is trial {answer['trial']}: {changed}")
+    if answer["best_step"] == 0:
+        console.result("its best D~ is its starting point: only student.lr and distill.gain had a part in it")
     against = next(row for row in found["confirmed"] if row["trial"] == answer["trial"])["minus_given"]
     if against["low"] is None or against["low"] <= 0:
         console.result("these models do not tell it apart from the settings as given: its interval holds 0")

@@ -42,6 +42,10 @@ from foster_cli.tune.trial import Plan, as_file, attempt, check_fields, remember
 
 #: The best trials that are confirmed.
 FINALISTS = 3
+#: Two means of the same values are no further apart.
+ROUNDING = 1e-12
+#: What decides a start and what it is worth.
+STARTING = ("student.lr", "distill.gain")
 
 
 @dataclass(frozen=True)
@@ -128,8 +132,16 @@ def ranked(tried: list[Tried]) -> list[Tried]:
 
 
 def finalists(tried: list[Tried]) -> list[Tried]:
-    """The best complete trials that the search found better than what was given."""
-    return [t for t in ranked(tried) if t.index and (t.value or 0.0) > (tried[0].value or 0.0)][:FINALISTS]
+    """The best complete trials that the search found better than what was given, each with a D~ of its own.
+
+    Trials whose best D~ is their start have the same one where the settings of the start are the same.
+    """
+    out: dict[Any, Tried] = {}
+    for t in ranked(tried):
+        if t.index and (t.value or 0.0) > (tried[0].value or 0.0):
+            own = (t.value, *(t.found.get(name) for name in STARTING)) if t.best_step == 0 else t.index
+            out.setdefault(own, t)
+    return list(out.values())[:FINALISTS]
 
 
 def tidy(search: Search, tried: list[Tried]) -> None:
@@ -207,8 +219,9 @@ def difference(a: list[float], b: list[float]) -> dict[str, float | None]:
 def conclude(search: Search, tried: list[Tried], rows: list[dict[str, Any]]) -> dict[str, Any]:
     """tune.json: the answer is the finalist with the best mean, if that is above what was given."""
     plan = search.plan
-    best = max(rows, key=lambda row: row["mean"]) if rows else None  # of equals the first: the given settings
-    answer = tried[best["trial"]] if best else tried[0]
+    best = max(rows[1:], key=lambda row: row["mean"], default=None)
+    above = best is not None and best["minus_given"]["mean"] > ROUNDING
+    answer = tried[best["trial"]] if best is not None and above else tried[0]
     config, student = search.settings(answer.found)
     return {
         "data": {"name": plan.data.name, "hash": plan.data.hash, "statistics": plan.data.statistics},
@@ -218,7 +231,10 @@ def conclude(search: Search, tried: list[Tried], rows: list[dict[str, Any]]) -> 
         },
         "trials": [_line(search, t) for t in tried],
         "confirmed": rows, "students": plan.students,
-        "answer": {"trial": answer.index, "as_given": answer.index == 0, "changed": search.changed(answer.found)},
+        "answer": {
+            "trial": answer.index, "as_given": answer.index == 0, "best_step": answer.best_step,
+            "changed": search.changed(answer.found),
+        },
         "settings": as_file(plan.model, plan.train, config, student), "machine": machine(),
     }  # fmt: skip
 
@@ -226,19 +242,22 @@ def conclude(search: Search, tried: list[Tried], rows: list[dict[str, Any]]) -> 
 def _line(search: Search, t: Tried) -> dict[str, Any]:
     settings = {p.name: p.setting(t.found[p.name]) for p in search.parameters}
     values = {str(step): value for step, value in t.values.items()}
-    return {"trial": t.index, "state": t.state, "R@10": t.value, "by_step": values, "seconds": t.seconds, **settings}
+    return {
+        "trial": t.index, "state": t.state, "R@10": t.value, "best_step": t.best_step,
+        "last_step": max(t.values, default=None), "by_step": values, "seconds": t.seconds, **settings,
+    }  # fmt: skip
 
 
 def write_trials(search: Search, tried: list[Tried]) -> None:
-    """trials.csv; `step` is the last outer step that was validated."""
+    """trials.csv; `last_step` is the last outer step that was validated."""
     with writing(search.plan.out / "trials.csv") as tmp, tmp.open("w", encoding="utf-8", newline="") as file:
-        names = ["trial", "state", "R@10", "step", "seconds", *[p.name for p in search.parameters]]
+        names = ["trial", "state", "R@10", "best_step", "last_step", "seconds", *[p.name for p in search.parameters]]
         writer = csv.DictWriter(file, names, lineterminator="\n")
         writer.writeheader()
         for t in tried:
             line = _line(search, t)
             del line["by_step"]
-            writer.writerow({**line, "step": max(t.values, default=None), "seconds": f"{t.seconds:.1f}"})
+            writer.writerow({**line, "seconds": f"{t.seconds:.1f}"})
 
 
 def write(plan: Plan, found: dict[str, Any]) -> None:

@@ -56,6 +56,11 @@ class Tried:
     values: dict[int, float]
     seconds: float
 
+    @property
+    def best_step(self) -> int | None:
+        """The outer step of the best value, the first of equals; its D~ is what the trial is worth."""
+        return max(self.values, key=lambda step: self.values[step], default=None)
+
 
 #: Takes (outer step, R@10); raises `Pruned`.
 Report = Callable[[int, float], None]
