@@ -119,7 +119,8 @@ import contextlib, io
 from foster_cli.app import app
 names = [c.name for c in app.registered_commands]
 assert len(names) >= 6, names
-for args in [[], *[[n] for n in names]]:
+benches = [["bench", name] for name in ("distill", "train")]
+for args in [[], *[[n] for n in names], *benches]:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         try:

@@ -28,8 +28,9 @@ from foster_cli.console import SILENT, Console
 from foster_cli.data.columns import PrepareSettings
 from foster_cli.data.prepare import load_dataset
 from foster_cli.data.schema import Dataset
+from foster_cli.data.windows import training_windows
 from foster_cli.distill.loop import Problem, State, make_subset, outer_step
-from foster_cli.distill.pipeline import check_budget, starting_points
+from foster_cli.distill.pipeline import check_windows, starting_points
 from foster_cli.evaluate.cells import Cells
 from foster_cli.models.source import find_encoder
 from foster_cli.ops.precision import matmul_precision
@@ -66,6 +67,7 @@ class Plan:
 def table(plan: Plan, console: Console = SILENT) -> dict[str, Any]:
     """Every row of the plan in turn; those that are finished are kept in `plan.out`/cells. Returns the JSON."""
     check_td3(plan.td3, plan.config.length)
+    check_windows(len(training_windows(plan.data, plan.config.length)), plan.config)
     cells, rows = Cells(plan.out / "cells", console), []
     shared = {
         "prepare": dataclasses.asdict(plan.prepare), "model": dataclasses.asdict(plan.model),
@@ -114,7 +116,6 @@ def measure(request: dict[str, Any], console: Console) -> dict[str, Any]:
         config = dataclasses.replace(config, items_per_step=None)
     with matmul_precision(model.precision, device):
         setting = make_setting(data, model, config.length, device, console)
-        check_budget(setting, config)
         make = td3_stepper if method == "td3" else foster_stepper
         step = make(setting, config, from_dict(TD3Config, request["td3"]))
         found = timed(step, int(request["steps"]), device, console)

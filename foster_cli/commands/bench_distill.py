@@ -75,12 +75,17 @@ def command(
     from foster_cli.console import Console
     from foster_cli.data.prepare import load_dataset
     from foster_cli.distill.pipeline import check_settings
+    from foster_cli.errors import FosterError
     from foster_cli.runtime import pick_device
 
     chosen = settings.names("--rows", rows, tuple(ROWS))
     model = ModelConfig(encoder=encoder, width=width)
     config = DistillConfig(budget=budget, length=length, items_per_step=items_per_step, real_batch=real_batch)
     check_settings(model, TrainConfig(), config, StudentConfig())
+    if td3_window > td3_steps:
+        raise FosterError(
+            f"--td3-steps {td3_steps}: fewer than --td3-window {td3_window}", "raise it, or lower the other"
+        )
     where = pick_device(device)
     console = Console()  # its lines go to stderr; stdout is for the table, or the JSON
     note_ops(console, where)

@@ -160,7 +160,7 @@ def test_given_settings_that_are_not_finite(tmp_path: Path) -> None:
 
 def test_another_study_or_no_study_in_the_file(tmp_path: Path) -> None:
     one_more(opened(tmp_path))
-    with pytest.raises(FosterError, match="holds a study of other data, settings or versions; .*--out"):
+    with pytest.raises(FosterError, match="holds a study of other data, settings or versions"):
         opened(tmp_path, key="b")
     for content in ('{"hello": 1}\n', "[1, 2]\n", "nothing\nof it\n", '{"op_code": 99, "worker_id": "x"}\n'):
         (tmp_path / "study.jsonl").write_text(content)
