@@ -28,6 +28,9 @@ def command(
     ] = _D.items_per_step or 512,
     budget: Annotated[int, opt("--budget", "M, synthetic sequences.")] = _D.budget,
     length: Annotated[int, opt("--length", "L, positions of a sequence, real or synthetic.")] = _D.length,
+    targets: Annotated[
+        str, opt("--targets", "FOSTER's positions: own (goals of their own, mixed users) or next (as in the paper).")
+    ] = _D.targets,
     real_batch: Annotated[
         int, typer.Option("--real-batch", min=1, help="Real windows of an outer step, of both methods.")
     ] = _D.real_batch,
@@ -65,13 +68,15 @@ def command(
 
     Example: foster bench distill games.parquet --steps 3 --limit 600
     """
+    from dataclasses import replace
+
     from foster_cli.baselines.td3 import TD3Config
     from foster_cli.bench.distill import ROWS, Plan, table
     from foster_cli.bench.formats import DISTILL, distill_cells, distill_csv
     from foster_cli.commands import settings
     from foster_cli.commands.bench import finish, folder
     from foster_cli.commands.common import note_ops
-    from foster_cli.config import StudentConfig, TrainConfig
+    from foster_cli.config import StudentConfig, TrainConfig, choice
     from foster_cli.console import Console
     from foster_cli.data.prepare import load_dataset
     from foster_cli.distill.pipeline import check_settings
@@ -81,6 +86,8 @@ def command(
     chosen = settings.names("--rows", rows, tuple(ROWS))
     model = ModelConfig(encoder=encoder, width=width)
     config = DistillConfig(budget=budget, length=length, items_per_step=items_per_step, real_batch=real_batch)
+    if choice("--targets", targets, ("own", "next")) == "next":
+        config = replace(config, targets="next", mix=False, init="rollout")
     check_settings(model, TrainConfig(), config, StudentConfig())
     if td3_window > td3_steps:
         raise FosterError(

@@ -237,9 +237,23 @@ def test_a_row_in_a_process_of_its_own(foster: Call, shop: Path, folder: Path, m
     assert row["status"] == "done" and row["median_s"] > 0 and row["peak_mb"] > row["base_mb"] > 50
 
 
+def test_the_form_of_the_paper(
+    foster: Call, shop: Path, folder: Path, mean_encoder: Path, here: list[dict[str, Any]]
+) -> None:
+    code, text, err = foster(
+        "bench", "distill", shop, *SIZE, "--encoder", mean_encoder, "--rows", "foster-few-last", "--steps", "1",
+        "--targets", "next", "--json", "--out", folder / "next",
+    )  # fmt: skip
+    assert code == 0, err
+    used = here[0]["distill"]
+    assert (used["targets"], used["mix"], used["init"]) == ("next", False, "rollout")
+    assert json.loads(text)["rows"][0]["status"] == "done"
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
+        (("distill", "--targets", "both"), ("--targets both", "next")),
         (("distill", "--rows", "td3-all-first"), ("--rows td3-all-first", "td3-all-last")),
         (("distill", "--steps", "0"), ("--steps",)),
         (("distill", "--budget", "0"), ("--budget 0",)),
