@@ -50,10 +50,10 @@ def safe_name(name: str) -> str:
 
 
 def next_run(name: str, method: str, budget: int) -> Path:
-    """runs/<data>-<method>-b<budget>-<n>/ with the first n that is free."""
+    """runs/<data>-<method>-b<budget>-<n>/ with the first n that is free, also of an interrupted run."""
     stem = f"{safe_name(name)}-{method}-b{budget}"
     n = 1
-    while (RUNS / f"{stem}-{n}").exists():
+    while (RUNS / f"{stem}-{n}").exists() or (RUNS / f"{stem}-{n}.run").exists():
         n += 1
     return RUNS / f"{stem}-{n}"
 
