@@ -148,6 +148,10 @@ def keeping(
     except NotFinite:  # it would come to the same again
         kept.finish()
         raise
+    except FosterError:
+        if not any(p.name.split("-")[0] != "run" for p in folder.iterdir() if p.name != "lock"):
+            kept.finish()  # nothing was done yet, so nothing is lost
+        raise
     except KeyboardInterrupt:
         console.note(f"interrupted; go on with: foster distill --resume {out}")
         raise

@@ -155,9 +155,9 @@ def _kept(key: str, make: Any, use_cache: bool, about: dict[str, Any]) -> Tensor
                 path.unlink()  # a damaged cache entry is made again
         x: Tensor = make()
         if x.numel() * x.element_size() <= CACHE_BYTES:
-            write_about(path, about)
             with writing(path) as tmp:
                 save_checked({"x": x}, tmp)
+            write_about(path, about)
         return x
 
 
