@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from foster_cli import __version__
-from foster_cli.commands import build_ext, compare, demo, distill, doctor, eval, export, preprocess, sample
+from foster_cli.commands import (
+    build_ext,
+    cache,
+    compare,
+    demo,
+    distill,
+    doctor,
+    eval,
+    export,
+    preprocess,
+    sample,
+    verify,
+)
 
 app = typer.Typer(
     name="foster",
@@ -40,6 +52,8 @@ app.command("distill")(distill.command)
 app.command("eval", short_help="Compare the synthetic set with baselines.")(eval.command)
 app.command("compare", short_help="Which way of shrinking is best on your data.")(compare.command)
 app.command("export", short_help="Write the sequences for other programs.")(export.command)
+app.command("verify", short_help="Check a bundle, line by line.")(verify.command)
+app.add_typer(cache.app, name="cache")
 app.command("doctor", short_help="Check this machine and installation.")(doctor.command)
 app.command("build-ext", short_help="Build the C++ and CUDA ops.")(build_ext.command)
 app.command("demo", short_help="All of it on a generated shop.")(demo.command)

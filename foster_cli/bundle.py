@@ -32,6 +32,8 @@ import torch
 from torch import Tensor
 
 from foster_cli.checkpoint import from_bytes, to_bytes
+from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
+from foster_cli.data.columns import PrepareSettings
 from foster_cli.data.windows import Windows
 from foster_cli.distrust import read_items, read_manifest, read_small, read_tensors
 from foster_cli.errors import FosterError
@@ -53,6 +55,11 @@ CORESET_FORMAT = 3
 WINDOWS = "windows.safetensors"
 CORESET_FILES = tuple(WINDOWS if name == "factors.safetensors" else name for name in FILES)
 SUMS = "SHA256SUMS"
+#: The settings in a manifest.
+SETTINGS: dict[str, type] = {
+    "data.prepare": PrepareSettings, "model": ModelConfig, "train": TrainConfig, "distill": DistillConfig,
+    "student": StudentConfig,
+}  # fmt: skip
 #: Most numbers in Q that are read: 4 GiB of them in fp32.
 MOST_NUMBERS = 1 << 30
 #: May be there too, both or none.
@@ -176,12 +183,12 @@ def save(
 def read_state(path: Path) -> dict[str, Any]:
     """The tree that more outer steps of the bundle at `path` go on from. FosterError where it has none, or a damaged
     one."""
-    stated = _stated(path)
+    stated = stated_sums(path)
     if STATE_FILES[0] not in stated:
         raise FosterError(
             f"{path}: does not hold where its last step ended", "more steps need a bundle made by --method foster"
         )
-    _check_files(path, stated, STATE_FILES)
+    check_files(path, stated, STATE_FILES)
     try:
         tree = from_bytes(*((path / name).read_bytes() for name in STATE_FILES))
         if not isinstance(tree, dict):
@@ -238,7 +245,7 @@ def _windows(tensors: dict[str, Tensor], n: int) -> Windows:
     raise ValueError("its real sequences do not fit its items")
 
 
-def _stated(path: Path) -> dict[str, str]:
+def stated_sums(path: Path) -> dict[str, str]:
     """The sha256 that SHA256SUMS states for each file. FosterError where it is none, or names what no bundle holds."""
     sums = path / SUMS
     if not sums.is_file():
@@ -258,7 +265,7 @@ def _stated(path: Path) -> dict[str, str]:
     return stated
 
 
-def _check_files(path: Path, stated: dict[str, str], files: Iterable[str]) -> None:
+def check_files(path: Path, stated: dict[str, str], files: Iterable[str]) -> None:
     """FosterError where one of `files` is missing, no plain file, or not of the stated sha256."""
     for name in files:
         try:
@@ -279,12 +286,12 @@ def load(path: str | Path) -> Bundle:
     Raises FosterError for what is missing, changed, malformed, absurdly large or of another format.
     """
     path = Path(path)
-    stated = _stated(path)
+    stated = stated_sums(path)
     coreset = WINDOWS in stated
     files, version = (CORESET_FILES, CORESET_FORMAT) if coreset else (FILES, FORMAT)
-    _check_files(path, stated, files)
+    check_files(path, stated, files)
     try:
-        manifest = read_manifest(path / FILES[0])
+        manifest = read_manifest(path / FILES[0], SETTINGS)
         check_format(path, manifest, version)
         V = read_tensors(path / FILES[2], {"V": 2})["V"]
         tensors = read_tensors(

@@ -10,8 +10,10 @@ import json
 import math
 import os
 import stat
+import types
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError
@@ -73,22 +75,61 @@ def read_json(path: Path, most: int = MOST_JSON) -> Any:
     return value
 
 
-#: What a manifest's entries are where they are there; what eval, export and training elsewhere read of it.
-_TABLES = {"data", "encoder", "item_factor", "model", "train", "distill", "student", "metrics", "machine"}
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value is of a settings field's type."""
+    if isinstance(hint, types.UnionType):
+        return any(_fits(value, part) for part in get_args(hint))
+    if get_origin(hint) in (tuple, list):
+        return isinstance(value, list) and all(_fits(v, get_args(hint)[0]) for v in value)
+    if hint in (int, float):
+        whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
+        return whole or (hint is float and isinstance(value, float))
+    return isinstance(value, hint)
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """bundle.json: an object whose known entries are of their kinds. Raises ValueError for another one."""
+def check_fields(where: str, values: Any, kind: type) -> None:
+    """ValueError unless `values` is an object whose entries that `kind` (a dataclass) knows are of its types."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} is no object")
+    for name, hint in get_type_hints(kind).items():
+        if name in values and not _fits(values[name], hint):
+            raise ValueError(f"{where}.{name} is of another type than foster writes")
+
+
+def read_manifest(path: Path, kinds: dict[str, type]) -> dict[str, Any]:
+    """bundle.json: an object whose entries are of their kinds, as far as they are there; `kinds`: those that are
+    settings, by name (`data.prepare` inside another). Raises ValueError for another one, or no learning rate."""
     manifest = read_json(path)
     if not isinstance(manifest, dict):
         raise ValueError(f"{path.name} holds no object")
-    for name in _TABLES & set(manifest):
-        if not isinstance(manifest[name], dict) and not (name == "encoder" and manifest[name] is None):
+    for name in ("data", "item_factor", "metrics", "machine"):
+        if name in manifest and not isinstance(manifest[name], dict):
             raise ValueError(f"{path.name}: {name} is no object")
+    if manifest.get("encoder") is not None:
+        check_fields("encoder", manifest["encoder"], _Encoder)
+    check_fields("data", manifest.get("data", {}), _Data)
+    for name, kind in kinds.items():
+        first, _, rest = name.partition(".")
+        found = manifest.get(first, {})
+        check_fields(name, found.get(rest, {}) if rest else found, kind)
     rate = manifest.get("student", {}).get("lr")
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1e300:
+    if rate is None or not 0 <= rate < 1e300:
         raise ValueError(f"{path.name}: student.lr is no learning rate")
     return manifest
+
+
+@dataclass(frozen=True)
+class _Data:
+    name: str
+    hash: str
+    path: list[str]
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    name: str
+    revision: str
+    hash: str
 
 
 def read_tensors(path: Path, dims: dict[str, int]) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ ORDER = (
     # td3 and the bi-level variant are made of distill's parts (the Tucker factors, the loop's helpers).
     ("baselines.td3", "baselines.td3_inner", "baselines.bptt", "baselines.bilevel"),
     ("evaluate",),
-    ("diagnose",),
+    ("diagnose", "verify"),
     ("export",),
     ("report",),
     ("commands",),

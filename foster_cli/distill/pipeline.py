@@ -289,7 +289,7 @@ def _run(
     result = loop(problem, start.synthetic, check_of(reading, config.check_seeds), console)
     seconds = store.elapsed
     state = None
-    if result.last is not None:
+    if result.last is not None and request.method == "foster":
         state = {"outer": result.last, "start": {**start_tree(start, reading, V), "factors": None}}
     steps = [row["seconds"] for row in result.log]
     best = max(row["R@10"] for row in result.checks)

@@ -81,6 +81,6 @@ def full_teacher(
     teacher = train_teacher(
         key, setting.fresh, setting.windows, setting.valid, train, seed, console, use_cache, label, about, keep
     )
-    if teacher.cached:
+    if teacher.cached and use_cache:
         console.note(f"{label}: from the cache ({teacher.seconds:.0f} s when it was trained; --no-cache trains again)")
     return teacher
