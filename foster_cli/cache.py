@@ -38,6 +38,15 @@ class Entry:
     about: dict[str, Any]
 
 
+def clear_leftovers(path: Path) -> None:
+    """Remove what a process that was killed while it wrote the entry at `path` left; call it with the lock held."""
+    for left in path.parent.glob(f".{path.name}.*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
 def write_about(path: Path, about: dict[str, Any]) -> None:
     """Say for people what the entry at `path` is."""
     with writing(Path(f"{path}.about.json")) as tmp:

@@ -231,6 +231,16 @@ def load_checked(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Put an optimizer where `state_dict` found it, its moments in the memory layout that the first step gives them:
+    a fused step reads a parameter and its moments as flat memory, side by side."""
+    optimizer.load_state_dict(state)
+    for parameter, moments in optimizer.state.items():
+        for name, x in moments.items():
+            if isinstance(x, Tensor) and x.shape == parameter.shape and x.dim():
+                moments[name] = torch.zeros_like(parameter, dtype=x.dtype).copy_(x)
+
+
 def numpy_state(rng: np.random.Generator) -> dict[str, Any]:
     """Where a numpy generator is."""
     return dict(rng.bit_generator.state)

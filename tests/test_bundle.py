@@ -321,5 +321,5 @@ def test_items_that_cannot_be_read_are_refused(tmp_path: Path, reads: torch.Tens
     folder = _write_own(tmp_path / "own")
     _tensors(folder, FILES[1], reads=reads)
     _sign(folder)
-    with pytest.raises(FosterError, match="do not fit|none that foster writes"):
+    with pytest.raises(FosterError, match=r"do not fit|none that foster writes"):
         load(folder)

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from foster_cli.baselines.bilevel import last_entropy
 from foster_cli.baselines.bptt import Adam, Functional, draw_warm_up, rat_bptt
 from foster_cli.baselines.td3_inner import AllItemsInner, Draw, SubsetInner
-from foster_cli.checkpoint import numpy_state, set_numpy
+from foster_cli.checkpoint import load_optimizer, numpy_state, set_numpy
 from foster_cli.config import DistillConfig, choice, positive
 from foster_cli.console import SILENT, Console
 from foster_cli.distill.loop import Check, Distilled, Problem, outer_loop
@@ -140,7 +140,7 @@ class TD3State:
         self.learner.restore(state["learner"])
         self.learner.sequence.source[0].set_state(state["dropout"])
         self.synthetic.restore(state["synthetic"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.rng.set_state(state["rng"])
         set_numpy(self.numpy_rng, state["numpy_rng"])

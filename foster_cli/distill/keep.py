@@ -221,9 +221,10 @@ def digest(x: Tensor) -> str:
 
 def start_tree(start: Start, reading: Reading, V: Tensor) -> dict[str, Any]:
     """The chosen start as it is kept."""
+    strides = {name: p.stride() for name, p in start.synthetic.named_parameters()}
     return {
-        "factors": start.synthetic.factors(), "error": start.error, "contexts": start.contexts, "name": start.name,
-        "own": reading.own, "items": reading.items, "mix": reading.mix, "V": digest(V),
+        "factors": start.synthetic.factors(), "strides": strides, "error": start.error, "contexts": start.contexts,
+        "name": start.name, "own": reading.own, "items": reading.items, "mix": reading.mix, "V": digest(V),
     }  # fmt: skip
 
 
@@ -237,6 +238,10 @@ def kept_start(store: Store, V: Tensor) -> tuple[Start, Reading] | None:
             "the teacher here gives other item vectors than the one this set was begun with",
             "go on where it was begun, or begin anew with another --out",
         )
-    synthetic = Synthetic(*(tree["factors"][name] for name in ("U", "T", "G"))).to(V.device)
+    factors = []
+    for name in ("U", "T", "G"):  # in the memory layout they had: it decides the order of sums, and so the last bits
+        x = tree["factors"][name]
+        factors.append(torch.empty_strided(x.shape, tree["strides"][name], dtype=x.dtype).copy_(x).to(V.device))
+    synthetic = Synthetic(*factors)
     items = None if tree["items"] is None else tree["items"].to(V.device)
     return Start(synthetic, tree["error"], tree["contexts"], tree["name"]), Reading(tree["own"], items, tree["mix"])

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foster_cli.checkpoint import Resumable, Store, numpy_state, set_numpy
+from foster_cli.checkpoint import Resumable, Store, load_optimizer, numpy_state, set_numpy
 from foster_cli.config import DistillConfig, StudentConfig, TrainConfig
 from foster_cli.console import SILENT, Console
 from foster_cli.data.windows import Cases, Windows
@@ -71,9 +71,9 @@ class State:
         if "phi" in state:
             self.phi.restore(state["phi"])
             self.phi.sequence.source[0].set_state(state["dropout"])
-            self.phi_optimizer.load_state_dict(state["phi_optimizer"])
+            load_optimizer(self.phi_optimizer, state["phi_optimizer"])
         self.synthetic.restore(state["synthetic"])
-        self.synthetic_optimizer.load_state_dict(state["synthetic_optimizer"])
+        load_optimizer(self.synthetic_optimizer, state["synthetic_optimizer"])
         self.rng.set_state(state["rng"])
         set_numpy(self.numpy_rng, state["numpy_rng"])
 

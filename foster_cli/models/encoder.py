@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foster_cli.cache import write_about
+from foster_cli.cache import clear_leftovers, write_about
 from foster_cli.checkpoint import load_checked, save_checked
 from foster_cli.console import SILENT, Console
 from foster_cli.data.tokens import Tokens, tokenize
@@ -148,6 +148,7 @@ def _kept(key: str, make: Any, use_cache: bool, about: dict[str, Any]) -> Tensor
         return make()
     path = cache_dir() / "texts" / f"{key}.safetensors"
     with cache_lock(path):
+        clear_leftovers(path)
         if path.exists():
             try:
                 return load_checked(path)["x"]

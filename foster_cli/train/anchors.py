@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from foster_cli.cache import write_about
+from foster_cli.cache import clear_leftovers, write_about
 from foster_cli.checkpoint import Store
 from foster_cli.config import ModelConfig, TrainConfig
 from foster_cli.console import SILENT, Console
@@ -99,13 +99,16 @@ def train_teacher(
         return _train(fresh, windows, valid, config, seed, console, label, None)
     folder = cache_dir() / "teachers" / key if use_cache or keep is None else keep / "teacher"
     with cache_lock(folder, lambda: console.note(f"{label}: another process makes the same one; waiting for it")):
+        store = Store(folder.with_name(folder.name + ".run"))
+        clear_leftovers(folder)
         if (folder / "teacher.json").exists():
             try:
-                return _read(folder, fresh(seed))
+                found = _read(folder, fresh(seed))
+                store.clear()  # left by one that was killed just after
+                return found
             except (SafetensorError, KeyError, ValueError, OSError) as error:
                 console.note(f"a damaged cache entry is made again: {folder} ({type(error).__name__})")
                 shutil.rmtree(folder)
-        store = Store(folder.with_name(folder.name + ".run"))
         if use_cache:
             write_about(folder, about or {})
         teacher = _train(fresh, windows, valid, config, seed, console, label, _Trail(store))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foster_cli.checkpoint import numpy_state, set_numpy
+from foster_cli.checkpoint import load_optimizer, numpy_state, set_numpy
 from foster_cli.config import TrainConfig
 from foster_cli.console import SILENT, Console
 from foster_cli.data.windows import Cases, Windows
@@ -174,7 +174,7 @@ class _Training:
         self.model.sequence.source[0].set_state(state["dropout"])
         self.average.model.restore(state["average"])
         self.average.steps = state["average_steps"]
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.warmup.load_state_dict(state["warmup"])
         set_numpy(self.rng, state["rng"])
         self.fit.history, self.fit.best, self.fit.best_value = state["history"], state["best"], state["best_value"]
