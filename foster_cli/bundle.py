@@ -35,7 +35,7 @@ from foster_cli.checkpoint import from_bytes, to_bytes
 from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
 from foster_cli.data.columns import PrepareSettings
 from foster_cli.data.windows import Windows
-from foster_cli.distrust import read_items, read_manifest, read_small, read_tensors
+from foster_cli.distrust import MOST_JSON, read_items, read_manifest, read_small, read_tensors
 from foster_cli.errors import FosterError
 from foster_cli.ops import tucker
 from foster_cli.ops.reading import Reading, mixed
@@ -269,11 +269,14 @@ def check_files(path: Path, stated: dict[str, str], files: Iterable[str]) -> Non
     """FosterError where one of `files` is missing, no plain file, or not of the stated sha256."""
     for name in files:
         try:
-            plain = stat.S_ISREG((path / name).lstat().st_mode)
+            found = (path / name).lstat()
+            plain = stat.S_ISREG(found.st_mode)
         except OSError:
             plain = False
         if not plain:
             raise FosterError(f"{path}: {name} is missing", "copy the bundle again, or distill again")
+        if name.endswith(".json") and found.st_size > MOST_JSON:
+            raise FosterError(f"{path}: {name} is larger than {MOST_JSON:,} bytes", "distill again")
         if stated.get(name) != sha256_file(path / name):
             raise FosterError(
                 f"{path}: {name} was changed (its sha256 differs)", "copy the bundle again, or distill again"

@@ -180,7 +180,7 @@ def read_items(path: Path, n: int) -> tuple[list[str], list[str]]:
                     if room < 0 or max(map(len, words), default=0) > MOST_TITLE:
                         raise ValueError(f"{path.name}: more text than foster writes")
                     values += [words[i] for i in column.indices.to_pylist()]
-    except (pa.ArrowException, OSError, KeyError, TypeError, IndexError, OverflowError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError, KeyError, TypeError, IndexError, OverflowError) as error:
         raise ValueError(f"{path.name}: {type(error).__name__}: {' '.join(str(error).split())[:160]}") from error
     if len(found["item_id"]) != n or len(found["title"]) != n:
         raise ValueError(f"{path.name}: not the {n} items of item_factor.safetensors")

@@ -54,7 +54,9 @@ def verify(path: Path) -> list[Finding]:
     whole = [look(name, lambda name=name: _sum(path, stated, name)) for name in (*required, *state)]  # type: ignore[misc]
     loaded: list[bundle.Bundle] = []
     if not all(whole[: len(required)]) or not look("contents", lambda: _contents(path, loaded)):
-        return [*found, *(Finding(n, None, "not looked at") for n in ("manifest", "log", "validations"))]
+        known = {f.name for f in found}
+        later = [name for name in ("contents", "manifest", "log", "validations") if name not in known]
+        return [*found, *(Finding(name, None, "not looked at") for name in later)]
     b = loaded[0]
     look("manifest", lambda: _manifest(b))
     look("log", lambda: f"{len(read_table(path / 'log.csv'))} rows")

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-COMMANDS = ("preprocess", "sample", "distill", "eval", "compare", "export", "doctor", "demo")
+COMMANDS = ("preprocess", "sample", "distill", "eval", "compare", "export", "verify", "doctor", "demo")
 HEAVY = ("torch", "transformers", "pandas", "pyarrow", "sklearn", "numpy")
 CODE = """
 import sys
