@@ -152,7 +152,7 @@ class Store:
             for name, tree in trees.items():
                 self._write(name, *to_bytes({"elapsed": self.elapsed, "tree": tree}))
         except OSError as error:
-            raise disk_error(error, self.folder, "free some space; what was kept before is whole") from error
+            raise disk_error(error, self.folder, "free some space and go on; what was kept before is whole") from error
         self.last = time.perf_counter()
         self.cost = self.last - began
 
