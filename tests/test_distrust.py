@@ -158,6 +158,9 @@ TEXTS: dict[str, bytes] = {
     "nothing": b"", "no rate": b'{"format": 2}', "rate": b'{"format": 2, "student": {"lr": "1"}}',
     "true": b'{"format": true, "student": {"lr": 1}}',
     "layers": b'{"format": 2, "student": {"lr": 1}, "model": {"layers": "2"}}',
+    "name": b'{"format": 2, "student": {"lr": 1}, "data": {"name": 3}}',
+    "mix": b'{"format": 2, "student": {"lr": 1}, "distill": {"mix": [1]}}',
+    "revision": b'{"format": 2, "student": {"lr": 1}, "encoder": {"revision": null}}',
     "path": b'{"format": 2, "student": {"lr": 1}, "data": {"path": "/etc/passwd"}}',
 }  # fmt: skip
 

@@ -119,9 +119,13 @@ def test_killed_again_and_again(problem: Problem, tmp_path: Path, monkeypatch: p
     assert _same(out, whole) and lives == 6
 
 
-def test_killed_between_a_step_and_its_validation(problem: Problem, tmp_path: Path) -> None:
+def test_killed_between_a_step_and_its_validation(
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = distill(problem, _start(), _check)
-    calls = []
+    calls, steps = [], []
+    original = test_loop.loop.outer_step
+    monkeypatch.setattr(test_loop.loop, "outer_step", lambda p, s, k: steps.append(k) or original(p, s, k))
 
     def check(Q: torch.Tensor) -> dict[str, float]:
         calls.append(1)
@@ -133,6 +137,7 @@ def test_killed_between_a_step_and_its_validation(problem: Problem, tmp_path: Pa
         with pytest.raises(Killed):
             distill(replace(problem, store=Store(tmp_path, share=1e-9)), _start(), check)
     assert _same(distill(replace(problem, store=Store(tmp_path)), _start(), check), whole)
+    assert steps == [0, 1, 2, 3]  # a validation is done again, no step before it
 
 
 def test_a_run_that_ended_in_nan_ends_so_again(
