@@ -1,4 +1,4 @@
-# make install | demo | test | test-consumers | lint | format | sanitize | cuda-check | gpu-check | clean
+# make install | demo | test | test-consumers | test-kill | lint | format | sanitize | cuda-check | gpu-check | clean
 #
 # PYTHON       interpreter the virtual environment is made with (3.10 or newer)
 # TORCH        the torch requirement, if another than the default is wanted
@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: install demo test test-consumers lint format sanitize cuda-check gpu-check clean
+.PHONY: install demo test test-consumers test-kill lint format sanitize cuda-check gpu-check clean
 
 install: $(STAMP)
 
@@ -53,6 +53,10 @@ test-consumers: install
 	  '$(or $(TORCH),torch==2.13.0)' -r tests/export/consumers.txt
 	$(CONSUMERS)/bin/python -m pip install --quiet --no-deps axolotl==0.19.0 llamafactory==0.9.5
 	FOSTER_CONSUMERS=$(CURDIR)/$(CONSUMERS)/bin/python $(BIN)/python -m pytest tests/export/test_consumers.py
+
+# A distillation killed twenty times at random moments, each time gone on with: minutes.
+test-kill: install
+	$(BIN)/python -m pytest -m slow tests
 
 # The C++ ops under the address and undefined-behaviour sanitizers (GCC), in a copy.
 SANITIZE := build/sanitize

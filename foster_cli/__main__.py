@@ -32,7 +32,7 @@ def main() -> None:
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit) and stop.code != 130:  # Typer turns Ctrl-C into this code
             raise
-        fail("foster: interrupted; nothing half-written is left, and a trained teacher stays in the cache", 130)
+        fail("foster: interrupted; nothing half-written is left, and what was finished is kept", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise SystemExit(0) from None

@@ -11,6 +11,7 @@ from foster_cli.commands import (
     ablate,
     bench,
     build_ext,
+    cache,
     compare,
     demo,
     distill,
@@ -22,6 +23,7 @@ from foster_cli.commands import (
     sample,
     sweep,
     tune,
+    verify,
 )
 
 app = typer.Typer(
@@ -60,6 +62,8 @@ app.command("report", short_help="One HTML page about a bundle.")(report.command
 app.command("tune", short_help="Choose the settings of a distillation.")(tune.command)
 app.command("export", short_help="Write the sequences for other programs.")(export.command)
 app.add_typer(bench.app, name="bench")
+app.command("verify", short_help="Check a bundle, line by line.")(verify.command)
+app.add_typer(cache.app, name="cache")
 app.command("doctor", short_help="Check this machine and installation.")(doctor.command)
 app.command("build-ext", short_help="Build the C++ and CUDA ops.")(build_ext.command)
 app.command("demo", short_help="All of it on a generated shop.")(demo.command)

@@ -8,16 +8,20 @@
     item_factor.safetensors   V (n, d)
     items.parquet             item_id, title of the n items, in the order of V
     log.csv, checks.csv       a row per outer step; a row per validation
+    state.json, state.safetensors   where more outer steps go on from (`checkpoint.py`); only where they can
     SHA256SUMS                sha256 of each of the above
 
-`load` verifies every byte. The format is 2 with factors, 3 with windows.
+`load` verifies every byte of what it reads. The format is 2 with factors, 3 with windows.
 This module needs torch, safetensors and pyarrow, not the command line.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +29,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from foster_cli.checkpoint import from_bytes, to_bytes
+from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
+from foster_cli.data.columns import PrepareSettings
 from foster_cli.data.windows import Windows
+from foster_cli.distrust import MOST_JSON, read_items, read_manifest, read_small, read_tensors
 from foster_cli.errors import FosterError
 from foster_cli.ops import tucker
 from foster_cli.ops.reading import Reading, mixed
@@ -49,6 +55,15 @@ CORESET_FORMAT = 3
 WINDOWS = "windows.safetensors"
 CORESET_FILES = tuple(WINDOWS if name == "factors.safetensors" else name for name in FILES)
 SUMS = "SHA256SUMS"
+#: The settings in a manifest.
+SETTINGS: dict[str, type] = {
+    "data.prepare": PrepareSettings, "model": ModelConfig, "train": TrainConfig, "distill": DistillConfig,
+    "student": StudentConfig,
+}  # fmt: skip
+#: Most numbers in Q that are read: 4 GiB of them in fp32.
+MOST_NUMBERS = 1 << 30
+#: May be there too, both or none.
+STATE_FILES = ("state.json", "state.safetensors")
 
 
 @dataclass(frozen=True)
@@ -150,13 +165,37 @@ def save(
     log: list[dict[str, float]],
     checks: list[dict[str, float]],
     reads: Tensor | None = None,
+    state: dict[str, Any] | None = None,
+    beside: Path | None = None,
 ) -> None:
-    """Write a bundle beside `path`, then rename it. Raises FosterError where the disk does not let it.
+    """Write a bundle beside `path` (or in the folder `beside`), then rename it. FosterError where the disk fails.
 
-    `reads` (r,): the items that positions read, where they have goals of their own; else None.
+    `reads` (r,): the items that positions read, where they have goals of their own; else None. `state`: the tree that
+    more outer steps go on from.
     """
     tensors = factors | ({} if reads is None else {"reads": reads})
-    _save(path, {"format": FORMAT, **manifest}, FILES, tensors, V, item_ids, titles, log, checks)
+    with _saving(path, {"format": FORMAT, **manifest}, FILES, tensors, V, item_ids, titles, log, checks, beside) as tmp:
+        if state is not None:
+            for name, content in zip(STATE_FILES, to_bytes(state), strict=True):
+                (tmp / name).write_bytes(content or b"")
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The tree that more outer steps of the bundle at `path` go on from. FosterError where it has none, or a damaged
+    one."""
+    stated = stated_sums(path)
+    if STATE_FILES[0] not in stated:
+        raise FosterError(
+            f"{path}: does not hold where its last step ended", "more steps need a bundle made by --method foster"
+        )
+    check_files(path, stated, STATE_FILES)
+    try:
+        tree = from_bytes(*((path / name).read_bytes() for name in STATE_FILES))
+        if not isinstance(tree, dict):
+            raise ValueError("no such tree")
+        return tree
+    except (ValueError, OSError) as error:
+        raise FosterError(f"{path}: {STATE_FILES[0]} cannot be read ({error})", "distill again") from error
 
 
 def save_coreset(
@@ -170,14 +209,18 @@ def save_coreset(
 ) -> None:
     """Write a bundle of real sequences, as `save` does. `log`: a row per window."""
     tensors = {"items": torch.from_numpy(windows.items), "lengths": torch.from_numpy(windows.lengths)}
-    _save(path, {"format": CORESET_FORMAT, **manifest}, CORESET_FILES, tensors, V, item_ids, titles, log, [])
+    with _saving(path, {"format": CORESET_FORMAT, **manifest}, CORESET_FILES, tensors, V, item_ids, titles, log, []):
+        pass
 
 
-def _save(
+@contextmanager
+def _saving(
     path: Path, manifest: dict[str, Any], files: tuple[str, ...], tensors: dict[str, Tensor], V: Tensor,
     item_ids: list[str], titles: list[str], log: list[dict[str, Any]], checks: list[dict[str, float]],
-) -> None:  # fmt: skip
-    with writing_dir(path) as folder:
+    beside: Path | None = None,
+) -> Iterator[Path]:  # fmt: skip
+    """Write all but the sums; what is added to the folder that this gives is summed too."""
+    with writing_dir(path, beside) as folder:
         save_tensors(tensors, folder / files[1])
         save_tensors({"V": V}, folder / files[2])
         pd.DataFrame({"item_id": item_ids, "title": titles}).to_parquet(folder / files[3], index=False)
@@ -185,68 +228,111 @@ def _save(
         pd.DataFrame(checks).to_csv(folder / files[5], index=False)
         text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
         (folder / files[0]).write_text(text, encoding="utf-8")
-        sums = "".join(f"{sha256_file(folder / name)}  {name}\n" for name in files)
-        (folder / SUMS).write_text(sums)
+        yield folder
+        names = [*files, *(name for name in STATE_FILES if (folder / name).exists())]
+        (folder / SUMS).write_text("".join(f"{sha256_file(folder / name)}  {name}\n" for name in names))
 
 
-def _windows(items: Tensor, lengths: Tensor, n: int) -> Windows | None:
-    """Windows (M, L+1) over n items; None where the tensors are not such windows."""
-    if items.dtype != torch.int64 or lengths.dtype != torch.int64 or items.dim() != 2 or lengths.dim() != 1:
-        return None
-    found = Windows(items.numpy(), lengths.numpy())
-    if not 0 < len(found.items) == len(found.lengths):
-        return None
-    inside = np.arange(found.items.shape[1]) < found.lengths[:, None]
-    known = np.where(inside, (found.items >= 0) & (found.items < n), found.items == -1).all()
-    return found if known and found.lengths.min() >= 2 and found.lengths.max() <= found.items.shape[1] else None
+def _windows(tensors: dict[str, Tensor], n: int) -> Windows:
+    """Windows (M, L+1) over n items. ValueError where the tensors are not such windows."""
+    items, lengths = tensors["items"], tensors["lengths"]
+    if items.dtype == lengths.dtype == torch.int64 and len(items) == len(lengths):
+        found = Windows(items.numpy(), lengths.numpy())
+        inside = np.arange(found.items.shape[1]) < found.lengths[:, None]
+        known = np.where(inside, (found.items >= 0) & (found.items < n), found.items == -1).all()
+        if known and found.lengths.min() >= 2 and found.lengths.max() <= found.items.shape[1]:
+            return found
+    raise ValueError("its real sequences do not fit its items")
 
 
-def load(path: str | Path) -> Bundle:
-    """Read and verify a bundle. Raises FosterError for anything missing, changed or of another format."""
-    path = Path(path)
-    if not (path / SUMS).is_file():
+def stated_sums(path: Path) -> dict[str, str]:
+    """The sha256 that SHA256SUMS states for each file. FosterError where it is none, or names what no bundle holds."""
+    sums = path / SUMS
+    if not sums.is_file():
         what = "no such folder" if not path.exists() else f"no bundle (it holds no {SUMS})"
         raise FosterError(f"{path}: {what}", "make one with `foster distill DATA`")
     stated: dict[str, str] = {}
-    for line in (path / SUMS).read_text(encoding="utf-8", errors="replace").splitlines():
-        digest, _, name = line.partition("  ")
-        stated[name] = digest
-    files, version = (CORESET_FILES, CORESET_FORMAT) if WINDOWS in stated else (FILES, FORMAT)
+    known = {*FILES, *CORESET_FILES, *STATE_FILES}
+    try:
+        text = read_small(sums, 1 << 16).decode("utf-8")
+    except (OSError, ValueError) as error:
+        raise FosterError(f"{path}: {SUMS} cannot be read ({error})", "copy the bundle again") from error
+    for line in text.splitlines():
+        match = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)
+        if match is None or match[2] not in known or match[2] in stated:
+            raise FosterError(f"{path}: {SUMS} holds a line that no bundle has", "copy the bundle again")
+        stated[match[2]] = match[1]
+    return stated
+
+
+def check_files(path: Path, stated: dict[str, str], files: Iterable[str]) -> None:
+    """FosterError where one of `files` is missing, no plain file, or not of the stated sha256."""
     for name in files:
-        if not (path / name).is_file() or (path / name).is_symlink():
+        try:
+            found = (path / name).lstat()
+            plain = stat.S_ISREG(found.st_mode)
+        except OSError:
+            plain = False
+        if not plain:
             raise FosterError(f"{path}: {name} is missing", "copy the bundle again, or distill again")
+        if name.endswith(".json") and found.st_size > MOST_JSON:
+            raise FosterError(f"{path}: {name} is larger than {MOST_JSON:,} bytes", "distill again")
         if stated.get(name) != sha256_file(path / name):
             raise FosterError(
                 f"{path}: {name} was changed (its sha256 differs)", "copy the bundle again, or distill again"
             )
+
+
+def load(path: str | Path) -> Bundle:
+    """Read and verify a bundle, a stranger's too.
+
+    Raises FosterError for what is missing, changed, malformed, absurdly large or of another format.
+    """
+    path = Path(path)
+    stated = stated_sums(path)
+    coreset = WINDOWS in stated
+    files, version = (CORESET_FILES, CORESET_FORMAT) if coreset else (FILES, FORMAT)
+    check_files(path, stated, files)
     try:
-        manifest = json.loads((path / FILES[0]).read_text(encoding="utf-8"))
-        if not isinstance(manifest, dict):
-            raise ValueError("bundle.json holds no object")
-        if manifest.get("format") != version:
-            raise FosterError(
-                f"{path}: bundle format {manifest.get('format')}, this foster reads {version}",
-                "upgrade foster-cli",
-            )
-        factors = load_file(path / files[1])
-        reads = factors.pop("reads", None)
-        V = load_file(path / FILES[2])["V"]
-        items = pd.read_parquet(path / FILES[3])
-        ids, titles = items["item_id"].tolist(), items["title"].tolist()
-        if WINDOWS in stated:
-            windows = _windows(factors["items"], factors["lengths"], len(V))
-            if windows is None or V.dim() != 2 or len(items) != len(V):
-                raise FosterError(f"{path}: its real sequences do not fit its items", "distill again")
-            return Bundle(path, manifest, {}, V, ids, titles, Reading(), windows)
-        U, T, G = factors["U"], factors["T"], factors["G"]
-        fits = (U.shape[1], T.shape[1], V.shape[1]) == tuple(G.shape) and len(items) == len(V)
-        if reads is not None:
-            named = reads.dtype == torch.int64 and reads.dim() == 1 and len(reads) > 0
-            fits = fits and named and 0 <= int(reads.min()) <= int(reads.max()) < len(V) and len(T) % 2 == 0
-        mix = bool(manifest.get("distill", {}).get("mix", False))
-    except (ValueError, KeyError, SafetensorError, OSError, IndexError) as error:
-        raise FosterError(f"{path}: cannot be read ({type(error).__name__}: {error})", "distill again") from error
+        manifest = read_manifest(path / FILES[0], SETTINGS)
+        check_format(path, manifest, version)
+        V = read_tensors(path / FILES[2], {"V": 2})["V"]
+        tensors = read_tensors(
+            path / files[1], {"items": 2, "lengths": 1} if coreset else {"U": 2, "T": 2, "G": 3, "reads": 1}
+        )
+        ids, titles = read_items(path / FILES[3], len(V))
+        if coreset:
+            return Bundle(path, manifest, {}, V, ids, titles, Reading(), _windows(tensors, len(V)))
+        reads = tensors.pop("reads", None)
+        _check_factors(tensors, reads, V)
+    except FosterError:
+        raise
+    except (ValueError, KeyError, OSError) as error:
+        raise FosterError(f"{path}: cannot be read ({error})", "copy the bundle again, or distill again") from error
+    mix = bool(manifest.get("distill", {}).get("mix", False))
+    return Bundle(
+        path, manifest, tensors, V, ids, titles, Reading(reads is not None, reads, 2 * len(tensors["U"]) if mix else 0)
+    )
+
+
+def check_format(path: Path, manifest: dict[str, Any], version: int) -> None:
+    """FosterError where the bundle is not of the format this foster reads."""
+    found = manifest.get("format")
+    if found == version and not isinstance(found, bool):
+        return
+    older = found == 1 and not isinstance(found, bool)
+    hint = "distill again (what format 1 held was trained on in another way)" if older else "upgrade foster-cli"
+    raise FosterError(f"{path}: bundle format {str(found)[:40]}, this foster reads {version}", hint)
+
+
+def _check_factors(tensors: dict[str, Tensor], reads: Tensor | None, V: Tensor) -> None:
+    """ValueError where U, T, G, what is read and V do not fit together."""
+    U, T, G = (tensors[name] for name in ("U", "T", "G"))
+    fits = (U.shape[1], T.shape[1], V.shape[1]) == tuple(G.shape) and U.dtype == T.dtype == G.dtype == V.dtype
+    if reads is not None:
+        named = reads.dtype == torch.int64 and len(reads) > 0
+        fits = fits and named and 0 <= int(reads.min()) <= int(reads.max()) < len(V) and len(T) % 2 == 0
     if not fits:
-        raise FosterError(f"{path}: the shapes of its factors do not fit together", "distill again")
-    reading = Reading(reads is not None, reads, 2 * len(U) if mix else 0)
-    return Bundle(path, manifest, factors, V, ids, titles, reading)
+        raise ValueError("the shapes of its factors do not fit together")
+    if len(U) * len(T) * V.shape[1] > MOST_NUMBERS:
+        raise ValueError(f"{len(U)} sequences of {len(T)} positions are more than foster makes")

@@ -15,7 +15,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,14 +136,22 @@ def cache_dir() -> Path:
 
 
 @contextmanager
-def cache_lock(path: Path) -> Iterator[None]:
-    """Hold the lock of a cache entry: one writer at a time. A folder that cannot be written is a FosterError."""
-    from filelock import FileLock
+def cache_lock(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold the lock of a cache entry: one writer at a time. A folder that cannot be written is a FosterError.
+
+    `waiting` is called once where another process holds it. The system frees the lock of a process that is killed.
+    """
+    from filelock import FileLock, Timeout
 
     lock = FileLock(str(path) + ".lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if waiting is not None:
+                waiting()
+            lock.acquire()
     except OSError as error:
         reason = error.strerror or str(error)
         raise FosterError(
@@ -169,11 +177,29 @@ def sha256_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def _disk_error(error: OSError, path: Path) -> FosterError:
+def disk_error(error: OSError, path: Path, hint: str | None = None) -> FosterError:
+    """What a failed write to `path` is to the user; `hint`: what to do, if not to give another --out."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return FosterError(f"the disk is full: writing {path} failed", "free some space or give another --out")
+        hint = hint or "free some space or give another --out"
+        return FosterError(f"the disk is full: writing {path} failed", hint)
     reason = error.strerror or str(error)
-    return FosterError(f"cannot write {path}: {reason}", "give another --out")
+    return FosterError(f"cannot write {path}: {reason}", hint or "give another --out")
+
+
+def sync_file(path: Path) -> None:
+    """What was written to `path` is on the disk when this returns."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """The names in `path` are on the disk when this returns (a system that cannot flush a folder has none to flush)."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _umask() -> int:
@@ -192,39 +218,50 @@ def writing(path: Path) -> Iterator[Path]:
         os.close(handle)
         tmp = Path(name)
         yield tmp
+        sync_file(tmp)
         tmp.chmod(0o666 & ~_umask())
         tmp.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
-        raise _disk_error(error, path) from error
+        raise disk_error(error, path) from error
     finally:
         if tmp is not None:
             tmp.unlink(missing_ok=True)
 
 
-def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write safetensors. Its own error for a failed write becomes an OSError, so that `writing` can name it."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     try:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path)
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, metadata)
     except SafetensorError as error:
         code = errno.ENOSPC if "os error 28" in str(error) or "No space" in str(error) else errno.EIO
         raise OSError(code, str(error)) from error
 
 
 @contextmanager
-def writing_dir(path: Path) -> Iterator[Path]:
-    """Fill a folder beside `path`, then rename it. An existing `path` is replaced only once the new one is whole."""
+def writing_dir(path: Path, beside: Path | None = None) -> Iterator[Path]:
+    """Fill a folder beside `path`, then rename it. An existing `path` is replaced only once the new one is whole.
+
+    `beside`: a folder on the same disk to fill it in, for a writer that clears what a killed one left there.
+    """
     tmp: Path | None = None
+    place = beside or path.parent
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        tmp = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        tmp = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=place))
         yield tmp
         for file in tmp.rglob("*"):
+            if file.is_file():
+                sync_file(file)
             file.chmod((0o777 if file.is_dir() else 0o666) & ~_umask())
+            if file.is_dir():
+                sync_folder(file)
         tmp.chmod(0o777 & ~_umask())
-        old = path.parent / f".{path.name}.old-{os.getpid()}"
+        sync_folder(tmp)
+        old = place / f".{path.name}.old-{os.getpid()}"
         if path.exists():
             path.rename(old)
         try:
@@ -233,9 +270,10 @@ def writing_dir(path: Path) -> Iterator[Path]:
             if old.exists():
                 old.rename(path)
             raise
+        sync_folder(path.parent)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        raise _disk_error(error, path) from error
+        raise disk_error(error, path) from error
     finally:
         if tmp is not None:
             shutil.rmtree(tmp, ignore_errors=True)

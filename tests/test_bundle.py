@@ -172,7 +172,7 @@ def test_another_format_is_refused(folder: Path, number: Any) -> None:
     manifest = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))
     (folder / FILES[0]).write_text(json.dumps({**manifest, "format": number}))
     _sign(folder)
-    with pytest.raises(FosterError, match=r"format.*upgrade"):
+    with pytest.raises(FosterError, match=r"format.*distill again" if number == 1 else r"format.*upgrade"):
         load(folder)
 
 
@@ -321,5 +321,5 @@ def test_items_that_cannot_be_read_are_refused(tmp_path: Path, reads: torch.Tens
     folder = _write_own(tmp_path / "own")
     _tensors(folder, FILES[1], reads=reads)
     _sign(folder)
-    with pytest.raises(FosterError, match="do not fit"):
+    with pytest.raises(FosterError, match=r"do not fit|none that foster writes"):
         load(folder)

@@ -13,7 +13,7 @@ ROOT = Path(foster_cli.__file__).parent
 #: From top to bottom; what stands in one row is one folder. The first fitting prefix of a module's name counts.
 ORDER = (
     ("errors",),
-    ("console", "config", "runtime", "extension"),
+    ("console", "config", "runtime", "extension", "checkpoint", "cache", "distrust"),
     ("data",),
     ("ops",),
     ("models",),
@@ -30,7 +30,7 @@ ORDER = (
     ("evaluate",),
     ("tune",),
     ("bench",),
-    ("diagnose",),
+    ("diagnose", "verify"),
     ("export",),
     ("report",),
     ("commands",),

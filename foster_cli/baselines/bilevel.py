@@ -20,7 +20,17 @@ from torch import Tensor
 from foster_cli.baselines.bptt import Adam, AutogradInner, Data, Functional, draw_warm_up, rat_bptt
 from foster_cli.console import SILENT, Console
 from foster_cli.distill.inner import inner_loss
-from foster_cli.distill.loop import Check, Distilled, Problem, State, outer_loop, outer_loss, reset
+from foster_cli.distill.loop import (
+    Check,
+    Distilled,
+    Problem,
+    State,
+    outer_loop,
+    outer_loss,
+    phi_optimizer,
+    reset,
+    resets,
+)
 from foster_cli.distill.pipeline import Loop
 from foster_cli.distill.synthetic import Synthetic
 from foster_cli.models.recommender import Recommender
@@ -83,7 +93,7 @@ def bilevel_step(problem: Problem, state: State, k: int, steps: int, window: int
     """
     c = problem.config
     began = time.perf_counter()
-    if k == 0 or (c.reset != "never" and k % c.reset_every == 0):
+    if resets(c, k):
         reset(problem, state, k)
     warm_up = draw_warm_up(steps, window, state.rng)
     found, parts = bilevel_gradient(problem, state, warm_up, window)
@@ -106,11 +116,13 @@ def distill_bilevel(
     c = problem.config
     phi = problem.fresh(stream_seed(problem.seed, "phi"))
     state = State(
-        phi, adamw(phi.parameters()), synthetic,
+        phi, phi_optimizer(problem, phi), synthetic,
         adamw(synthetic.parameters(), lr=c.synthetic_lr, weight_decay=c.synthetic_weight_decay),
         generator(problem.seed, "bilevel"), np.random.default_rng(stream_seed(problem.seed, "outer")),
     )  # fmt: skip
-    return outer_loop(problem, synthetic, lambda k: bilevel_step(problem, state, k, steps, window), check, console)
+    return outer_loop(
+        problem, synthetic, lambda k: bilevel_step(problem, state, k, steps, window), check, console, state
+    )
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from torch.nn import functional as F
 from foster_cli.baselines.bilevel import last_entropy
 from foster_cli.baselines.bptt import Adam, Functional, draw_warm_up, rat_bptt
 from foster_cli.baselines.td3_inner import AllItemsInner, Draw, SubsetInner
+from foster_cli.checkpoint import load_optimizer, numpy_state, set_numpy
 from foster_cli.config import DistillConfig, choice, positive
 from foster_cli.console import SILENT, Console
 from foster_cli.distill.loop import Check, Distilled, Problem, outer_loop
@@ -123,6 +125,27 @@ class TD3State:
     numpy_rng: np.random.Generator
     start: Tensor = field(default_factory=lambda: torch.empty(0))
     epoch: list[np.ndarray] = field(default_factory=list)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, the learner's dropout included."""
+        return {
+            "learner": self.learner.learnables(), "dropout": self.learner.sequence.source[0].get_state(),
+            "synthetic": self.synthetic.factors(), "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(), "rng": self.rng.get_state(),
+            "numpy_rng": numpy_state(self.numpy_rng), "start": self.start, "epoch": list(self.epoch),
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Back to `state`, into the same parameters."""
+        self.learner.restore(state["learner"])
+        self.learner.sequence.source[0].set_state(state["dropout"])
+        self.synthetic.restore(state["synthetic"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.rng.set_state(state["rng"])
+        set_numpy(self.numpy_rng, state["numpy_rng"])
+        self.start = state["start"].to(self.learner.device)
+        self.epoch = list(state["epoch"])
 
 
 def td3_state(problem: Problem, settings: TD3Config, synthetic: Synthetic | None = None) -> TD3State:
@@ -273,7 +296,7 @@ def distill_td3(
     if problem.reading.own:
         raise FosterError("TD3's set has no goals of its own", "use --targets next")
     state = td3_state(problem, settings, synthetic)
-    return outer_loop(problem, state.synthetic, lambda k: td3_step(problem, settings, state, k), check, console)
+    return outer_loop(problem, state.synthetic, lambda k: td3_step(problem, settings, state, k), check, console, state)
 
 
 def td3_loop(settings: TD3Config) -> Loop:

@@ -50,10 +50,10 @@ def safe_name(name: str) -> str:
 
 
 def next_run(name: str, method: str, budget: int) -> Path:
-    """runs/<data>-<method>-b<budget>-<n>/ with the first n that is free."""
+    """runs/<data>-<method>-b<budget>-<n>/ with the first n that is free, also of an interrupted run."""
     stem = f"{safe_name(name)}-{method}-b{budget}"
     n = 1
-    while (RUNS / f"{stem}-{n}").exists():
+    while (RUNS / f"{stem}-{n}").exists() or (RUNS / f"{stem}-{n}.run").exists():
         n += 1
     return RUNS / f"{stem}-{n}"
 
@@ -64,7 +64,9 @@ def bundle_data(bundle: Bundle, data: list[Path] | None) -> Dataset:
     from foster_cli.data.columns import PrepareSettings
     from foster_cli.data.prepare import load_dataset
 
-    recorded = bundle.manifest["data"]
+    recorded = bundle.manifest.get("data", {})
+    if not {"path", "prepare", "hash"} <= set(recorded):
+        raise FosterError(f"{bundle.path}: bundle.json does not say what it was distilled from", "distill again")
     paths = data or [Path(p) for p in recorded["path"]]
     missing = [p for p in paths if not p.exists()]
     if missing:
@@ -72,7 +74,7 @@ def bundle_data(bundle: Bundle, data: list[Path] | None) -> Dataset:
             f"{missing[0]}: no such file (the bundle was distilled from it)", "name the data: --data FILE"
         )
     used = dict(recorded["prepare"])
-    if used["text_columns"] is not None:
+    if used.get("text_columns") is not None:
         used["text_columns"] = tuple(used["text_columns"])
     settings = from_dict(PrepareSettings, used)
     found = load_dataset(paths, settings)

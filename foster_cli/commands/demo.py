@@ -37,6 +37,7 @@ def command(
         if not (bundle / SUMS).is_file():
             raise FosterError(f"{bundle}: exists and is no bundle", "give another --out")
         shutil.rmtree(bundle)
+    shutil.rmtree(out / "bundle.run", ignore_errors=True)  # of a demo that was interrupted
     shop = out / "shop.parquet"
     sample.command(out=shop, users=users, items=items, seed=seed)
     distill.command(

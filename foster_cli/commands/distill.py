@@ -27,10 +27,14 @@ _TD3 = (*(name for name in _OUTER if name not in ("steps", "check_every")), "dra
 
 
 def command(
-    data: Annotated[list[Path], typer.Argument(metavar="DATA", help=DATA_HELP)],
+    data: Annotated[list[Path] | None, typer.Argument(metavar="DATA", help=DATA_HELP, show_default=False)] = None,
     budget: Annotated[int, _opt("--budget", "M, synthetic sequences.")] = _D.budget,
     method: Annotated[str, _opt("--method", f"How sequences are made or chosen. {_METHODS}.")] = "foster",
     out: Annotated[Path | None, _opt("--out", "The bundle; runs/<data>-<method>-b<budget>-<n> without it.")] = None,
+    resume: Annotated[
+        Path | None, _opt("--resume", "A bundle whose making was interrupted: go on with it, to the same numbers.")
+    ] = None,
+    extend: Annotated[int | None, _opt("--extend", "With --resume and a finished bundle: so many more steps.")] = None,
     steps: Annotated[int, _opt("--steps", "K, outer steps; 0 keeps the starting point.")] = _D.steps,
     settings_file: Annotated[
         Path | None, _opt("--settings", "A file of settings, as foster tune writes it; options that are typed win.")
@@ -128,6 +132,9 @@ def command(
     train a fresh one as well, and writes them as a bundle. With another --method: for comparison, M real sequences
     (a coreset), the starting point alone (rollout), or TD3's set (over all items unless --items-per-step is given).
 
+    While it runs, its state is kept beside the bundle in BUNDLE.run: after Ctrl-C, a crash or a full disk,
+    foster distill --resume BUNDLE goes on, without DATA or options.
+
     Example: foster distill games.parquet --budget 20
     """
     from dataclasses import replace
@@ -135,6 +142,7 @@ def command(
     from foster_cli.baselines.td3 import TD3Config, td3_loop, td3_settings
     from foster_cli.commands import settings
     from foster_cli.commands.common import next_run, note_ops
+    from foster_cli.commands.resume import resumed
     from foster_cli.commands.settings_file import beneath
     from foster_cli.config import choice
     from foster_cli.console import Console
@@ -180,11 +188,32 @@ def command(
     check_settings(model, train, config, student)
     if tensorboard is not None:
         check_tensorboard()
-    if out is not None and out.exists():
+    prepare = settings.prepare_settings(user_column, item_column, time_column, text_columns, split_column, k_core)
+    seeded = None
+    if resume is not None:
+        going = resumed(ctx, resume, out, extend, data, console)
+        if going is None:
+            return
+        r, out, seeded = going.request, going.out, going.seeded
+        data, prepare, model, train, config, student = (
+            [*map(Path, r.paths)],
+            r.prepare,
+            r.model,
+            r.train,
+            r.config,
+            r.student,
+        )
+        seed, method, cache, budget, length = r.seed, r.method, r.use_cache, r.config.budget, r.config.length
+        device = r.device if r.device != "auto" else device
+        kind, loop = METHODS[method], td3_loop(TD3Config()) if method == "td3" else distill
+    elif extend is not None:
+        raise FosterError("--extend: goes on with a finished bundle", "name it: --resume BUNDLE --extend N")
+    elif not data:
+        raise FosterError("DATA is missing", "foster distill FILE, or --resume BUNDLE")
+    elif out is not None and out.exists():
         raise FosterError(f"--out {out}: exists already", "give another name, or remove it first")
     where = pick_device(device)
     note_ops(console, where)
-    prepare = settings.prepare_settings(user_column, item_column, time_column, text_columns, split_column, k_core)
     dataset = load_dataset(data, prepare)
     s = dataset.statistics
     console.note(f"{dataset.name}: {s['interactions']:,} interactions, {s['users']:,} users, {s['items']:,} items")
@@ -207,7 +236,7 @@ def command(
     ):
         manifest = run(
             dataset, settings.absolute(data), prepare, model, train, config, student, seed, where, out, console, cache,
-            method, loop,
+            method, loop, resume=resume is not None and seeded is None, seeded=seeded,
         )  # fmt: skip
     m = manifest["metrics"]
     console.event(event="bundle", path=str(out), metrics=m)

@@ -2,6 +2,7 @@
 
 In: a `Teacher` with its anchors, V (n, d), real windows, a starting point. Out: a `Distilled` with the best
 D~ by validation (step 0 included), the log table and the validations. No second derivative is taken.
+Between steps, all that decides what follows goes to the problem's `Store`, if it has one.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from foster_cli.checkpoint import Resumable, Store, load_optimizer, numpy_state, set_numpy
 from foster_cli.config import DistillConfig, StudentConfig, TrainConfig
 from foster_cli.console import SILENT, Console
 from foster_cli.data.windows import Cases, Windows
@@ -40,11 +43,13 @@ class Distilled:
     log: list[dict[str, float]] = field(default_factory=list)
     checks: list[dict[str, float]] = field(default_factory=list)
     stopped: str | None = None
+    last: dict[str, Any] | None = None
+    """Where the last step left everything, for more steps from there (`kept_state`); None where that cannot be."""
 
 
 @dataclass
 class State:
-    """What changes: phi with its optimizer, D~ with its own, the generators of the run."""
+    """What changes: phi with its optimizer, D~ with its own, the generators of the run. A `Resumable`."""
 
     phi: Recommender
     phi_optimizer: torch.optim.Optimizer
@@ -53,10 +58,33 @@ class State:
     rng: torch.Generator
     numpy_rng: np.random.Generator
 
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, phi's dropout included."""
+        return {
+            "phi": self.phi.learnables(), "dropout": self.phi.sequence.source[0].get_state(),
+            "phi_optimizer": self.phi_optimizer.state_dict(), "synthetic": self.synthetic.factors(),
+            "synthetic_optimizer": self.synthetic_optimizer.state_dict(), "rng": self.rng.get_state(),
+            "numpy_rng": numpy_state(self.numpy_rng),
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Back to `state`, into the same parameters. Without phi in it (see `without_phi`) phi stays as it is."""
+        if "phi" in state:
+            self.phi.restore(state["phi"])
+            self.phi.sequence.source[0].set_state(state["dropout"])
+            load_optimizer(self.phi_optimizer, state["phi_optimizer"])
+        self.synthetic.restore(state["synthetic"])
+        load_optimizer(self.synthetic_optimizer, state["synthetic_optimizer"])
+        self.rng.set_state(state["rng"])
+        set_numpy(self.numpy_rng, state["numpy_rng"])
+
 
 @dataclass(frozen=True)
 class Problem:
-    """What stays: the teacher M, V (n, d), the real windows, how S is drawn, the settings, how D~ is read."""
+    """What stays: the teacher M, V (n, d), the real windows, how S is drawn, the settings, how D~ is read.
+
+    `store`: where the run's state is kept between steps, and found again; None: nowhere.
+    """
 
     teacher: Teacher
     fresh: Factory
@@ -67,6 +95,7 @@ class Problem:
     train: TrainConfig
     seed: int
     reading: Reading = PAPER
+    store: Store | None = None
 
 
 def kmeans_subset(V: Tensor, size: int, seed: int) -> Subset:
@@ -88,6 +117,17 @@ def make_subset(config: DistillConfig, V: Tensor, seed: int, student: StudentCon
     return uniform_subset(len(V), (student or config).items_per_step, V.device)
 
 
+def phi_optimizer(problem: Problem, phi: Recommender) -> torch.optim.Optimizer:
+    """A fresh optimizer of phi's outer steps."""
+    rate = problem.config.model_lr
+    return adamw(phi.groups(rate, rate), weight_decay=problem.train.weight_decay)
+
+
+def resets(config: DistillConfig, k: int) -> bool:
+    """Whether step k (from 0) begins with a reset of phi: lines 6 and 7."""
+    return k == 0 or (config.reset != "never" and k % config.reset_every == 0)
+
+
 def reset(problem: Problem, state: State, step: int) -> None:
     """phi <- a random anchor (or a fresh model), with a fresh optimizer (3.2)."""
     if problem.config.reset == "random":
@@ -95,10 +135,7 @@ def reset(problem: Problem, state: State, step: int) -> None:
     else:
         chosen = int(torch.randint(len(problem.teacher.anchors), (1,), generator=state.rng))
         state.phi.restore(problem.teacher.anchors[chosen])
-    state.phi_optimizer = adamw(
-        state.phi.groups(problem.config.model_lr, problem.config.model_lr),
-        weight_decay=problem.train.weight_decay,
-    )
+    state.phi_optimizer = phi_optimizer(problem, state.phi)
 
 
 def outer_loss(problem: Problem, state: State, Q: Tensor, S: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -131,7 +168,7 @@ def outer_step(problem: Problem, state: State, k: int) -> dict[str, float]:
     """Lines 5 to 12 of Algorithm 2. Returns the row of the log."""
     c, V, reading = problem.config, problem.V, problem.reading
     began = time.perf_counter()
-    if k == 0 or (c.reset != "never" and k % c.reset_every == 0):  # lines 6, 7
+    if resets(c, k):  # lines 6, 7
         reset(problem, state, k)
     Q = state.synthetic()
     ahead = state.phi.clone()  # line 8: phi^T, T inner steps from phi, a fresh S each
@@ -205,19 +242,36 @@ def fresh_check(
     return check
 
 
+def kept_state(out: Distilled, number: int, state: Resumable) -> dict[str, Any]:
+    """The tree of a run after `number` steps: where it stands, and what it has found so far."""
+    found = {"factors": out.factors, "best_step": out.best_step, "log": out.log, "checks": out.checks}
+    return {"step": number, "found": found, "state": state.state_dict()}
+
+
 def outer_loop(
     problem: Problem,
     synthetic: Synthetic,
     step: Callable[[int], dict[str, float]],
     check: Check,
     console: Console = SILENT,
+    state: Resumable | None = None,
 ) -> Distilled:
     """K times `step(k)`, which moves `synthetic`; the best validated D~, step 0 included.
 
     `step` returns a row of the log with `outer_real` and `entropy`. NaN or Inf ends the loop with the best D~ so far.
+    `state`, all that `step` changes, is kept in `problem.store` and put back from there first; with None, neither.
     """
-    c = problem.config
-    out = Distilled(synthetic.factors())
+    c, store = problem.config, problem.store if state is not None else None
+    out, done = Distilled(synthetic.factors()), 0
+    kept = store.read("outer") if store is not None else None
+    if kept is not None and state is not None:
+        state.load_state_dict(kept["state"])
+        out, done = Distilled(**kept["found"]), kept["step"]
+        console.note(f"going on after outer step {done} of {c.steps}")
+
+    def keep(number: int) -> None:
+        if store is not None and state is not None:
+            store.write({"outer": kept_state(out, number, state)})
 
     def validate(number: int) -> None:
         found = check(synthetic().detach())
@@ -228,26 +282,46 @@ def outer_loop(
         console.note(
             f"step {number}: D~ trains fresh models to validation R@10 {found['R@10']:.4f} (best: step {out.best_step})"
         )
+        keep(number)
 
-    validate(0)
+    def is_due(number: int) -> bool:
+        return number % c.check_every == 0 or number == c.steps
+
+    if not out.checks:
+        validate(0)
+    unread = done > 0 and is_due(done) and out.checks[-1]["step"] < done  # it ended between a step and its validation
     with console.progress("distilling", c.steps) as bar:
-        for k in range(c.steps):
+        for k in range(done - int(unread), c.steps):
             try:
-                row = step(k)
-                bad = [name for name, value in row.items() if not math.isfinite(value)]
-                if bad or not all(torch.isfinite(p).all() for p in synthetic.parameters()):
-                    raise NotFinite(f"{', '.join(bad) or 'D~'} became NaN or Inf")
-                out.log.append(row)
-                console.event(event="step", **row)
-                q = f"q {row['q']:+.4f} " if "q" in row else ""
-                bar.at(k + 1, f"{q}L_out {row['outer_real']:.3f} entropy {row['entropy']:.2f}")
-                if (k + 1) % c.check_every == 0 or k + 1 == c.steps:
+                if k >= done:
+                    row = step(k)
+                    bad = [name for name, value in row.items() if not math.isfinite(value)]
+                    if bad or not all(torch.isfinite(p).all() for p in synthetic.parameters()):
+                        raise NotFinite(f"{', '.join(bad) or 'D~'} became NaN or Inf")
+                    out.log.append(row)
+                    console.event(event="step", **row)
+                    q = f"q {row['q']:+.4f} " if "q" in row else ""
+                    bar.at(k + 1, f"{q}L_out {row['outer_real']:.3f} entropy {row['entropy']:.2f}")
+                    if is_due(k + 1) or (store is not None and store.due()):
+                        keep(k + 1)
+                if is_due(k + 1):
                     validate(k + 1)
             except NotFinite as error:
                 out.stopped = f"step {k + 1}: {error.message}; the best D~ so far is kept"
                 console.note(out.stopped)
                 break
     return out
+
+
+def without_phi(problem: Problem, out: Distilled, state: State) -> dict[str, Any] | None:
+    """The tree that more steps go on from. Where the next one resets phi, phi and its optimizer are left out."""
+    if out.stopped is not None:
+        return None
+    tree = kept_state(out, problem.config.steps, state)
+    if resets(problem.config, problem.config.steps):
+        for name in ("phi", "dropout", "phi_optimizer"):
+            del tree["state"][name]
+    return tree
 
 
 def distill(
@@ -258,11 +332,12 @@ def distill(
 ) -> Distilled:
     """K outer steps of Algorithm 2 from `synthetic`; the best validated D~."""
     c = problem.config
-    rng = generator(problem.seed, "distill")
     phi = problem.fresh(stream_seed(problem.seed, "phi"))
     state = State(
-        phi, adamw(phi.parameters()), synthetic,
+        phi, phi_optimizer(problem, phi), synthetic,
         adamw(synthetic.parameters(), lr=c.synthetic_lr, weight_decay=c.synthetic_weight_decay),
-        rng, np.random.default_rng(stream_seed(problem.seed, "outer")),
+        generator(problem.seed, "distill"), np.random.default_rng(stream_seed(problem.seed, "outer")),
     )  # fmt: skip
-    return outer_loop(problem, synthetic, lambda k: outer_step(problem, state, k), check, console)
+    out = outer_loop(problem, synthetic, lambda k: outer_step(problem, state, k), check, console, state)
+    out.last = without_phi(problem, out, state)
+    return out

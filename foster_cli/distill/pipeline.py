@@ -1,6 +1,7 @@
 """From a dataset to a bundle: teacher, V, starting point, outer loop, final settings.
 
-In: a `Dataset` and the four settings dataclasses. Out: a bundle folder, written beside and renamed.
+In: a `Dataset` and the four settings dataclasses. Out: a bundle folder, written beside and renamed. While it runs, its
+state is kept in `<bundle>.run` (`keep.py`).
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import torch
 from torch import Tensor
 
 from foster_cli import bundle
+from foster_cli.checkpoint import Store
 from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig, choice, positive
 from foster_cli.console import SILENT, Console
 from foster_cli.data.columns import PrepareSettings
 from foster_cli.data.schema import Dataset
+from foster_cli.distill.keep import Kept, Request, deciding, digest, keeping, kept_start, start_tree
 from foster_cli.distill.loop import Check, Distilled, Problem, distill, fresh_check, make_subset
 from foster_cli.distill.synthetic import (
     Start,
@@ -167,19 +170,28 @@ def starting_points(
 
 def best_start(
     starts: Iterator[Start], check_of: Callable[[Reading, int], Check], config: DistillConfig, V: Tensor,
-    console: Console,
+    console: Console, store: Store | None = None,
 ) -> tuple[Start, Reading]:  # fmt: skip
-    """The start on which one fresh model does best on validation (the same seed for all), and how it is read."""
+    """The start on which one fresh model does best on validation (the same seed for all), and how it is read.
+
+    What each of them came to is kept in `store`, and read from there.
+    """
     best: tuple[Start, Reading] | None = None
     value = -1.0
     kinds = config.init.split(",")
     several = sum(1 if kind == "random" else config.draws for kind in kinds) > 1
-    for start in starts:
+    for number, start in enumerate(starts):
         Q = start.synthetic().detach()
         reading = make_reading(config.targets == "own", config.mix, Q, V)
         if not several:
             return start, reading
-        found = check_of(reading, 1)(Q)
+        kept = None if store is None else store.read(f"start-{number}")
+        if kept is not None and kept["Q"] == digest(Q):
+            found = kept["found"]
+        else:
+            found = check_of(reading, 1)(Q)
+            if store is not None:
+                store.write({f"start-{number}": {"name": start.name, "Q": digest(Q), "found": found}})
         console.event(event="start", name=start.name, **found)
         console.note(f"start {start.name}: D~ trains a fresh model to validation R@10 {found['R@10']:.4f}")
         if best is None or found["R@10"] > value:
@@ -230,44 +242,76 @@ def run(
     method: str = "foster",
     loop: Loop = distill,
     memory: Memory = lambda check, reading, count: check,
+    resume: bool | None = None,
+    seeded: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Distil `data` into the bundle `out`; returns its manifest. `method`: the name it goes by."""
+    """Distil `data` into the bundle `out`; returns its manifest. `method`: the name it goes by.
+
+    `resume`: whether it goes on with what an interrupted run left (`keep.keeping`; None: where that is the same run).
+    `seeded`: trees to go on from, of a run with fewer steps.
+    """
     check_settings(model, train, config, student)
     began = time.perf_counter()
     with matmul_precision(model.precision, device):
         setting = make_setting(data, model, config.length, device, console, use_cache)
         check_budget(setting, config)
-        teacher = full_teacher(setting, train, seed, console, use_cache)
-        full_valid = max(row["R@10"] for row in teacher.history)
-        console.note(f"full data: validation R@10 {full_valid:.4f} (untrained {teacher.history[0]['R@10']:.4f})")
-        console.event(event="teacher", **{"R@10": full_valid, "untrained": teacher.history[0]["R@10"]})
-        reset_peak()
-        with_teacher = time.perf_counter()
-        V = teacher.model.embed_all()
-        subset = make_subset(config, V, seed)
-        students_subset = make_subset(config, V, seed, student)
+        request = Request(paths, prepare, model, train, config, student, seed, str(device), method, use_cache)
+        fields = deciding(request, data.hash, None if setting.source is None else setting.source.hash, device)
+        with keeping(out, request, fields, resume, console, seeded) as kept:
+            return _run(setting, request, out, console, loop, memory, kept, began)
 
-        def check_of(reading: Reading, count: int) -> Check:
-            quiet = Console(quiet=True)
-            own = fresh_check(setting.fresh, V, students_subset, setting.valid, student, seed, count, quiet, reading)
-            return memory(own, reading, count)
 
+def _run(
+    setting: Setting,
+    request: Request,
+    out: Path,
+    console: Console,
+    loop: Loop,
+    memory: Memory,
+    kept: Kept,
+    began: float,
+) -> dict[str, Any]:
+    """Teacher, start, outer loop, bundle: each goes on where `kept` has it."""
+    train, config, student, seed = request.train, request.config, request.student, request.seed
+    data, device, use_cache = setting.data, setting.device, request.use_cache
+    teacher = full_teacher(setting, train, seed, console, use_cache, keep=kept.folder)
+    full_valid = max(row["R@10"] for row in teacher.history)
+    console.note(f"full data: validation R@10 {full_valid:.4f} (untrained {teacher.history[0]['R@10']:.4f})")
+    console.event(event="teacher", **{"R@10": full_valid, "untrained": teacher.history[0]["R@10"]})
+    reset_peak()
+    before, store = time.perf_counter() - began, kept.distilling()
+    V = teacher.model.embed_all()
+    subset = make_subset(config, V, seed)
+    students_subset = make_subset(config, V, seed, student)
+
+    def check_of(reading: Reading, count: int) -> Check:
+        quiet = Console(quiet=True)
+        own = fresh_check(setting.fresh, V, students_subset, setting.valid, student, seed, count, quiet, reading)
+        return memory(own, reading, count)
+
+    chosen = kept_start(store, V)
+    if chosen is None:
         starts = starting_points(setting, teacher.model, V, config, seed)
-        start, reading = best_start(starts, check_of, config, V, console)
-        problem = Problem(teacher, setting.fresh, V, setting.windows, subset, config, train, seed, reading)
-        if start.error:
-            console.note(f"the ranks leave out {start.error:.1%} of the squared length of Q")
-        result = loop(problem, start.synthetic, check_of(reading, config.check_seeds), console)
-        seconds = time.perf_counter() - with_teacher
+        chosen = best_start(starts, check_of, config, V, console, store)
+        store.write({"start": start_tree(*chosen, V)})
+    start, reading = chosen
+    problem = Problem(teacher, setting.fresh, V, setting.windows, subset, config, train, seed, reading, store)
+    if start.error:
+        console.note(f"the ranks leave out {start.error:.1%} of the squared length of Q")
+    result = loop(problem, start.synthetic, check_of(reading, config.check_seeds), console)
+    seconds = store.elapsed
+    state = None
+    if result.last is not None and request.method == "foster":
+        state = {"outer": result.last, "start": {**start_tree(start, reading, V), "factors": None}}
     steps = [row["seconds"] for row in result.log]
     best = max(row["R@10"] for row in result.checks)
     manifest: dict[str, Any] = {
-        **identity(method, setting, paths, prepare, train, config, student, V, seed),
+        **identity(request.method, setting, request.paths, request.prepare, train, config, student, V, seed),
         "metrics": {
             "best_step": result.best_step, "valid_R@10": best, "valid_R@10_step_0": result.checks[0]["R@10"],
             "full_valid_R@10": full_valid, "untrained_valid_R@10": teacher.history[0]["R@10"],
             "start": start.name, "rank_error": start.error, "contexts": start.contexts, "stopped": result.stopped,
-            "seconds_distill": seconds, "seconds_total": time.perf_counter() - began,
+            "seconds_distill": seconds, "seconds_total": before + seconds,
             "seconds_per_outer_step": float(np.median(steps)) if steps else None,
             "peak_mb": peak_memory_mb(device), "teacher_seconds": teacher.seconds,
         },
@@ -283,5 +327,8 @@ def run(
         result.log,
         result.checks,
         reading.items,
+        state,
+        kept.folder,
     )
+    kept.finish()
     return manifest

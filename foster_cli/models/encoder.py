@@ -18,13 +18,15 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from foster_cli.cache import clear_leftovers, write_about
+from foster_cli.checkpoint import load_checked, save_checked
 from foster_cli.console import SILENT, Console
 from foster_cli.data.tokens import Tokens, tokenize
 from foster_cli.errors import FosterError
 from foster_cli.models.backbone import encoder_layers, load_backbone, top_of
 from foster_cli.models.source import EncoderSource
 from foster_cli.ops.precision import exact
-from foster_cli.runtime import cache_dir, cache_lock, save_tensors, sha256_json, writing
+from foster_cli.runtime import cache_dir, cache_lock, sha256_json, writing
 
 #: Padded tokens of one chunk of texts that runs at once.
 CHUNK_TOKENS = 4096
@@ -140,23 +142,23 @@ def _run_frozen(
     return out
 
 
-def _kept(key: str, make: Any, use_cache: bool) -> Tensor:
-    """The tensor under `key` in the cache folder, made and written if it is not there."""
-    from safetensors.torch import load_file
-
+def _kept(key: str, make: Any, use_cache: bool, about: dict[str, Any]) -> Tensor:
+    """The tensor under `key` in the cache folder, made and written if it is not there. `about`: for `cache list`."""
     if not use_cache:
         return make()
     path = cache_dir() / "texts" / f"{key}.safetensors"
     with cache_lock(path):
+        clear_leftovers(path)
         if path.exists():
             try:
-                return load_file(path)["x"]
-            except (SafetensorError, KeyError):
-                path.unlink()  # a torn cache entry is made again
+                return load_checked(path)["x"]
+            except (SafetensorError, KeyError, ValueError):
+                path.unlink()  # a damaged cache entry is made again
         x: Tensor = make()
         if x.numel() * x.element_size() <= CACHE_BYTES:
             with writing(path) as tmp:
-                save_tensors({"x": x}, tmp)
+                save_checked({"x": x}, tmp)
+            write_about(path, about)
         return x
 
 
@@ -221,11 +223,13 @@ def build_text_encoder(
     tokens = tokenize(texts, tokenizer, limit)
     n, width = len(texts), int(model.config.hidden_size)  # type: ignore[union-attr, arg-type]
     key = [source.hash, sha256_json(texts), limit]
+    about = {"encoder": source.name, "texts": n, "train_layers": train_layers, "max_tokens": limit}
     if train_layers == "none":
         pooled = _kept(
             sha256_json([*key, "pooled"]),
             lambda: _run_frozen(model, tokens, None, source, device, console),
             use_cache,
+            about,
         )
         return TextEncoder(TextCache(pooled.to(device), None, None, n, width), None, source.pooling, source.normalize)
     ragged = Ragged(torch.from_numpy(tokens.ids), torch.from_numpy(tokens.offsets)).to(device)
@@ -240,6 +244,7 @@ def build_text_encoder(
         sha256_json([*key, "hidden", below]),
         lambda: _run_frozen(model, tokens, below, source, device, console),
         use_cache,
+        about,
     )
     cache = TextCache(None, Ragged(hidden.to(device), ragged.offsets), None, n, width)
     encoder = TextEncoder(cache, top, source.pooling, source.normalize)

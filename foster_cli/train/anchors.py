@@ -2,6 +2,11 @@
 
 In: data, model and training settings, a seed. Out: a `Teacher` with its best state and one learnable state
 per epoch, the anchor pool of Algorithm 2. The cache key is a hash of everything that decides the result.
+
+    teachers/<key>/            best.safetensors, anchor-NNN.safetensors, teacher.json with their sha256
+    teachers/<key>.run/        while it trains: its state after an epoch, and the anchors so far (`checkpoint.py`)
+    teachers/<key>.about.json  what `foster cache list` says of it
+    teachers/<key>.lock        held by the one who trains or reads it
 """
 
 from __future__ import annotations
@@ -9,7 +14,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from foster_cli.cache import clear_leftovers, write_about
+from foster_cli.checkpoint import Store
 from foster_cli.config import ModelConfig, TrainConfig
 from foster_cli.console import SILENT, Console
 from foster_cli.data.schema import Dataset
@@ -78,19 +86,32 @@ def train_teacher(
     console: Console = SILENT,
     use_cache: bool = True,
     label: str = "training on the full data",
+    about: dict[str, Any] | None = None,
+    keep: Path | None = None,
 ) -> Teacher:
-    """The teacher under `key`, read from the cache folder or trained (and written there)."""
-    if not use_cache:
-        return _train(fresh, windows, valid, config, seed, console, label)
-    folder = cache_dir() / "teachers" / key
-    with cache_lock(folder):
+    """The teacher under `key`, read from the cache folder or trained (and written there).
+
+    An interrupted training goes on after the last epoch that was kept, with the same numbers. `about`: what it is, for
+    people. `keep`: the folder that takes the place of the cache's where `use_cache` is off; with None it is kept
+    nowhere.
+    """
+    if not use_cache and keep is None:
+        return _train(fresh, windows, valid, config, seed, console, label, None)
+    folder = cache_dir() / "teachers" / key if use_cache or keep is None else keep / "teacher"
+    with cache_lock(folder, lambda: console.note(f"{label}: another process makes the same one; waiting for it")):
+        store = Store(folder.with_name(folder.name + ".run"))
+        clear_leftovers(folder)
         if (folder / "teacher.json").exists():
             try:
-                return _read(folder, fresh(seed))
+                found = _read(folder, fresh(seed))
+                store.clear()  # left by one that was killed just after
+                return found
             except (SafetensorError, KeyError, ValueError, OSError) as error:
                 console.note(f"a damaged cache entry is made again: {folder} ({type(error).__name__})")
                 shutil.rmtree(folder)
-        teacher = _train(fresh, windows, valid, config, seed, console, label)
+        if use_cache:
+            write_about(folder, about or {})
+        teacher = _train(fresh, windows, valid, config, seed, console, label, _Trail(store))
         with writing_dir(folder) as tmp:
             for i, state in enumerate(teacher.anchors):
                 save_tensors(state, tmp / f"anchor-{i:03d}.safetensors")
@@ -99,10 +120,39 @@ def train_teacher(
             record |= {"seconds": teacher.seconds, "peak_mb": teacher.peak_mb}
             record["sha256"] = {p.name: sha256_file(p) for p in sorted(tmp.iterdir())}
             (tmp / "teacher.json").write_text(json.dumps(record))
+        store.clear()
         return teacher
 
 
-def _read(folder: Any, model: Recommender) -> Teacher:
+@dataclass
+class _Trail:
+    """A training's `Keeper` that keeps its anchors too, each of them once."""
+
+    store: Store
+    anchors: list[dict[str, Tensor]] = field(default_factory=list)
+    written: int = 0
+
+    def due(self) -> bool:
+        """Whether the time since the last writing allows another."""
+        return self.store.due()
+
+    def write(self, tree: dict[str, Any]) -> None:
+        """The anchors that are not yet kept, then the state."""
+        new = {f"anchor-{i:03d}": self.anchors[i] for i in range(self.written, len(self.anchors))}
+        self.store.write({**new, "state": {**tree, "anchors": len(self.anchors)}})
+        self.written = len(self.anchors)
+
+    def read(self) -> dict[str, Any] | None:
+        """The state, if all its anchors are there."""
+        tree = self.store.read("state")
+        found = [self.store.read(f"anchor-{i:03d}") for i in range(tree["anchors"])] if tree is not None else []
+        if tree is None or any(anchor is None for anchor in found):
+            return None
+        self.anchors[:], self.written = found, len(found)
+        return tree
+
+
+def _read(folder: Path, model: Recommender) -> Teacher:
     record = json.loads((folder / "teacher.json").read_text())
     for name, digest in record["sha256"].items():
         if sha256_file(folder / name) != digest:
@@ -120,10 +170,11 @@ def _train(
     seed: int,
     console: Console,
     label: str,
+    trail: _Trail | None,
 ) -> Teacher:
     reset_peak()
     model = fresh(seed)
-    anchors: list[dict[str, Tensor]] = []
+    anchors: list[dict[str, Tensor]] = [] if trail is None else trail.anchors
     fit = fit_real(
         model,
         windows,
@@ -133,5 +184,6 @@ def _train(
         console,
         label,
         on_epoch=lambda _, m: anchors.append(m.learnables()),
+        keeper=trail,
     )
     return Teacher(model, anchors, fit.history, fit.seconds, peak_memory_mb(model.device), False)

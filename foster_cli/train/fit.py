@@ -2,6 +2,7 @@
 
 In: training windows (W, L+1), validation cases, a fresh recommender. Out: the same recommender in its best
 state and a `Fit` with the trajectory. Batches gather windows of like length, so that little is padding.
+With a place to keep it, the training's state is written after epochs, and an interrupted training goes on from there.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from foster_cli.checkpoint import load_optimizer, numpy_state, set_numpy
 from foster_cli.config import TrainConfig
 from foster_cli.console import SILENT, Console
 from foster_cli.data.windows import Cases, Windows
@@ -129,6 +132,56 @@ class Best:
         return found["R@10"]
 
 
+class Keeper(Protocol):
+    """Where a training is kept between epochs."""
+
+    def due(self) -> bool:
+        """Whether to write now."""
+        ...
+
+    def write(self, tree: dict[str, Any]) -> None:
+        """Keep the tree in the place of the one before."""
+        ...
+
+    def read(self) -> dict[str, Any] | None:
+        """The tree written last, or None."""
+        ...
+
+
+@dataclass
+class _Training:
+    """All that an epoch of `fit_real` changes."""
+
+    model: Recommender
+    average: Average
+    optimizer: torch.optim.Optimizer
+    warmup: torch.optim.lr_scheduler.LambdaLR
+    rng: np.random.Generator
+    fit: Fit
+    best: Best
+
+    def state_dict(self) -> dict[str, Any]:
+        f = self.fit
+        return {
+            "model": self.model.learnables(), "dropout": self.model.sequence.source[0].get_state(),
+            "average": self.average.model.learnables(), "average_steps": self.average.steps,
+            "optimizer": self.optimizer.state_dict(), "warmup": self.warmup.state_dict(),
+            "rng": numpy_state(self.rng), "history": f.history, "best": f.best, "best_value": f.best_value,
+            "best_state": self.best.state, "stale": self.best.stale,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.restore(state["model"])
+        self.model.sequence.source[0].set_state(state["dropout"])
+        self.average.model.restore(state["average"])
+        self.average.steps = state["average_steps"]
+        load_optimizer(self.optimizer, state["optimizer"])
+        self.warmup.load_state_dict(state["warmup"])
+        set_numpy(self.rng, state["rng"])
+        self.fit.history, self.fit.best, self.fit.best_value = state["history"], state["best"], state["best_value"]
+        self.best.state, self.best.stale = state["best_state"], state["stale"]
+
+
 def fit_real(
     model: Recommender,
     windows: Windows,
@@ -139,8 +192,11 @@ def fit_real(
     label: str = "training",
     on_epoch: Callable[[int, Recommender], None] | None = None,
     check_every: int | None = None,
+    keeper: Keeper | None = None,
 ) -> Fit:
     """Train `model` on real windows; it ends in its best validated state. `on_epoch` sees every state.
+
+    `keeper`: reads where an interrupted training was (an epoch `on_epoch` has seen is not shown again), and keeps it.
 
     A state is the average of the weights over the last epoch, or `config.average` steps where an epoch has fewer.
 
@@ -153,15 +209,25 @@ def fit_real(
     total = max(1, round(len(windows) / config.batch))
     average = Average(model, max(config.average, total))
     best = Best(average.model, valid, fit)
-    best.check(0)
-    if on_epoch:
-        on_epoch(0, average.model)
     optimizer = adamw(model.groups(config.lr, config.encoder_lr), weight_decay=config.weight_decay)
     warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, config.warmup)))
     check_every = check_every or -(-LEAST_STEPS // total)
     epochs = config.epochs * check_every
+    training = _Training(model, average, optimizer, warmup, rng, fit, best)
+    kept = keeper.read() if keeper else None
+    done, earlier = 0, 0.0
+    if kept is not None:
+        training.load_state_dict(kept["state"])
+        done, earlier = kept["epoch"], kept["seconds"]
+        console.note(f"{label}: going on after epoch {done}")
+    else:
+        best.check(0)
+        if on_epoch:
+            on_epoch(0, average.model)
     with console.progress(label, epochs * total) as bar:
-        for epoch in range(1, epochs + 1):
+        for epoch in range(done + 1, epochs + 1):
+            if best.stale >= config.patience:  # it was interrupted after its last epoch
+                break
             model.train()
             losses = []
             for i, index in enumerate(batches(windows, config.batch, rng)):
@@ -184,8 +250,11 @@ def fit_real(
             if epoch % check_every:
                 continue
             best.check(epoch, loss=float(np.mean(losses)))
+            if keeper is not None and keeper.due():
+                seconds = earlier + time.perf_counter() - began
+                keeper.write({"epoch": epoch, "seconds": seconds, "state": training.state_dict()})
             if best.stale >= config.patience:
                 break
     model.restore(best.state)
-    fit.seconds = time.perf_counter() - began
+    fit.seconds = earlier + time.perf_counter() - began
     return fit

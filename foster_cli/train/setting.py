@@ -7,6 +7,7 @@ from the cache).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -67,12 +68,19 @@ def make_setting(
 
 def full_teacher(
     setting: Setting, train: TrainConfig, seed: int, console: Console = SILENT, use_cache: bool = True,
-    label: str = "training on the full data",
+    label: str = "training on the full data", keep: Path | None = None,
 ) -> Teacher:  # fmt: skip
-    """A recommender trained on all real windows with `seed`, and its trajectory."""
+    """A recommender trained on all real windows with `seed`, and its trajectory. `keep`: see `train_teacher`."""
     encoder = None if setting.source is None else setting.source.hash
     key = teacher_key(setting.data, encoder, setting.model, train, setting.length, seed, setting.device.type)
-    teacher = train_teacher(key, setting.fresh, setting.windows, setting.valid, train, seed, console, use_cache, label)
-    if teacher.cached:
+    model = setting.model
+    about = {
+        "data": setting.data.name, "encoder": model.encoder if model.items == "text" else "ids",
+        "backbone": model.backbone, "train_layers": model.train_layers, "length": setting.length, "seed": seed,
+    }  # fmt: skip
+    teacher = train_teacher(
+        key, setting.fresh, setting.windows, setting.valid, train, seed, console, use_cache, label, about, keep
+    )
+    if teacher.cached and use_cache:
         console.note(f"{label}: from the cache ({teacher.seconds:.0f} s when it was trained; --no-cache trains again)")
     return teacher

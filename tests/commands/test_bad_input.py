@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -245,8 +246,13 @@ def test_a_full_disk(
     with monkeypatch.context() as m:
         m.setattr("pandas.DataFrame.to_parquet", _full)
         one_line(foster("sample", "--users", "20", "--items", "20", "--out", "shop.parquet"), "disk is full")
-        one_line(foster("distill", data, *few), "disk is full")
-        one_line(foster("distill", data, *few, "--out", "bundle"), "disk is full")
+        for where in ("runs", "."):
+            one_line(foster("distill", data, *few, "--out", f"{where}/bundle"), "disk is full")
+            assert files(tmp_path / "work" / where) & {"bundle", "bundle.run"} == {"bundle.run"}
+    for where in ("runs", "."):  # with room again, what was done is not done again
+        said = foster("distill", "--resume", f"{where}/bundle")
+        assert said.code == 0 and f"{where}/bundle".removeprefix("./") in said.out, said
+        shutil.rmtree(tmp_path / "work" / where / "bundle")
     before = files(made)
     with monkeypatch.context() as m:
         m.setattr("os.replace", _full)

@@ -9,7 +9,7 @@ import pytest
 
 COMMANDS = (
     "preprocess", "sample", "distill", "eval", "compare", "ablate", "sweep", "tune", "report", "export", "doctor",
-    "build-ext", "demo",
+    "build-ext", "demo", "verify",
 )  # fmt: skip
 BENCHES = ("bench distill", "bench train")
 HEAVY = ("torch", "transformers", "pandas", "pyarrow", "sklearn", "numpy")

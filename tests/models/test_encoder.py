@@ -165,7 +165,7 @@ def test_the_disk_cache_gives_the_same_and_survives_damage(
         entries[0].write_bytes(damage)
         assert torch.equal(_build(cls_encoder, layers, use_cache=True)(items), expected)
         assert entries[0].read_bytes() == whole
-    assert not [p for p in (tmp_path / "texts").iterdir() if p.suffix not in (".safetensors", ".lock")]
+    assert not [p for p in (tmp_path / "texts").iterdir() if p.suffix not in (".safetensors", ".lock", ".json")]
 
 
 def test_the_cache_tells_texts_encoders_and_lengths_apart(

@@ -1,0 +1,181 @@
+"""`foster distill --resume`: real processes, really killed; what is refused; more steps."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from calling import Foster, shop
+
+import foster_cli
+from foster_cli.bundle import load
+
+CONFIG = ("--items", "id", "--width", "16", "--budget", "3", "--length", "5", "--steps", "8", "--check-every", "4",
+          "--reset-every", "5", "--student-steps", "40", "--epochs", "1", "--draws", "2", "--items-per-step", "12",
+          "--rank-user", "2", "--check-seeds", "1")  # fmt: skip
+#: All of a bundle that holds no time.
+EQUAL = ("factors.safetensors", "item_factor.safetensors", "items.parquet", "checks.csv", "state.safetensors")
+
+
+def _sums(bundle: Path) -> dict[str, str]:
+    return {name: hashlib.sha256((bundle / name).read_bytes()).hexdigest() for name in EQUAL}
+
+
+@pytest.fixture
+def whole(foster: Foster, data: Path, tmp_path: Path) -> Path:
+    """The bundle of an uninterrupted run; the teacher is in the cache from here on."""
+    said = foster("distill", data, "--out", "whole", *CONFIG)
+    assert said.code == 0, said.err
+    return tmp_path / "work" / "whole"
+
+
+def _killed(work: Path, cache: Path, args: list[str], after: float) -> bool:
+    """Runs `foster ARGS…` and kills it after so many seconds; whether it had ended before."""
+    command = [sys.executable, "-m", "foster_cli", *args]
+    process = subprocess.Popen(
+        command, cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "FOSTER_CACHE": str(cache), "PYTHONPATH": str(Path(foster_cli.__file__).parents[1])},
+    )  # fmt: skip
+    try:
+        _, said = process.communicate(timeout=after)
+        assert process.returncode == 0, said
+        return True
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        return False
+
+
+def _until_done(data: Path, work: Path, cache: Path, out: str, kills: int, most: float, seed: int) -> int:
+    """Kills a distillation into `out` at random times, `kills` times or as often as it lives; then lets it end."""
+    rng = random.Random(seed)
+    begin, done = ["distill", str(data), "--out", out, *CONFIG], 0
+    while done < kills:
+        kept = list((work / f"{out}.run").glob("run-*.json"))
+        if _killed(work, cache, ["distill", "--resume", out] if kept else begin, rng.uniform(0.5, most)):
+            break
+        done += 1
+    if not (work / out).exists() or (work / f"{out}.run").exists():
+        kept = list((work / f"{out}.run").glob("run-*.json"))
+        assert _killed(work, cache, ["distill", "--resume", out] if kept or (work / out).exists() else begin, 600)
+    return done
+
+
+def test_killed_at_random_times(data: Path, whole: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    began = time.perf_counter()
+    assert _killed(work, tmp_path / "other", ["distill", str(data), "--out", "alone", *CONFIG], 600)
+    most = time.perf_counter() - began
+    assert _sums(work / "alone") == _sums(whole)
+    done = 0
+    for seed in range(2):
+        done += _until_done(data, work, tmp_path / f"cache{seed}", f"b{seed}", 1, most, seed)
+        assert _sums(work / f"b{seed}") == _sums(whole)
+    assert done > 0
+    assert not [p for p in work.iterdir() if p.name.endswith(".run") or p.name.startswith(".")]
+
+
+@pytest.mark.slow
+def test_killed_twenty_times(data: Path, whole: Path, tmp_path: Path) -> None:
+    """`make test-kill`."""
+    work, done, number = tmp_path / "work", 0, 0
+    while done < 20:
+        done += _until_done(data, work, tmp_path / f"cache{number}", f"b{number}", 20 - done, 8.0, number)
+        assert _sums(work / f"b{number}") == _sums(whole)
+        number += 1
+
+
+@pytest.fixture
+def cut(foster: Foster, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A distillation that Ctrl-C ended after six steps."""
+    from foster_cli.distill import loop
+
+    original: Callable[..., dict[str, float]] = loop.outer_step
+
+    def stop(problem: object, state: object, k: int) -> dict[str, float]:
+        if k == 6:
+            raise KeyboardInterrupt
+        return original(problem, state, k)
+
+    with monkeypatch.context() as m:
+        m.setattr(loop, "outer_step", stop)
+        said = foster("distill", data, "--out", "cut", *CONFIG)
+    assert said.code == 130 and "go on with: foster distill --resume cut" in said.err
+    assert "Traceback" not in said.err and not (tmp_path / "work" / "cut").exists()
+    return tmp_path / "work" / "cut"
+
+
+def test_ctrl_c_and_on(foster: Foster, data: Path, whole: Path, cut: Path) -> None:
+    said = foster("distill", data, "--out", "cut", *CONFIG)
+    assert said.code == 2 and "--resume cut" in said.err
+    for options, words in (
+        (("--steps", "13"), ("--steps 13", "began with 8")), (("--items", "text"), ("--items text", "id")),
+        (("--student-items", "all"), ("--student-items all",)), (("--lr", "0.5"), ("--lr 0.5", "0.001")),
+        (("--k-core", "2"), ("--k-core 2", "None")), (("--method", "td3"), ("--method td3", "foster")),
+        (("--out", "x"), ("--out",)), (("--extend", "2"), ("not finished",)), (("--no-cache",), ("--cache",)),
+        (("--seed", "1"), ("--seed 1", "began with 0")),
+    ):  # fmt: skip
+        said = foster("distill", "--resume", "cut", *options)
+        assert said.code == 2 and all(word in said.err for word in words), (options, said.err)
+        assert said.err.count("\n") == 1
+    said = foster("distill", data, "--resume", "cut", "--steps", "8", "--rank-user", "2")  # what it began with
+    assert said.code == 0, said.err
+    assert "going on after outer step" in said.err
+    assert _sums(cut) == _sums(whole) and not cut.with_name("cut.run").exists()
+    said = foster("distill", "--resume", "cut")
+    assert said.code == 0 and "finished already" in said.out
+
+
+def test_another_table_or_other_files_are_refused(foster: Foster, data: Path, cut: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.csv"
+    shop().to_csv(other, index=False)
+    said = foster("distill", other, "--resume", "cut")
+    assert said.code == 2 and "other.csv" in said.err and "shop.csv" in said.err
+    shop(items=24).to_csv(data, index=False)
+    said = foster("distill", "--resume", "cut")
+    assert said.code == 2 and "another data" in said.err
+    data.unlink()
+    said = foster("distill", "--resume", "cut")
+    assert said.code == 2 and "shop.csv" in said.err
+    for args in (("--resume", "nowhere"), (), ("--extend", "3"), ("--resume", "cut", "--extend", "0")):
+        assert foster("distill", *args).code == 2
+
+
+def test_a_damaged_run_is_one_line(foster: Foster, cut: Path) -> None:
+    for file in cut.with_name("cut.run").glob("run-*.json"):
+        file.write_text("{}")
+    said = foster("distill", "--resume", "cut")
+    assert said.code == 2 and said.err.startswith("foster: cut") and said.err.count("\n") == 1
+
+
+def test_more_steps(foster: Foster, data: Path, whole: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    longer = [v if CONFIG[i - 1] != "--steps" else "12" for i, v in enumerate(CONFIG)]
+    assert foster("distill", data, "--out", "long", *longer).code == 0
+    before = _sums(whole)
+    said = foster("distill", "--resume", "whole", "--extend", "4", "--out", "more")
+    assert said.code == 0, said.err
+    assert _sums(work / "more") == _sums(work / "long") != before == _sums(whole)
+    assert load(work / "more").manifest["distill"] == load(work / "long").manifest["distill"]
+    said = foster("distill", "--resume", "whole", "--extend", "4")  # in its place
+    assert said.code == 0 and _sums(whole) == _sums(work / "long")
+    assert foster("distill", "--resume", "whole", "--extend", "1", "--out", "more").code == 2
+    assert sorted(p.name for p in work.iterdir()) == ["long", "more", "whole"]
+
+
+def test_what_has_no_outer_steps_takes_no_more(foster: Foster, data: Path) -> None:
+    few = ("--items", "id", "--width", "16", "--budget", "3", "--length", "5", "--epochs", "1")
+    for method in ("rollout", "random"):
+        own = (*few, "--student-steps", "5") if method == "rollout" else few
+        said = foster("distill", data, "--out", method, "--method", method, *own)
+        assert said.code == 0, said.err
+        said = foster("distill", "--resume", method, "--extend", "2")
+        assert said.code == 2 and "--method foster" in said.err
