@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from foster_cli.baselines import METHODS
-from foster_cli.commands.settings import DATA_HELP, opt
+from foster_cli.commands.settings import DATA_HELP, AlphaOption, LoraOption, PoolingOption, opt
 from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
 
 _D, _M, _T, _S = DistillConfig(), ModelConfig(), TrainConfig(), StudentConfig()
@@ -31,7 +31,10 @@ def command(
     length: Annotated[int, opt("--length", "L, positions of a sequence, real or synthetic.")] = _D.length,
     steps: Annotated[int, opt("--steps", "K, outer steps of foster and td3.")] = _D.steps,
     draws: Annotated[int, opt("--draws", "Draws tried for the start of foster and rollout.")] = _D.draws,
-    encoder: Annotated[str, opt("--encoder", "minilm, tinybert, a folder or org/name.")] = _M.encoder,
+    encoder: Annotated[
+        str, opt("--encoder", "minilm, tinybert, a folder or org/name: a text encoder or a causal LM.")
+    ] = _M.encoder,
+    pooling: PoolingOption = None,
     backbone: Annotated[
         str, opt("--backbone", "The sequence model: sasrec, gru4rec, bert4rec, narm or hstu.")
     ] = _M.backbone,
@@ -39,6 +42,8 @@ def command(
     train_layers: Annotated[
         str, opt("--train-layers", "all, a number of top layers, or none (a linear head learns).")
     ] = _M.train_layers,
+    lora: LoraOption = None,
+    lora_alpha: AlphaOption = None,
     width: Annotated[int | None, opt("--width", "d, width of the recommender; the encoder's own without it.")] = None,
     precision: Annotated[str, opt("--precision", "fp32, or bf16 for the encoder's layers that learn.")] = _M.precision,
     epochs: Annotated[int, opt("--epochs", "Most epochs on the full data; stops early on validation.")] = _T.epochs,
@@ -85,8 +90,9 @@ def command(
 
     chosen = settings.names("--methods", methods, tuple(METHODS))
     model = ModelConfig(
-        encoder=encoder, train_layers=train_layers, width=width, precision=precision, backbone=backbone, items=items
-    )
+        encoder=encoder, train_layers=train_layers, width=width, precision=precision, backbone=backbone, items=items,
+        pooling=pooling, lora=lora, lora_alpha=lora_alpha,
+    )  # fmt: skip
     train = TrainConfig(epochs=epochs)
     config = DistillConfig(budget=budget, length=length, steps=steps, draws=draws)
     student = StudentConfig(
