@@ -222,7 +222,7 @@ def writing_dir(path: Path) -> Iterator[Path]:
         tmp = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         yield tmp
         for file in tmp.iterdir():
-            file.chmod(0o666 & ~_umask())
+            file.chmod((0o777 if file.is_dir() else 0o666) & ~_umask())
         tmp.chmod(0o777 & ~_umask())
         old = path.parent / f".{path.name}.old-{os.getpid()}"
         if path.exists():
