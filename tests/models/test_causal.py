@@ -151,7 +151,8 @@ def test_16_bits_differ_from_32_by_rounding_alone(folder: Path, half: Path, laye
 
 def test_kept_states_are_those_below_the_layers_that_learn(folder: Path, half: Path) -> None:
     for path, precision, dtype, most in (
-        (folder, None, torch.float32, 1e-5), (folder, "bf16", torch.bfloat16, 2.0**-8), (half, None, torch.bfloat16, 0.03),
+        (folder, None, torch.float32, 1e-5), (folder, "bf16", torch.bfloat16, 2.0**-8),
+        (half, None, torch.bfloat16, 0.03),
     ):  # fmt: skip
         hidden = _build(path, "1", cache_precision=precision).cache.hidden
         assert hidden.values.dtype == dtype

@@ -33,7 +33,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory, mean_encoder: Path) -> dic
     return {"bert": mean_encoder, "qwen3": write_causal(tmp_path_factory.mktemp("lora") / "qwen3", TEXTS)}
 
 
-def _build(folder: Path, layers: str = "2", lora: Lora | None = Lora(3, 12.0, 0.1), **more: Any) -> TextEncoder:
+USUAL = Lora(3, 12.0, 0.1)
+
+
+def _build(folder: Path, layers: str = "2", lora: Lora | None = USUAL, **more: Any) -> TextEncoder:
     return build_text_encoder(TEXTS, find_encoder(str(folder)), layers, 16, CPU, use_cache=False, lora=lora, **more)
 
 
