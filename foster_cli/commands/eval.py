@@ -40,7 +40,7 @@ def command(
     pooling: PoolingOption = None,
     train_layers: Annotated[
         str | None,
-        typer.Option("--train-layers", help="all, a number of top layers, or none, with --lora or else without LoRA."),
+        typer.Option("--train-layers", help="all, a number of top layers, or none; without --lora no LoRA."),
     ] = None,
     lora: LoraOption = None,
     lora_alpha: AlphaOption = None,

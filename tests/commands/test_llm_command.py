@@ -152,6 +152,18 @@ def test_lora_in_a_text_encoder_and_in_a_comparison(foster: Foster, data: Path, 
     assert made["model"]["lora"] == 4 and made["encoder"]["name"] == str(lm)
 
 
+def test_a_set_of_ids_has_an_encoder_for_its_row_of_texts(foster: Foster, data: Path, encoder: Path, lm: Path) -> None:
+    _distill(foster, data, "--items", "id", "--width", "8", "--encoder", encoder)
+    rows = ("--rows", "untrained,text_similarity")
+    own, found = _eval(foster, *rows), _eval(foster, *rows, "--encoder", lm)
+    assert found["encoder"] == {"distilled": None, "evaluated": None}
+    assert _ranks(own, "untrained") == _ranks(found, "untrained")
+    assert _ranks(own, "text_similarity") != _ranks(found, "text_similarity")
+    said = foster("eval", "bundle", *rows, "--lora", "4")
+    assert said.code == 2 and "--items id has no text encoder" in said.err
+    assert foster("eval", "bundle", *rows, "--seeds", "1").code == 0
+
+
 def test_preprocess_counts_the_tokens_of_a_causal_lm(foster: Foster, data: Path, lm: Path) -> None:
     said = foster("preprocess", data, "--out", "out.parquet", "--encoder", lm, "--json")
     assert said.code == 0, said.err
