@@ -23,7 +23,7 @@ from foster_cli.data.tokens import tokenize
 from foster_cli.errors import FosterError
 from foster_cli.models.backbone import encoder_layers, load_backbone, top_of
 from foster_cli.models.backbones.base import SeededDropout
-from foster_cli.models.frozen import check_top, chunks_of, hidden_states, pool, pooled_texts
+from foster_cli.models.frozen import check_kept, check_top, chunks_of, hidden_states, pool, pooled_texts
 from foster_cli.models.lora import Lora, add_lora, frozen_weights, require_peft, start_lora
 from foster_cli.models.source import POOLINGS, EncoderSource
 from foster_cli.models.states import Ragged
@@ -168,9 +168,10 @@ def build_text_encoder(
     below = layers - int(count)
     own = next(encoder_layers(model)[below].parameters()).dtype
     dtype = {None: own, "bf16": torch.bfloat16, "fp32": torch.float32}[cache_precision]
+    what, hint = f"--train-layers {train_layers}", "use --train-layers none or all" + (", without --lora" * bool(lora))
+    check_top(model, top, tokens, below, what, hint)  # before the catalogue is read, which may take long
     hidden = hidden_states(model, tokens, below, key, dtype, device, console, use_cache)
-    hint = "use --train-layers none or all" + (", without --lora" if lora else "")
-    check_top(model, top, tokens, hidden, below, f"--train-layers {train_layers}", hint)
+    check_kept(model, tokens, hidden, below, what)
     added = None if lora is None else add_lora(top.float(), lora)
     cache = TextCache(None, hidden, None, n, width)
     encoder = TextEncoder(cache, top.float().to(device), source.pooling, source.normalize, precision, added)

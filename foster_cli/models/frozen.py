@@ -156,20 +156,32 @@ def _relative_error(a: Tensor, b: Tensor) -> float:
     return float((a.float() - b.float()).norm() / b.float().norm().clamp_min(1e-30))
 
 
+def _some(tokens: Ragged) -> Tensor:
+    """A few texts (b,) from all over the catalogue."""
+    n = len(tokens.size)
+    return torch.arange(0, n, max(1, (n - 1) // 3), device=tokens.size.device)
+
+
 @exact()
 @torch.no_grad()
-def check_top(
-    model: nn.Module, top: nn.Module, tokens: Ragged, hidden: Ragged, below: int, what: str, hint: str
-) -> None:
-    """FosterError unless `top` gives from hidden states what `model` gives from tokens, and unless those are kept."""
-    n = len(tokens.size)
-    some = torch.arange(0, n, max(1, (n - 1) // 3), device=tokens.size.device)
-    ids, mask = tokens.padded(some)
+def check_top(model: nn.Module, top: nn.Module, tokens: Ragged, below: int, what: str, hint: str) -> None:
+    """FosterError unless `top` gives from hidden states what `model` gives from tokens, on a few texts."""
+    ids, mask = tokens.padded(_some(tokens))
     read, whole = _below(model, encoder_layers(model)[below], ids, mask)
     alone = top(inputs_embeds=read, attention_mask=mask).last_hidden_state
     inside = mask.bool()
     if not _relative_error(alone[inside], whole[inside]) <= (1e-4 if read.dtype == torch.float32 else 1e-3):
         raise FosterError(f"{what}: this encoder's top layers cannot run alone", hint)
+
+
+@exact()
+@torch.no_grad()
+def check_kept(model: nn.Module, tokens: Ragged, hidden: Ragged, below: int, what: str) -> None:
+    """FosterError unless `hidden` is what layer `below` of `model` reads, on a few texts."""
+    some = _some(tokens)
+    ids, mask = tokens.padded(some)
+    read, _ = _below(model, encoder_layers(model)[below], ids, mask)
+    inside = mask.bool()
     # with other texts in the batch 16-bit rounding is another, in every layer
     exactly = read.dtype == hidden.values.dtype == torch.float32
     if not _relative_error(hidden.padded(some)[0][inside], read[inside]) <= (1e-3 if exactly else 0.1):

@@ -186,12 +186,15 @@ def test_the_top_layers_of_other_makes_run_alone(kind: str, tmp_path: Path) -> N
         np.testing.assert_allclose(_build(path, layers)(torch.arange(7)).detach().numpy(), expected, atol=1e-4)
 
 
-def test_a_make_that_adds_positions_to_what_it_reads_is_refused_with_a_number(tmp_path: Path) -> None:
+def test_a_make_that_adds_positions_to_what_it_reads_is_refused_with_a_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shape = {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 64}
     path = write_causal(tmp_path / "gpt2", TEXTS, kind="gpt2", **shape)
     expected = np.stack(_direct(path, "last"))
     for layers in ("none", "all"):
         np.testing.assert_allclose(_build(path, layers)(torch.arange(7)).detach().numpy(), expected, atol=1e-4)
+    monkeypatch.setattr("foster_cli.models.encoder.hidden_states", lambda *a: pytest.fail("all texts were read first"))
     with pytest.raises(FosterError, match=r"cannot run alone; use --train-layers none or all"):
         _build(path, "2")
 
