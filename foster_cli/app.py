@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 from foster_cli import __version__
-from foster_cli.commands import build_ext, compare, demo, distill, doctor, eval, export, preprocess, sample
+from foster_cli.commands import (
+    ablate,
+    build_ext,
+    compare,
+    demo,
+    distill,
+    doctor,
+    eval,
+    export,
+    preprocess,
+    report,
+    sample,
+    sweep,
+)
 
 app = typer.Typer(
     name="foster",
@@ -39,6 +52,9 @@ app.command("sample", short_help="Generate a shop to try foster on.")(sample.com
 app.command("distill")(distill.command)
 app.command("eval", short_help="Compare the synthetic set with baselines.")(eval.command)
 app.command("compare", short_help="Which way of shrinking is best on your data.")(compare.command)
+app.command("ablate", short_help="Which part of the method does what.")(ablate.command)
+app.command("sweep", short_help="How much a setting matters, as curves.")(sweep.command)
+app.command("report", short_help="One HTML page about a bundle.")(report.command)
 app.command("export", short_help="Write the sequences for other programs.")(export.command)
 app.command("doctor", short_help="Check this machine and installation.")(doctor.command)
 app.command("build-ext", short_help="Build the C++ and CUDA ops.")(build_ext.command)

@@ -11,11 +11,13 @@ import json
 import sys
 import time
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console as RichConsole
+from rich.console import RenderableType
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -30,6 +32,16 @@ def clean(text: object, limit: int = 200) -> str:
     return out if len(out) <= limit else out[: limit - 1] + "…"
 
 
+class View(Protocol):
+    """What `Console.live` draws: it hears every event, and takes the place of progress bars."""
+
+    def __rich__(self) -> RenderableType: ...
+
+    def hear(self, fields: dict[str, Any], /) -> None: ...
+
+    def begin(self, label: str, total: int, /) -> Callable[[int, str], None]: ...
+
+
 class Console:
     """Prints for one command. `json_mode` makes stdout machine-readable; `quiet` drops notes."""
 
@@ -38,6 +50,8 @@ class Console:
         self.quiet = quiet
         self._out = RichConsole(highlight=False, soft_wrap=True)
         self._err = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+        self._listeners: list[Callable[[dict[str, Any]], None]] = []
+        self._view: View | None = None
 
     @property
     def interactive(self) -> bool:
@@ -55,10 +69,34 @@ class Console:
             self._out.print(escape(text))
 
     def event(self, **fields: Any) -> None:
-        """One JSON object on a line of stdout; printed only with `--json`."""
+        """One JSON object on a line of stdout; printed only with `--json`. Listeners hear it in any case."""
+        for listener in self._listeners:
+            listener(fields)
         if self.json_mode:
             sys.stdout.write(json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n")
             sys.stdout.flush()
+
+    @contextmanager
+    def listening(self, listener: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+        """`listener` is called with the fields of every event until the end."""
+        self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._listeners.remove(listener)
+
+    @contextmanager
+    def live(self, view: View) -> Iterator[None]:
+        """`view` below the notes until the end, where a person watches; elsewhere nothing changes."""
+        if not self.interactive or self.quiet:
+            yield
+            return
+        self._view = view
+        try:
+            with self.listening(view.hear), Live(view, console=self._err, refresh_per_second=4):
+                yield
+        finally:
+            self._view = None
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table on stdout: drawn on a terminal, aligned plain text elsewhere; nothing with `--json`."""
@@ -85,8 +123,10 @@ class Console:
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Ticker]:
-        """A progress bar on a terminal, a plain line every ten seconds elsewhere."""
-        if self.interactive and not self.quiet:
+        """A progress bar on a terminal (or the live view), a plain line every ten seconds elsewhere."""
+        if self._view is not None:
+            yield Ticker(self._view.begin(label, total))
+        elif self.interactive and not self.quiet:
             bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),

@@ -221,7 +221,7 @@ def writing_dir(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         tmp = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         yield tmp
-        for file in tmp.iterdir():
+        for file in tmp.rglob("*"):
             file.chmod((0o777 if file.is_dir() else 0o666) & ~_umask())
         tmp.chmod(0o777 & ~_umask())
         old = path.parent / f".{path.name}.old-{os.getpid()}"

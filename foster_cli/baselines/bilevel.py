@@ -21,6 +21,7 @@ from foster_cli.baselines.bptt import Adam, AutogradInner, Data, Functional, dra
 from foster_cli.console import SILENT, Console
 from foster_cli.distill.inner import inner_loss
 from foster_cli.distill.loop import Check, Distilled, Problem, State, outer_loop, outer_loss, reset
+from foster_cli.distill.pipeline import Loop
 from foster_cli.distill.synthetic import Synthetic
 from foster_cli.models.recommender import Recommender
 from foster_cli.runtime import adamw, generator, stream_seed
@@ -117,3 +118,8 @@ def last_entropy(Q: Tensor, V_S: Tensor) -> float:
     """Mean entropy in nats of P = softmax(Q V_S^T) at the last row of Q (M, rows, d)."""
     log_p = torch.log_softmax(Q[:, -1] @ V_S.T, dim=-1)
     return float(-(log_p.exp() * log_p).sum(-1).mean())
+
+
+def bilevel_loop(steps: int, window: int) -> Loop:
+    """`distill_bilevel` as the pipeline calls it."""
+    return lambda problem, synthetic, check, console: distill_bilevel(problem, synthetic, check, steps, window, console)

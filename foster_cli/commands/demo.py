@@ -1,4 +1,4 @@
-"""`foster demo`: the whole way on generated data: sample, distill, eval, export."""
+"""`foster demo`: the whole way on generated data: sample, distill, eval, export, report."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ def command(
     seed: Annotated[int, typer.Option("--seed", help="Fixes the result on a given machine.")] = 0,
     width: Annotated[int, typer.Option("--width", help="Width of the recommender; narrow, so that it is quick.")] = 128,
 ) -> None:
-    """Generate a shop, distil it, evaluate and export: leaves shop.parquet, bundle/, metrics.json, synthetic.jsonl.
+    """Generate a shop, distil it, evaluate, export and report.
+
+    Leaves shop.parquet, bundle/, metrics.json, synthetic.jsonl and report.html.
 
     Example: foster demo --out demo
     """
     import shutil
 
     from foster_cli.bundle import SUMS
-    from foster_cli.commands import distill, export, sample
+    from foster_cli.commands import distill, export, report, sample
     from foster_cli.commands import eval as evaluate
     from foster_cli.errors import FosterError
 
@@ -43,3 +45,4 @@ def command(
     )  # fmt: skip
     evaluate.command(bundle=bundle, seeds=seeds, out=out / "metrics.json")
     export.command(bundle=bundle, format="jsonl", out=out / "synthetic.jsonl")
+    report.command(bundle=bundle, out=out / "report.html", eval=out / "metrics.json")

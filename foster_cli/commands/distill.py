@@ -35,6 +35,12 @@ def command(
     device: Annotated[str, _opt("--device", "cpu, cuda, cuda:N, mps or auto.")] = "auto",
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Reuse a teacher trained before.")] = True,
     json: Annotated[bool, _opt("--json", "Events as JSON lines on standard output.")] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Losses, validation and time left, drawn on the terminal while it runs.")
+    ] = False,
+    tensorboard: Annotated[
+        Path | None, _opt("--tensorboard", "A folder for TensorBoard's event files (needs tensorboard).")
+    ] = None,
     encoder: Annotated[
         str, _opt("--encoder", "minilm, tinybert, a folder or org/name: a text encoder or a causal LM.")
     ] = _M.encoder,
@@ -138,12 +144,14 @@ def command(
     from foster_cli.distill.loop import distill
     from foster_cli.distill.pipeline import Loop, check_settings, run
     from foster_cli.errors import FosterError
+    from foster_cli.report.live import watching
+    from foster_cli.report.tensorboard import check_tensorboard, recording
     from foster_cli.runtime import pick_device
 
     console = Console(json_mode=json)
     kind = METHODS[choice("--method", method, tuple(METHODS))]
     if method != "foster":
-        refused = _TD3 if method == "td3" else (*_OUTER, *_SYNTHETIC) if kind.real else _OUTER
+        refused = _TD3 if method == "td3" else (*_OUTER, *_SYNTHETIC, "live", "tensorboard") if kind.real else _OUTER
         settings.refuse(ctx, refused, method)
     model = ModelConfig(
         encoder=encoder, train_layers=train_layers, width=width, max_tokens=max_tokens, precision=precision,
@@ -168,6 +176,8 @@ def command(
     drawn = settings.items_per_step("--student-items", student_items)
     student = StudentConfig(lr=student_lr, steps=student_steps, items_per_step=drawn)
     check_settings(model, train, config, student)
+    if tensorboard is not None:
+        check_tensorboard()
     if out is not None and out.exists():
         raise FosterError(f"--out {out}: exists already", "give another name, or remove it first")
     where = pick_device(device)
@@ -189,22 +199,14 @@ def command(
         console.result(f"{out}: {budget} real sequences chosen by {method} in {m['seconds_select']:.1f} s")
         console.result(f"next: foster eval {out}")
         return
-    manifest = run(
-        dataset,
-        settings.absolute(data),
-        prepare,
-        model,
-        train,
-        config,
-        student,
-        seed,
-        where,
-        out,
-        console,
-        cache,
-        method,
-        loop,
-    )
+    with (
+        recording(console, tensorboard),
+        watching(live, method, dataset, model, train, config, seed, where, console, cache),
+    ):
+        manifest = run(
+            dataset, settings.absolute(data), prepare, model, train, config, student, seed, where, out, console, cache,
+            method, loop,
+        )  # fmt: skip
     m = manifest["metrics"]
     console.event(event="bundle", path=str(out), metrics=m)
     console.result(f"{out}: {budget} sequences x {length} positions over {s['items']:,} items")

@@ -53,7 +53,9 @@ def command(
     mask_seen: Annotated[bool, typer.Option("--mask-seen", help="Leave out what the user already has.")] = False,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Reuse models trained on the full data.")] = True,
-    out: Annotated[Path | None, typer.Option("--out", help="Also write the JSON to this file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The JSON; BUNDLE/eval.json without it, for a whole table.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:
     """Train fresh models on the synthetic set and compare them on the test split, over all items.
@@ -65,6 +67,9 @@ def command(
     The recommenders are as the bundle says, or as the options say from --backbone to --precision: so a set is tried
     on other models than it was distilled with.
 
+    A whole table (all rows, the bundle's own recommenders, no --mask-seen) is kept in BUNDLE/eval.json, where foster
+    report finds it.
+
     Example: foster eval, or: foster eval runs/games-foster-b20-1 --seeds 3
     """
     import json as json_module
@@ -74,7 +79,7 @@ def command(
     from foster_cli.commands.common import bundle_data, note_ops, resolve_bundle
     from foster_cli.commands.settings import numbers
     from foster_cli.console import Console
-    from foster_cli.evaluate.compare import check_rows
+    from foster_cli.evaluate.compare import ROWS, check_rows
     from foster_cli.evaluate.run import Other, evaluate_bundle
     from foster_cli.runtime import pick_device, writing
 
@@ -93,8 +98,26 @@ def command(
             tmp.write_text(text + "\n", encoding="utf-8")
     if json:
         sys.stdout.write(text + "\n")
+    else:
+        show(console, found, ks)
+    own = all(found[part]["evaluated"] == found[part]["distilled"] for part in ("backbone", "encoder"))
+    if out is None and own and width is None and precision is None and not mask_seen and set(names) == set(ROWS):
+        _keep(loaded.path, text, console)
+
+
+def _keep(bundle: Path, text: str, console: Any) -> None:
+    """Write the JSON into the bundle's folder; where that cannot be written, say so: the table is out already."""
+    from foster_cli.errors import FosterError
+    from foster_cli.report.results import EVALUATION
+    from foster_cli.runtime import writing
+
+    try:
+        with writing(bundle / EVALUATION) as tmp:
+            tmp.write_text(text + "\n", encoding="utf-8")
+    except FosterError as error:
+        console.note(f"the JSON is not kept in the bundle: {error.message}; give --out FILE to have it")
         return
-    show(console, found, ks)
+    console.note(f"kept as {bundle / EVALUATION}; next: foster report {bundle}")
 
 
 def _models(found: dict[str, Any], stage: str) -> str:

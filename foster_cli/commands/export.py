@@ -1,17 +1,18 @@
-"""`foster export`: a bundle in; its synthetic sequences out, as a file or on standard output."""
+"""`foster export`: a bundle in; its synthetic sequences out, as a file, a folder or on standard output."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from foster_cli.export import FORMATS
 
 if TYPE_CHECKING:
+    from foster_cli.console import Console
     from foster_cli.export import Format
-    from foster_cli.export.view import SyntheticView
+    from foster_cli.export.job import Job
 
 _FORMAT_HELP = "; ".join(f"{f.name}: {f.description}" for f in FORMATS.values())
 
@@ -27,110 +28,190 @@ def command(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="The file to write, - for standard output; BUNDLE/synthetic.ENDING without it."),
+        typer.Option("--out", help="The file or folder to write, - for standard output; BUNDLE/synthetic… without it."),
     ] = None,
-    top: Annotated[int, typer.Option("--top", help="How many items to list per position.")] = 10,
+    top: Annotated[
+        int | None, typer.Option("--top", help="How many items jsonl and parquet list per position; 10.")
+    ] = None,
+    decode: Annotated[
+        str | None,
+        typer.Option("--decode", help="How hard formats take an item: argmax (the likeliest), or sample."),
+    ] = None,
+    copies: Annotated[
+        int | None, typer.Option("--copies", help="Hard sequences per synthetic user, with --decode sample; 1.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Fixes what --decode sample draws; 0.")] = None,
+    template: Annotated[
+        Path | None, typer.Option("--template", help="Your own prompts for alpaca, chat or llamafactory.")
+    ] = None,
+    template_out: Annotated[
+        Path | None,
+        typer.Option("--template-out", help="Write the prompts of --format to this file, to edit, and nothing else."),
+    ] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option("--data", help="The data it was distilled from, if it has moved (repeatable)."),
+    ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", help="Train models on the soft and on the hard sequences, and say what is lost."),
+    ] = False,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=1, help="Models on each of the two with --measure; 2.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Where --measure trains: cpu, cuda, cuda:N, mps or auto; auto.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Write the synthetic sequences of a bundle for other programs to read.
 
-    jsonl and parquet hold the likeliest items of every position with their probabilities and the mass they
-    cover; csv holds one item per position, each at most once in a sequence. The real sequences of a coreset are
-    written as they are.
+    jsonl, parquet and torch keep the distributions. All other formats take one item per position, each at most once
+    in a sequence, and the export says what probability these items had. The real sequences of a coreset are written
+    as they are. docs/export.md shows every format and the tool that reads it.
 
     Example: foster export --format jsonl, or: foster export runs/games-foster-b20-1 --format csv --out -
     """
-    import sys
-
     from foster_cli.console import Console, clean
-    from foster_cli.errors import FosterError
     from foster_cli.export import get_format
+    from foster_cli.export.output import check_stdout, check_target, to_stdout, to_target
 
-    to_stdout = out is not None and str(out) == "-"
-    console = Console(json_mode=json and not to_stdout)
     chosen = get_format(format) if format is not None else _by_ending(out)
-    if to_stdout and sys.stdout is None:
-        raise FosterError("--out -: standard output is closed", "give --out FILE")
-    if to_stdout and chosen.binary and sys.stdout.isatty():
-        raise FosterError(f"{chosen.name} is binary and not for a terminal", "give --out FILE, or pipe it on")
+    if template_out is not None:
+        _copy_template(chosen, template_out)
+        Console(json_mode=json).note(f"wrote {clean(template_out, 4096)}: edit it, then give it as --template")
+        return
+    piped = out is not None and str(out) == "-"
+    console = Console(json_mode=json and not piped)
+    given = {
+        "--top": top, "--decode": decode, "--copies": copies, "--seed": seed, "--template": template,
+        "--data": data or None, "--measure": measure or None, "--seeds": seeds, "--device": device,
+    }  # fmt: skip
+    _check_options(chosen, tuple(name for name, value in given.items() if value is not None), decode == "sample")
+    if piped:
+        check_stdout(chosen, measure)
 
     from foster_cli.bundle import load
-    from foster_cli.commands.common import resolve_bundle
-    from foster_cli.export.view import make_view
+    from foster_cli.commands.common import bundle_data, resolve_bundle
+    from foster_cli.export.job import Job
 
     path = resolve_bundle(bundle, console)
-    target = out if out is not None else path / f"synthetic.{chosen.extension}"
-    if not to_stdout:
-        _check_target(target, path)
-    view = make_view(load(path), top)
-    users, length = view.hard.shape
-    kind = "synthetic users ×" if view.lengths is None else "real sequences of at most"
-    summary = f"{users} {kind} {length} positions as {chosen.name}"
-    if to_stdout:
-        if _to_stdout(chosen, view, top):
-            console.note(f"wrote {summary} to standard output")
+    target = out if out is not None else path / chosen.default
+    if not piped:
+        check_target(chosen, target, path)
+    loaded = load(path)
+
+    job = Job(
+        loaded, target.name, 10 if top is None else top, decode or "argmax", 1 if copies is None else copies, seed or 0,
+        template, lambda: bundle_data(loaded, data),
+    )  # fmt: skip
+    if measure:
+        job.check_measurable()
+    if piped:
+        if to_stdout(chosen, job):
+            console.note(f"wrote {_summary(chosen, job)} to standard output")
+            _note_mass(chosen, job, console, measure)
         return
-
-    from foster_cli.runtime import writing
-
-    with writing(target) as temporary, temporary.open("wb") as file:
-        chosen.write(view, file, top)
-    console.note(f"wrote {clean(target, 4096)}: {summary}")
-    console.event(
-        command="export",
-        bundle=str(path),
-        out=str(target),
-        format=chosen.name,
-        synthetic_users=users,
-        positions=length,
-        top=top,
-    )
+    to_target(chosen, job, target)
+    console.note(f"wrote {clean(target, 4096)}: {_summary(chosen, job)}")
+    _note_mass(chosen, job, console, measure)
+    event = _event(chosen, job, path, target)
+    if measure:
+        event["cost"] = _measure(job, target, seeds or 2, device or "auto", console)
+    console.event(**event)
 
 
 def _by_ending(out: Path | None) -> Format:
-    """The format whose extension `out` has, else jsonl."""
+    """The format whose ending `out` has, else jsonl."""
     ending = out.suffix[1:].lower() if out is not None else ""
-    return next((f for f in FORMATS.values() if f.extension == ending), FORMATS["jsonl"])
+    return next((f for f in FORMATS.values() if ending and f.extension == ending), FORMATS["jsonl"])
 
 
-def _check_target(target: Path, bundle: Path) -> None:
-    """Raise FosterError where writing `target` would destroy something."""
+def _check_options(chosen: Format, given: tuple[str, ...], sampled: bool) -> None:
+    """Raise FosterError for an option in `given` that would be without effect."""
     from foster_cli.errors import FosterError
 
-    if target.is_dir():
-        raise FosterError(f"--out {target} is a folder", f"give a file, such as {target / 'synthetic.jsonl'}")
-    inside = target.exists() and target.parent.resolve() == bundle.resolve()
-    if inside and not target.name.startswith("synthetic."):
-        raise FosterError(f"--out {target} is a file of the bundle itself", "give another name")
+    measure = "--measure" in given
+    effect = {
+        "--top": chosen.lists, "--decode": chosen.hard, "--copies": chosen.hard, "--measure": chosen.hard,
+        "--template": chosen.template is not None, "--data": chosen.data or measure,
+    }  # fmt: skip
+    for name in given:
+        if not effect.get(name, True):
+            raise FosterError(f"{name}: means nothing with --format {chosen.name}", "leave it out")
+        if name == "--seed" and not sampled:
+            raise FosterError("--seed: means nothing without --decode sample", "leave it out, or add that")
+        if name in ("--seeds", "--device") and not measure:
+            raise FosterError(f"{name}: means nothing without --measure", "leave it out, or add that")
 
 
-class _Stdout:
-    """Standard output in bytes. With `python -u` it is unbuffered and may take a part only: write on."""
-
-    def write(self, data: bytes) -> None:
-        import sys
-
-        left = memoryview(data)
-        while left:
-            left = left[sys.stdout.buffer.write(left) :]
-
-
-def _to_stdout(chosen: Format, view: SyntheticView, top: int) -> bool:
-    """Write to standard output and nothing else there. False where the reader has gone (`| head`)."""
-    import os
-    import sys
-
+def _copy_template(chosen: Format, target: Path) -> None:
+    """Write the prompts that `chosen` fills to a new file."""
     from foster_cli.errors import FosterError
+    from foster_cli.export.templates import SHIPPED
+    from foster_cli.runtime import writing
 
-    try:
-        chosen.write(view, _Stdout(), top)
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        # What is still buffered would fail again when the interpreter closes stdout: let it go nowhere.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-        return False
-    except OSError as error:
-        raise FosterError(f"cannot write to standard output: {error.strerror}", "give --out FILE") from error
-    return True
+    if chosen.template is None:
+        with_prompts = ", ".join(f.name for f in FORMATS.values() if f.template)
+        raise FosterError(f"--template-out: {chosen.name} has no prompts", f"give --format: {with_prompts}")
+    if target.exists():
+        raise FosterError(f"--template-out {target}: exists already", "give another name")
+    with writing(target) as temporary:
+        temporary.write_bytes((SHIPPED / f"{chosen.template}.txt").read_bytes())
+
+
+def _summary(chosen: Format, job: Job) -> str:
+    """`60 hard sequences × 20 positions as chat`."""
+    users, length = job.size
+    if job.bundle.windows is not None:
+        return f"{users} real sequences of at most {length} positions as {chosen.name}"
+    if chosen.hard:
+        return f"{len(job.hard)} hard sequences × {length} positions as {chosen.name}"
+    return f"{users} synthetic users × {length} positions as {chosen.name}"
+
+
+def _note_mass(chosen: Format, job: Job, console: Console, measured: bool) -> None:
+    """Say what the hard items stand for."""
+    if not chosen.hard or job.hard.real:
+        return
+    read, predicted = job.hard.mass()
+    what = f"{read:.3f} of what it reads"
+    if job.hard.goals is not None:
+        what += f" and {predicted:.3f} of what it predicts"
+    hint = "" if measured else "; --measure says what that costs"
+    console.note(f"one item per position carries {what}, on average{hint}")
+
+
+def _event(chosen: Format, job: Job, path: Path, target: Path) -> dict[str, Any]:
+    """What `--json` prints."""
+    users, length = job.size
+    event: dict[str, Any] = {
+        "command": "export", "bundle": str(path), "out": str(target), "format": chosen.name,
+        "synthetic_users": users, "positions": length,
+    }  # fmt: skip
+    if not chosen.hard:
+        return event | ({"top": job.top} if chosen.lists else {})
+    read, predicted = job.hard.mass()
+    event |= {"decode": job.decode, "copies": job.copies, "seed": job.seed, "sequences": len(job.hard)}
+    return event | {"mean_probability": {"read": read, "predicted": predicted}}
+
+
+def _measure(job: Job, target: Path, seeds: int, device: str, console: Console) -> dict[str, Any]:
+    """Train on both views, print the metrics, write them beside the export."""
+    import json as json_module
+
+    from foster_cli.commands.common import note_ops
+    from foster_cli.export.cost import METRICS, hardening_cost
+    from foster_cli.runtime import pick_device, writing
+
+    where = pick_device(device)
+    note_ops(console, where)
+    cost = hardening_cost(job.bundle, job.hard, job.data, seeds, where, console)  # type: ignore[arg-type]
+    beside = target.with_name(f"{target.name}.cost.json")
+    with writing(beside) as temporary:
+        temporary.write_text(json_module.dumps(cost, indent=1) + "\n", encoding="utf-8")
+    rows = [[name, *[f"{cost[name][m]['mean']:.4f}" for m in METRICS]] for name in ("soft", "hard", "untrained")]
+    used = ", ".join(map(str, cost["seeds"]))
+    console.table(f"trained on the sequences, {cost['cases']:,} validation cases, seeds {used}", ["", *METRICS], rows)
+    console.note(f"wrote {beside}")
+    return cost

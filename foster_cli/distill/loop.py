@@ -27,7 +27,8 @@ from foster_cli.models.recommender import Factory, Recommender
 from foster_cli.ops.reading import PAPER, Reading
 from foster_cli.runtime import adamw, generator, stream_seed
 from foster_cli.train.anchors import Teacher
-from foster_cli.train.fit import batches, real_batch, real_loss, real_outputs
+from foster_cli.train.fit import batches, real_batch
+from foster_cli.train.micro import outer_real
 
 
 @dataclass
@@ -112,14 +113,8 @@ def outer_loss(problem: Problem, state: State, Q: Tensor, S: Tensor) -> tuple[Te
         state.numpy_rng,
         Q.device,
     )
-    H, E = real_outputs(state.phi, real)
-    base = real_loss(H, E, real, c.outer_loss)
-    total, parts = base, {"outer_real": base.item(), "outer_feature": 0.0, "outer_dh": 0.0}
-    if c.alpha > 0:
-        with torch.no_grad():
-            H_real, _ = real_outputs(problem.teacher.model, real)
-        feature = (H - H_real).square().mean()
-        total, parts["outer_feature"] = total + c.alpha * feature, feature.item()
+    total, base, feature = outer_real(state.phi, problem.teacher.model, real, c.outer_loss, c.alpha)
+    parts = {"outer_real": base, "outer_feature": feature, "outer_dh": 0.0}
     if c.dh_weight > 0:
         dh = alignment_loss(problem.teacher.model, problem.V, Q, S, c.dh_items, c.dh_form, state.rng, problem.reading)
         total, parts["outer_dh"] = total + c.dh_weight * dh, dh.item()

@@ -239,6 +239,7 @@ def run(
         teacher = full_teacher(setting, train, seed, console, use_cache)
         full_valid = max(row["R@10"] for row in teacher.history)
         console.note(f"full data: validation R@10 {full_valid:.4f} (untrained {teacher.history[0]['R@10']:.4f})")
+        console.event(event="teacher", **{"R@10": full_valid, "untrained": teacher.history[0]["R@10"]})
         reset_peak()
         with_teacher = time.perf_counter()
         V = teacher.model.embed_all()

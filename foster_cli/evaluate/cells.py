@@ -105,11 +105,11 @@ def _read(file: Path, tensors: Path) -> Cell | None:
 def as_cell(row: Row) -> Cell:
     """A row of one seed, ranks (1, C), as it is kept."""
     record = {"coverage": row.coverage[0], "train_seconds": row.train_seconds[0], "peak_mb": row.peak_mb[0]}
-    return Cell({**record, "chosen": row.chosen[0]}, row.ranks[0])
+    return Cell({**record, "chosen": row.chosen[0], "valid": row.valid[0] if row.valid else None}, row.ranks[0])
 
 
 def as_row(cells: list[Cell]) -> Row:
-    """Cells of several seeds as one row, ranks (seeds, C)."""
-    records = [c.record for c in cells]
-    columns = ([r[key] for r in records] for key in ("coverage", "train_seconds", "peak_mb", "chosen"))
+    """Cells of several seeds as one row, ranks (seeds, C). One written before `valid` was kept has none."""
+    records = [{"valid": None, **c.record} for c in cells]
+    columns = ([r[key] for r in records] for key in ("coverage", "train_seconds", "peak_mb", "chosen", "valid"))
     return Row(np.stack([c.ranks for c in cells if c.ranks is not None]), *columns)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +27,7 @@ from foster_cli.evaluate.ranking import Seen, covered, last_outputs, ranks
 from foster_cli.models.recommender import Recommender
 from foster_cli.ops.reading import Reading
 from foster_cli.runtime import peak_memory_mb, reset_peak, stream_seed
-from foster_cli.train.fit import fit_real
+from foster_cli.train.fit import fit_real, validate
 from foster_cli.train.setting import Setting, full_teacher
 
 Float = npt.NDArray[np.float64]
@@ -49,18 +49,20 @@ class Trained(NamedTuple):
 
 @dataclass
 class Row:
-    """One line of the table. `ranks` (seeds, C), 1 is best; `coverage` per seed, share of the catalogue."""
+    """One line of the table. `ranks` (seeds, C), 1 is best; `coverage` per seed, share of the catalogue; `valid` per
+    seed, validation R@10 where it is known."""
 
     ranks: Float
     coverage: list[float]
     train_seconds: list[float]
     peak_mb: list[float]
     chosen: list[Any]
+    valid: list[float | None] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Test:
-    """Test cases and what each user has seen (only with `--mask-seen`)."""
+    """Held-out cases and what each user has seen (only with `--mask-seen`)."""
 
     cases: Cases
     seen: Seen | None
@@ -76,12 +78,12 @@ def model_row(test: Test, seeds: list[int], train: Callable[[int], Trained]) -> 
     """A row of trained models, one `train(seed)` for each seed."""
     found = []
     for seed in seeds:
-        model, seconds, peak, chosen, _ = train(seed)
+        model, seconds, peak, chosen, valid = train(seed)
         E = model.embed_all()
         rank, share = ranked(last_outputs(model, E, test.cases), E, test)
-        found.append((rank, share, seconds, peak, chosen))
-    columns = list(zip(*found, strict=True))
-    return Row(np.stack(columns[0]), list(columns[1]), list(columns[2]), list(columns[3]), list(columns[4]))
+        found.append((rank, share, seconds, peak, chosen, valid))
+    first, *columns = zip(*found, strict=True)
+    return Row(np.stack(first), *map(list, columns))
 
 
 def popularity_row(setting: Setting, test: Test) -> Row:
@@ -89,9 +91,10 @@ def popularity_row(setting: Setting, test: Test) -> Row:
     train = setting.data.interactions.split == SPLITS.index("train")
     count = np.bincount(setting.data.interactions.item[train], minlength=len(setting.data.catalogue))
     E = torch.from_numpy(count.astype(np.float32))[:, None].to(setting.device)
-    H = torch.ones(len(test.cases), 1, device=setting.device)
-    rank, share = ranked(H, E, test)
-    return Row(rank[None], [share], [0.0], [peak_memory_mb(setting.device)], [None])
+    H = torch.ones(max(len(test.cases), len(setting.valid)), 1, device=setting.device)
+    valid = float((ranks(H[: len(setting.valid)], E, setting.valid.target) <= 10).mean())
+    rank, share = ranked(H[: len(test.cases)], E, test)
+    return Row(rank[None], [share], [0.0], [peak_memory_mb(setting.device)], [None], [valid])
 
 
 def profiles(E: Tensor, cases: Cases, last: int) -> Tensor:
@@ -116,7 +119,7 @@ def text_row(setting: Setting, test: Test, console: Console = SILENT, use_cache:
     }
     last = max(score, key=lambda key: score[key])
     rank, share = ranked(profiles(E, test.cases, last), E, test)
-    return Row(rank[None], [share], [0.0], [peak_memory_mb(setting.device)], [f"last {last}"])
+    return Row(rank[None], [share], [0.0], [peak_memory_mb(setting.device)], [f"last {last}"], [score[last]])
 
 
 def random_windows(windows: Windows, budget: int, seed: int) -> Windows:
@@ -163,7 +166,9 @@ def full_model(setting: Setting, train: TrainConfig, seed: int, console: Console
 
 def untrained_model(setting: Setting, seed: int) -> Trained:
     """A fresh model."""
-    return Trained(setting.fresh(seed), 0.0, peak_memory_mb(setting.device), None)
+    model = setting.fresh(seed)
+    valid = validate(model, setting.valid)["R@10"]
+    return Trained(model, 0.0, peak_memory_mb(setting.device), None, valid)
 
 
 def rows(
@@ -266,9 +271,9 @@ def summarise(
     }
 
 
-def make_test(setting: Setting, mask_seen: bool, k: int) -> Test:
-    """The test cases; read once, after everything is chosen."""
-    cases = evaluation_cases(setting.data, "test", setting.length)
+def make_test(setting: Setting, mask_seen: bool, k: int, split: str = "test") -> Test:
+    """The cases of `split`; those of the test are read once, after everything is chosen."""
+    cases = evaluation_cases(setting.data, split, setting.length)
     return Test(cases, seen_items(setting.data, cases) if mask_seen else None, k)
 
 

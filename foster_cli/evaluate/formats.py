@@ -1,4 +1,5 @@
-"""The table of `foster compare` in other programs' forms. In: its JSON. Out: CSV, Markdown or LaTeX, as text.
+"""The table of `foster compare` and `foster ablate` in other programs' forms. In: its JSON. Out: CSV, Markdown or
+LaTeX, as text.
 
 The dataset's name is text from outside: it is cleaned of control characters and escaped for each form.
 """
@@ -8,16 +9,57 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from foster_cli.console import clean
+from foster_cli.runtime import writing
 
 _TEX = {
     "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}", **{c: "\\" + c for c in "&%$#_{}"},
 }  # fmt: skip
-COSTS = ("coverage", "select s", "peak MiB", "train s", "rate")
-FORMS = ("csv", "md", "tex")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column beside the metrics: its head, the key of a row's value, and how a person reads that value."""
+
+    head: str
+    key: str
+    form: Callable[[Any], str] = str
+
+    def cell(self, row: dict[str, Any]) -> str:
+        """The value of `row`; a dash where it has no such thing."""
+        value = row.get(self.key)
+        return "-" if value is None else self.form(value)
+
+
+_COVERAGE = Column("coverage", "coverage", "{:.1%}".format)
+_SECONDS, _PEAK = ("select_seconds", "{:.1f}".format), Column("peak MiB", "select_peak_mb", "{:.0f}".format)
+_TRAIN, _RATE = Column("train s", "train_seconds", "{:.1f}".format), Column("rate", "rate", "{:g}".format)
+#: Of `foster compare`, and of `foster ablate`.
+COSTS = (_COVERAGE, Column("select s", *_SECONDS), _PEAK, _TRAIN, _RATE)
+ABLATION = (
+    Column("valid R@10", "valid", "{:.4f}".format),
+    _COVERAGE,
+    Column("kept step", "best_step"),
+    Column("step s", "seconds_per_outer_step", "{:.2f}".format),
+    Column("distil s", *_SECONDS),
+    _PEAK,
+    _TRAIN,
+    _RATE,
+)
+#: What the rows of an ablation are made of, in the words of Table 3 and Figure 3.
+AXES = (
+    Column("logic", "logic"), Column("items", "items"), Column("layers", "layers"), Column("L_DH", "dh"),
+    Column("reset", "reset"),
+)  # fmt: skip
+Columns = Sequence[Column]
+#: What a person calls a split.
+SPLIT_WORDS = {"test": "test", "valid": "validation"}
 
 
 def metrics(found: dict[str, Any]) -> list[str]:
@@ -25,10 +67,15 @@ def metrics(found: dict[str, Any]) -> list[str]:
     return [f"{m}@{k}" for k in found["k"] for m in ("R", "N")]
 
 
+def ranked_words(found: dict[str, Any]) -> str:
+    """Which cases were ranked, among what, by models of which seeds."""
+    split, seeds = SPLIT_WORDS[found.get("split", "test")], ", ".join(map(str, found["seeds"]))
+    return f"{found['cases']:,} {split} cases, all items ranked, seeds {seeds}"
+
+
 def title(found: dict[str, Any]) -> str:
     """One line on what the numbers are of."""
-    cases, seeds = f"{found['cases']:,} test cases", ", ".join(map(str, found["seeds"]))
-    return f"{clean(found['data']['name'])}: budget {found['budget']}, {cases}, all items ranked, seeds {seeds}"
+    return f"{clean(found['data']['name'])}: budget {found['budget']}, {ranked_words(found)}"
 
 
 def interval(value: dict[str, float], sign: str = "") -> str:
@@ -37,22 +84,15 @@ def interval(value: dict[str, float], sign: str = "") -> str:
     return f"{mean:{sign}.4f} [{value['low']:{sign}.4f}, {value['high']:{sign}.4f}]"
 
 
-def cost_cells(row: dict[str, Any]) -> list[str]:
-    """The cells under COSTS; a dash where a row has no such thing."""
-    method = row["method"] is not None
-    return [
-        f"{row['coverage']:.1%}",
-        f"{row['select_seconds']:.1f}" if method else "-",
-        f"{row['select_peak_mb']:.0f}" if method else "-",
-        f"{row['train_seconds']:.1f}",
-        f"{row['rate']:g}" if "rate" in row else "-",
-    ]
-
-
-def table_rows(found: dict[str, Any]) -> list[list[str]]:
-    """A list of cells per row: name, metrics with 95 % intervals, costs."""
+def table_rows(found: dict[str, Any], columns: Columns = COSTS) -> list[list[str]]:
+    """A list of cells per row: name, metrics with 95 % intervals, `columns`."""
     names = metrics(found)
-    return [[n, *[interval(r[m]) for m in names], *cost_cells(r)] for n, r in found["rows"].items()]
+    return [[n, *[interval(r[m]) for m in names], *[c.cell(r) for c in columns]] for n, r in found["rows"].items()]
+
+
+def legend_rows(found: dict[str, Any]) -> list[list[str]]:
+    """A list of cells per row of an ablation: its name, AXES, what differs from the default."""
+    return [[n, *[c.cell(r) for c in AXES], r["text"]] for n, r in found["rows"].items() if "text" in r]
 
 
 def paired_rows(found: dict[str, Any]) -> list[list[str]]:
@@ -61,17 +101,21 @@ def paired_rows(found: dict[str, Any]) -> list[list[str]]:
     return [[pair, *[interval(v[m], "+") for m in names]] for pair, v in found["paired"].items()]
 
 
-def to_csv(found: dict[str, Any]) -> str:
+def csv_text(text: str) -> str:
+    """`text` as a cell that no spreadsheet reads as a formula."""
+    text = clean(text)
+    return "'" + text if text.startswith(tuple("=+-@＝＋－＠")) else text
+
+
+def to_csv(found: dict[str, Any], columns: Columns = COSTS) -> str:
     """A line per row, numbers in full; empty where a row has no such thing. The differences stand in the JSON."""
     out = io.StringIO()
     names = metrics(found)
-    data = clean(found["data"]["name"])
-    if data.startswith(tuple("=+-@＝＋－＠")):  # a spreadsheet would read a formula
-        data = "'" + data
+    data = csv_text(found["data"]["name"])
     head = ["data", "budget", "row"]
     for m in names:
         head += [m, f"{m}_low", f"{m}_high"]
-    keys = ("coverage", "select_seconds", "select_peak_mb", "train_seconds", "rate")
+    keys = [c.key for c in columns]
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*head, *keys])
     for name, row in found["rows"].items():
@@ -86,15 +130,23 @@ def md_escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def to_md(found: dict[str, Any]) -> str:
-    """The table and the paired differences in Markdown."""
+def to_md(found: dict[str, Any], columns: Columns = COSTS) -> str:
+    """The table, what its rows are, and the paired differences in Markdown."""
 
     def table(head: list[str], rows: list[list[str]]) -> list[str]:
         lines = [["", *head], ["---", *["---:"] * len(head)], *[[md_escape(r[0]), *r[1:]] for r in rows]]
         return ["| " + " | ".join(line) + " |" for line in lines]
 
     names = metrics(found)
-    out = [md_escape(title(found)), "", *table([*names, *COSTS], table_rows(found)), ""]
+    heads = [c.head for c in columns]
+    out = [md_escape(title(found)), "", *table([*names, *heads], table_rows(found, columns)), ""]
+    if legend := legend_rows(found):
+        out += [
+            "Rows:",
+            "",
+            *table([*[c.head for c in AXES], "what"], [[r[0], *map(md_escape, r[1:])] for r in legend]),
+        ]
+        out += [""]
     out += ["Paired differences, 95 % intervals:", "", *table(names, paired_rows(found))]
     return "\n".join(out) + "\n"
 
@@ -104,8 +156,8 @@ def tex_escape(text: str) -> str:
     return "".join(_TEX.get(c, c) for c in clean(text))
 
 
-def to_tex(found: dict[str, Any]) -> str:
-    """Two `tabular`s, the table and the paired differences; plain LaTeX, no package needed."""
+def to_tex(found: dict[str, Any], columns: Columns = COSTS) -> str:
+    """`tabular`s of the table, of what its rows are, of the paired differences; plain LaTeX, no package needed."""
 
     def table(head: list[str], rows: list[list[str]]) -> list[str]:
         body = [" & ".join(map(tex_escape, line)) + r" \\" for line in [["", *head], *rows]]
@@ -114,6 +166,17 @@ def to_tex(found: dict[str, Any]) -> str:
                 r"\end{tabular}"]  # fmt: skip
 
     names = metrics(found)
-    out = [f"% {clean(title(found))}", *table([*names, *COSTS], table_rows(found)), ""]
+    heads = [c.head for c in columns]
+    out = [f"% {clean(title(found))}", *table([*names, *heads], table_rows(found, columns)), ""]
+    if legend := legend_rows(found):
+        out += ["% rows", *table([*[c.head for c in AXES], "what"], legend), ""]
     out += ["% paired differences", *table(names, paired_rows(found))]
     return "\n".join(out) + "\n"
+
+
+def write_table(found: dict[str, Any], text: str, out: Path, stem: str, columns: Columns = COSTS) -> None:
+    """<stem>.json (`text`), .csv, .md and .tex in `out`, each whole or not at all."""
+    texts = {"json": text, "csv": to_csv(found, columns), "md": to_md(found, columns), "tex": to_tex(found, columns)}
+    for ending, content in texts.items():
+        with writing(out / f"{stem}.{ending}") as tmp:
+            tmp.write_text(content, encoding="utf-8", newline="\n")

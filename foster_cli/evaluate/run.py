@@ -19,7 +19,29 @@ from foster_cli.evaluate.compare import make_test, rows, summarise
 from foster_cli.models.source import find_encoder
 from foster_cli.ops.precision import matmul_precision
 from foster_cli.runtime import machine
-from foster_cli.train.setting import make_setting
+from foster_cli.train.setting import Setting, make_setting
+
+
+def bundle_setting(
+    bundle: Bundle, data: Dataset, model: ModelConfig, length: int, device: torch.device, console: Console,
+    use_cache: bool, other_encoder: bool = False,
+) -> Setting:  # fmt: skip
+    """The setting that a bundle's recommenders train in. FosterError for another catalogue or text encoder.
+
+    `other_encoder`: `model` names another one on purpose.
+    """
+    if data.catalogue.ids != bundle.item_ids:
+        raise FosterError(f"{bundle.path} is of another catalogue than the data", "name its data: --data FILE")
+    own, stated = from_dict(ModelConfig, bundle.manifest["model"]), bundle.manifest["encoder"]
+    if own.items == "text" and not other_encoder:
+        found = find_encoder(own.encoder, own.pooling).hash
+        if found != stated["hash"]:
+            raise FosterError(
+                f"the encoder {own.encoder} is another than the bundle was made with "
+                f"({found[:12]}… instead of {stated['hash'][:12]}…)",
+                f"install revision {stated['revision']}, or evaluate with another: foster eval --encoder",
+            )
+    return make_setting(data, model, length, device, console, use_cache)
 
 
 @dataclass(frozen=True)
@@ -73,18 +95,9 @@ def evaluate_bundle(
     own, train = from_dict(ModelConfig, m["model"]), from_dict(TrainConfig, m["train"])
     model = own if other is None else other.of(own)
     config, student = from_dict(DistillConfig, m["distill"]), from_dict(StudentConfig, m["student"])
-    if data.catalogue.ids != bundle.item_ids:
-        raise FosterError(f"{bundle.path} is of another catalogue than the data", "name its data: --data FILE")
-    if own.items == "text" and (other is None or other.encoder is None):
-        found_hash = find_encoder(own.encoder, own.pooling).hash
-        if found_hash != m["encoder"]["hash"]:
-            raise FosterError(
-                f"the encoder {own.encoder} is another than the bundle was made with "
-                f"({found_hash[:12]}… instead of {m['encoder']['hash'][:12]}…)",
-                f"install revision {m['encoder']['revision']}, or name one to evaluate with: --encoder",
-            )
+    encoder = other is not None and other.encoder is not None
     with matmul_precision(model.precision, device):
-        setting = make_setting(data, model, config.length, device, console, use_cache)
+        setting = bundle_setting(bundle, data, model, config.length, device, console, use_cache, encoder)
         used = [int(m["seed"]) + i for i in range(seeds)]
         test = make_test(setting, mask_seen, min(ks))
         Q = bundle.Q.to(device) if bundle.windows is None else bundle.windows

@@ -1,6 +1,6 @@
-"""The export formats, by name. A format writes a `SyntheticView` to an open binary file.
+"""The export formats, by name. A format writes a `Job` to an open binary file, or into an empty folder.
 
-To add one: a module here with `write(view, file, top)`, and an entry in FORMATS.
+To add one: a module here with `write(job, file)` (or `write(job, folder)`), and an entry in FORMATS.
 """
 
 from __future__ import annotations
@@ -8,34 +8,83 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from foster_cli.errors import FosterError
-from foster_cli.export import csv, jsonl, parquet
+from foster_cli.export import csv, hf, interactions, jsonl, llm, parquet, recbole, soft_torch
 
 if TYPE_CHECKING:
-    from foster_cli.export.view import Sink, SyntheticView
+    from foster_cli.export.job import Job
 
 
 @dataclass(frozen=True)
 class Format:
-    """One way to write a synthetic set. `extension` has no dot; `binary` output is refused on a terminal."""
+    """One way to write a synthetic set. `write` is given a `Job`, and an open binary file or an empty folder."""
 
     name: str
-    extension: str
+    default: str
+    """Name of the file or folder in the bundle, where `--out` does not say; begins with `synthetic`."""
     description: str
-    write: Callable[[SyntheticView, Sink, int], None]
+    write: Callable[[Job, Any], None]
+    lists: bool = False
+    """Lists the likeliest items of a position: `--top` has a meaning."""
+    hard: bool = False
+    """One item per position: `--decode`, `--copies` and `--measure` have a meaning."""
+    folder: bool = False
     binary: bool = False
+    """Not for a terminal."""
+    template: str | None = None
+    """Which shipped prompt template it fills."""
+    data: bool = False
+    """Needs the real data."""
+
+    @property
+    def extension(self) -> str:
+        """The ending of its files, without the dot; empty for a folder."""
+        return "" if self.folder else self.default.rpartition(".")[2]
 
 
 FORMATS: dict[str, Format] = {
     f.name: f
     for f in (
-        Format("jsonl", "jsonl", "one JSON object per position with its top items", jsonl.write),
-        Format("parquet", "parquet", "one row per position and top item", parquet.write, binary=True),
-        Format("csv", "csv", "the hard sequences, one item per position", csv.write),
+        Format("jsonl", "synthetic.jsonl", "one JSON object per position with its top items", jsonl.write, lists=True),
+        Format(
+            "parquet", "synthetic.parquet", "one row per position and top item", parquet.write,
+            lists=True, binary=True,
+        ),
+        Format("torch", "synthetic-torch", "soft targets with a loader of one file", soft_torch.write, folder=True),
+        Format("csv", "synthetic.csv", "the hard sequences, one item per position", csv.write, hard=True),
+        Format(
+            "hf", "synthetic-hf", "a Hugging Face datasets folder of training examples", hf.write,
+            hard=True, folder=True,
+        ),
+        Format(
+            "alpaca", "synthetic.alpaca.jsonl", "instruction, input, output", llm.write_alpaca,
+            hard=True, template="alpaca",
+        ),
+        Format("chat", "synthetic.chat.jsonl", "messages with roles", llm.write_chat, hard=True, template="chat"),
+        Format(
+            "llamafactory", "synthetic-llamafactory", "alpaca with dataset_info.json", llm.write_llamafactory,
+            hard=True, folder=True, template="alpaca",
+        ),
+        Format(
+            "recbole", "synthetic-recbole", "RecBole's interactions and items", recbole.write_raw,
+            hard=True, folder=True,
+        ),
+        Format(
+            "recbole-split", "synthetic-recbole-split", "RecBole, with the real validation and test cases",
+            recbole.write_split, hard=True, folder=True, data=True,
+        ),
+        Format(
+            "rectools", "synthetic.rectools.parquet", "RecTools' interactions", interactions.write_rectools,
+            hard=True, binary=True,
+        ),
+        Format(
+            "lkpy", "synthetic.lkpy.parquet", "LensKit's interactions", interactions.write_lkpy,
+            hard=True, binary=True,
+        ),
     )
-}
+}  # fmt: skip
 
 
 def get_format(name: str) -> Format:

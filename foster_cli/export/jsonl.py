@@ -10,21 +10,19 @@ to be predicted after it; elsewhere that is the next position's `items`. Charact
 
 from __future__ import annotations
 
-import json
-import re
 from typing import TYPE_CHECKING, Any
 
-from foster_cli.export.view import short
+from foster_cli.export.text import json_line, short
 
 if TYPE_CHECKING:
+    from foster_cli.export.job import Job
     from foster_cli.export.view import Sink, SyntheticView
 
-_INVISIBLE = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
-
-def write(view: SyntheticView, file: Sink, top: int) -> None:
-    """Write the `top` likeliest items of every position."""
-    for user in range(len(view.hard)):
+def write(job: Job, file: Sink) -> None:
+    """Write the `job.top` likeliest items of every position."""
+    view, top = job.view, job.top
+    for user in range(len(view.top_index)):
         for position in range(view.positions(user)):
             line: dict[str, Any] = {"synthetic_user": user, "position": position}
             at = (user, position, slice(top))
@@ -32,9 +30,7 @@ def write(view: SyntheticView, file: Sink, top: int) -> None:
             if view.goals is not None:
                 goals = view.goals
                 line["next_mass"], line["next"] = _listed(view, goals.top_index[at], goals.top_probability[at])
-            text = json.dumps(line, ensure_ascii=False, allow_nan=False)
-            text = _INVISIBLE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
-            file.write(text.encode("utf-8") + b"\n")
+            file.write(json_line(line))
 
 
 def _listed(view: SyntheticView, index: Any, probability: Any) -> tuple[float, list[dict[str, Any]]]:

@@ -11,15 +11,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from foster_cli.export.view import Sink, SyntheticView
+    from foster_cli.export.job import Job
+    from foster_cli.export.view import Sink
 
 
-def write(view: SyntheticView, file: Sink, top: int) -> None:
-    """Write the `top` likeliest items of every position."""
+def write(job: Job, file: Sink) -> None:
+    """Write the `job.top` likeliest items of every position."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    view = job.view
     parts = [("", view.top_index, view.top_probability)]
     if view.goals is not None:
         parts.append(("next_", view.goals.top_index, view.goals.top_probability))
@@ -28,10 +30,10 @@ def write(view: SyntheticView, file: Sink, top: int) -> None:
         fields += [(f"{prefix}item_id", pa.string()), (f"{prefix}title", pa.string())]
         fields += [(f"{prefix}probability", pa.float64()), (f"{prefix}mass", pa.float64())]
     schema = pa.schema(fields)
-    top = min(top, view.top_index.shape[-1])  # a real sequence (a coreset) has one item a position
+    top = min(job.top, view.top_index.shape[-1])  # a real sequence (a coreset) has one item a position
     sink = pa.BufferOutputStream()  # `file` may be a pipe, which cannot tell its position
     with pq.ParquetWriter(sink, schema) as writer:
-        for user in range(len(view.hard)):
+        for user in range(len(view.top_index)):
             length = view.positions(user)
             rank = np.tile(np.arange(top, dtype=np.int32), length)
             position = np.repeat(np.arange(length, dtype=np.int32), top)

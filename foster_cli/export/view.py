@@ -1,17 +1,19 @@
-"""What exporters read: a bundle in, the top items of every position and the hard sequence out.
+"""What the soft formats read: a bundle in, the top items of every position out.
 
 In: anything with `item_ids`, `titles` (n each) and `probabilities(rows)` → (m, L, n) float32; where positions have
 goals of their own also `goals(rows)` → (m, L, n). Out: a `SyntheticView` over M synthetic users × L positions. One
 user's (1, L, n) block is in memory at a time. Real sequences (a coreset) become a view too: every position holds its
-one item, with probability 1.
+one item, with probability 1. `export.hard` makes one item of each position.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from foster_cli.errors import FosterError
+from foster_cli.export.text import encodable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +25,11 @@ if TYPE_CHECKING:
 
 class BundleLike(Protocol):
     """The part of `foster_cli.bundle.Bundle` that exporters use."""
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The bundle's own record of itself, as `bundle.json` holds it."""
+        ...
 
     @property
     def item_ids(self) -> list[str]: ...
@@ -59,8 +66,6 @@ class Goals:
 
     top_index: npt.NDArray[np.int64]  # (M, L, top) items by falling probability, ties in catalogue order
     top_probability: npt.NDArray[np.float64]  # (M, L, top)
-    hard: npt.NDArray[np.int64]  # (M, L) the likeliest item that the hard sequence does not hold up to there
-    hard_probability: npt.NDArray[np.float64]  # (M, L)
 
 
 @dataclass(frozen=True)
@@ -71,18 +76,16 @@ class SyntheticView:
     titles: list[str]  # n
     top_index: npt.NDArray[np.int64]  # (M, L, top) items by falling probability, ties in catalogue order
     top_probability: npt.NDArray[np.float64]  # (M, L, top)
-    hard: npt.NDArray[np.int64]  # (M, L) one item per position, without repeats in a sequence
-    hard_probability: npt.NDArray[np.float64]  # (M, L) the probability of `hard`
     goals: Goals | None = None  # what is predicted after each position; None where that is the next position
     lengths: npt.NDArray[np.int64] | None = None  # (M,) positions of each sequence, where they are not all L
 
     def positions(self, user: int) -> int:
         """How many positions the sequence of `user` has."""
-        return int(self.hard.shape[1] if self.lengths is None else self.lengths[user])
+        return int(self.top_index.shape[1] if self.lengths is None else self.lengths[user])
 
 
 def make_view(bundle: BundleLike, top: int) -> SyntheticView:
-    """Read the `top` likeliest items of every position from `bundle`, and its hard sequences, or its real ones.
+    """Read the `top` likeliest items of every position from `bundle`, or its real sequences.
 
     Raises FosterError unless 1 ≤ top ≤ n, and for probabilities that are not finite.
     """
@@ -91,54 +94,46 @@ def make_view(bundle: BundleLike, top: int) -> SyntheticView:
     n = len(bundle.item_ids)
     if not 1 <= top <= n:
         raise FosterError(f"--top {top}: this bundle has {n} items", f"give 1 to {n}")
+    ids, titles = [encodable(i) for i in bundle.item_ids], [encodable(t) for t in bundle.titles]
     if bundle.windows is not None:
-        return _real_view(bundle, bundle.windows)
-    index, probability, hard, hard_probability = [], [], [], []
-    goals = []
-    user = 0
+        items = bundle.windows.items[..., None]
+        return SyntheticView(ids, titles, items, np.ones(items.shape), lengths=bundle.windows.lengths)
+    reads, goals = [], []
+    for p, g in blocks(bundle):
+        reads.append(_likeliest(p, top))
+        if g is not None:
+            goals.append(_likeliest(g, top))
+    index, probability = (np.stack(part) for part in zip(*reads, strict=True))
+    own = Goals(*(np.stack(part) for part in zip(*goals, strict=True))) if goals else None
+    return SyntheticView(ids, titles, index, probability, own)
+
+
+Block = tuple["npt.NDArray[np.float64]", "npt.NDArray[np.float64] | None"]
+
+
+def blocks(bundle: BundleLike) -> Iterator[Block]:
+    """For each of the M synthetic users what is read (L, n), and its goals (L, n) where it has some of its own.
+
+    Raises FosterError for probabilities that are not finite, and where there is no user.
+    """
+    n, user = len(bundle.item_ids), 0
     while True:
-        block = bundle.probabilities(slice(user, user + 1))
-        if block.shape[0] == 0:
+        rows = slice(user, user + 1)
+        read = bundle.probabilities(rows)
+        if read.shape[0] == 0:
             break
-        p = _checked(block, user, n)
-        best = [_best(row, max(top, min(len(p), n))) for row in p]
-        index.append(np.stack([b[:top] for b in best]))
-        probability.append(np.take_along_axis(p, index[-1], axis=1))
-        hard.append(_hard(best, n))
-        hard_probability.append(p[np.arange(len(p)), hard[-1]])
-        if bundle.own_goals:
-            g = _checked(bundle.goals(slice(user, user + 1)), user, n)
-            likeliest = np.stack([_best(row, top) for row in g])
-            new = np.array([_unread(row, hard[-1][: t + 1]) for t, row in enumerate(g)], dtype=np.int64)
-            goals.append((likeliest, np.take_along_axis(g, likeliest, axis=1), new, g[np.arange(len(g)), new]))
+        yield _checked(read, user, n), _checked(bundle.goals(rows), user, n) if bundle.own_goals else None
         user += 1
-    if not index:
+    if user == 0:
         raise FosterError("the bundle holds no synthetic users", "distil again: this bundle is damaged")
-    return SyntheticView(
-        item_ids=[_encodable(i) for i in bundle.item_ids],
-        titles=[_encodable(t) for t in bundle.titles],
-        top_index=np.stack(index),
-        top_probability=np.stack(probability),
-        hard=np.stack(hard),
-        hard_probability=np.stack(hard_probability),
-        goals=Goals(*(np.stack(part) for part in zip(*goals, strict=True))) if goals else None,
-    )
 
 
-def _real_view(bundle: BundleLike, windows: Windows) -> SyntheticView:
-    """M real sequences, as they are: repeats stay, and a position lists no more than its one item."""
+def _likeliest(p: npt.NDArray[np.float64], top: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """(L, n) -> (L, top) items by falling probability, and their probabilities."""
     import numpy as np
 
-    ones = np.ones(windows.items.shape)
-    return SyntheticView(
-        item_ids=[_encodable(i) for i in bundle.item_ids],
-        titles=[_encodable(t) for t in bundle.titles],
-        top_index=windows.items[..., None],
-        top_probability=ones[..., None],
-        hard=windows.items,
-        hard_probability=ones,
-        lengths=windows.lengths,
-    )
+    index = np.stack([best(row, top) for row in p])
+    return index, np.take_along_axis(p, index, axis=1)
 
 
 def _checked(block: torch.Tensor, user: int, n: int) -> npt.NDArray[np.float64]:
@@ -159,41 +154,10 @@ def _checked(block: torch.Tensor, user: int, n: int) -> npt.NDArray[np.float64]:
     return p
 
 
-def _best(p: npt.NDArray[np.float64], k: int) -> npt.NDArray[np.int64]:
+def best(p: npt.NDArray[np.float64], k: int) -> npt.NDArray[np.int64]:
     """(k,) the positions of the k largest of p (n,), falling; ties in order of position."""
     import numpy as np
 
     kth = np.partition(p, len(p) - k)[len(p) - k]
     at = np.flatnonzero(p >= kth)
     return np.asarray(at[np.argsort(-p[at], kind="stable")][:k], dtype=np.int64)
-
-
-def _hard(best: list[npt.NDArray[np.int64]], n: int) -> npt.NDArray[np.int64]:
-    """(L,) per position the likeliest item not used before; once all n are used, all may be used again."""
-    import numpy as np
-
-    chosen: list[int] = []
-    used: set[int] = set()
-    for items in best:
-        if len(used) == n:
-            used.clear()
-        item = next(int(i) for i in items if int(i) not in used)
-        used.add(item)
-        chosen.append(item)
-    return np.array(chosen, dtype=np.int64)
-
-
-def _unread(p: npt.NDArray[np.float64], read: npt.NDArray[np.int64]) -> int:
-    """The likeliest item of p (n,) that is not in `read`; of all items where `read` holds every one."""
-    best = _best(p, min(len(p), len(read) + 1))
-    return next((int(i) for i in best if i not in read), int(best[0]))
-
-
-def _encodable(text: str) -> str:
-    """`text` with lone surrogates, which no UTF-8 file can hold, replaced by `?`."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def short(probability: float) -> float:
-    """`probability` to 9 significant digits: what a float32 needs to be read back exactly."""
-    return float(f"{probability:.9g}")

@@ -51,13 +51,14 @@ def batches(windows: Windows, size: int, rng: np.random.Generator) -> list[np.nd
 @dataclass(frozen=True)
 class RealBatch:
     """A batch on the device. `unique` (u,) items; `inputs`, `targets` (B, l) index into it; `valid` (B, l) bool;
-    `negatives` (K,) index into `unique`, or (P,) for BCE, one per valid position."""
+    `negatives` (K,) index into `unique`, or (P,) for BCE, one per valid position (`per_position`)."""
 
     unique: Tensor
     inputs: Tensor
     targets: Tensor
     valid: Tensor
     negatives: Tensor
+    per_position: bool = False
 
 
 def real_batch(
@@ -77,7 +78,7 @@ def real_batch(
     def on(x: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(x)).to(device)
 
-    return RealBatch(on(unique), on(place[:, :-1]), on(place[:, 1:]), on(valid), on(index[count:]))
+    return RealBatch(on(unique), on(place[:, :-1]), on(place[:, 1:]), on(valid), on(index[count:]), per_position)
 
 
 def real_outputs(model: Recommender, batch: RealBatch) -> tuple[Tensor, Tensor]:

@@ -82,6 +82,9 @@ def test_what_is_written(done: Path) -> None:
         assert row["rate"] == float(best)
         assert row["select_seconds"] > 0 and row["select_peak_mb"] > 0 and row["train_seconds"] > 0
         assert len(row["R@10"]["seeds"]) == 2
+    full = found["rows"]["full"]
+    assert set(full["valid_by_rate"]) == {"0.001", "0.01"}
+    assert full["rate"] == float(max(full["valid_by_rate"], key=full["valid_by_rate"].get))
     lines = list(csv.DictReader((done / "compare.csv").read_text(encoding="utf-8").splitlines()))
     assert [line["row"] for line in lines] == list(found["rows"])
     for line in lines:
@@ -106,6 +109,31 @@ def test_the_second_run_trains_nothing(
     code, out, err = foster("compare", *options)
     assert code == 0, err
     assert "paired differences" in out and "kcenter" in out and str(done.relative_to(Path.cwd())) in out
+
+
+def test_all_the_data_train_at_the_rate_that_validation_chose(
+    foster: Call, folder: Path, shop: Path, mean_encoder: Path
+) -> None:
+    """Beside `foster distill`'s own teacher at either rate: validation picks the better, the row has its ranks."""
+    found, teacher = {}, {}
+    for rates in ("1e-3", "1e-2", "1e-3,1e-2"):
+        out = folder / f"full-{rates}"
+        code, _, err = foster(
+            "compare", shop, "--methods", "random", *SIZE, "--rates", "1e-3", "--seeds", "1", "--full-rates", rates,
+            "--encoder", mean_encoder, "--out", out,
+        )  # fmt: skip
+        assert code == 0, err
+        found[rates] = json.loads((out / "compare.json").read_text(encoding="utf-8"))["rows"]["full"]
+    for rate in ("1e-3", "1e-2"):
+        code, _, err = foster("distill", shop, "--method", "random", *SIZE[:8], "--lr", rate, "--width", "8",
+                              "--encoder", mean_encoder, "--out", folder / f"lr-{rate}")  # fmt: skip
+        assert code == 0, err
+        teacher[rate] = foster_cli.load(folder / f"lr-{rate}").manifest["metrics"]["full_valid_R@10"]
+    assert list(found["1e-3,1e-2"]["valid_by_rate"].values()) == pytest.approx(list(teacher.values()), rel=1e-12)
+    best = max(teacher, key=lambda rate: teacher[rate])
+    assert found["1e-3,1e-2"]["rate"] == float(best)
+    assert found["1e-3,1e-2"]["R@10"] == found[best]["R@10"]
+    assert found["1e-3"]["R@10"] != found["1e-2"]["R@10"]  # else this says nothing
 
 
 def test_an_interruption_loses_nothing(
@@ -194,7 +222,8 @@ def test_one_method_as_distill_and_eval_give_it(
 
 def test_items_by_id_and_another_rate_are_other_cells(foster: Call, folder: Path, shop: Path) -> None:
     """No encoder is read: text similarity is left out with a note. Bundle and common rows are not made again."""
-    common = (shop, "--methods", "random", *SIZE, "--seeds", "1", "--items", "id", "--encoder", folder / "none")
+    common = (shop, "--methods", "random", *SIZE, "--seeds", "1", "--items", "id", "--encoder", folder / "none",
+              "--full-rates", "1e-3")  # fmt: skip
     code, text, err = foster("compare", *common, "--rates", "1e-3", "--out", folder / "ids", "--json")
     assert code == 0, err
     assert "row text_similarity is left out" in err
@@ -209,10 +238,11 @@ def test_items_by_id_and_another_rate_are_other_cells(foster: Call, folder: Path
 
 def test_every_option_arrives(foster: Call, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from foster_cli.evaluate import table
+    from foster_cli.evaluate.plan import Plan
 
-    plans: list[table.Plan] = []
+    plans: list[Plan] = []
 
-    def stop(plan: table.Plan, *_: object) -> None:
+    def stop(plan: Plan, *_: object) -> None:
         plans.append(plan)
         raise FosterError("enough", "stop here")
 
@@ -230,15 +260,18 @@ def test_every_option_arrives(foster: Call, shop: Path, tmp_path: Path, monkeypa
     assert foster("compare", shop, "--items", "id", "--k-core", "2", "--out", tmp_path / "x")[0] == 2
     a, b = plans
     assert (a.config.budget, a.config.length, a.config.steps, a.config.draws) == (7, 9, 11, 3)
-    assert (a.model.width, a.model.encoder, a.model.backbone) == (32, "tinybert", "gru4rec")
-    assert (a.model.train_layers, a.model.precision, a.train.epochs) == ("2", "bf16", 4)
+    model = a.models[""]
+    assert (model.width, model.encoder, model.backbone) == (32, "tinybert", "gru4rec")
+    assert (model.train_layers, model.precision, a.train.epochs) == ("2", "bf16", 4)
     assert (a.student.items_per_step, a.student.steps) == (None, 33)
-    assert (a.seeds, a.rates, a.ks, a.methods) == (5, (1e-4, 1e-5), (1, 3), ("kcenter", "rollout"))
+    assert (a.seeds, a.rates, a.ks) == (5, (1e-4, 1e-5), (1, 3))
+    assert [v.name for v in a.variants] == ["kcenter", "rollout"] and (a.split, a.publish) == ("test", True)
     assert (a.device.type, a.use_cache, str(a.out)) == ("cpu", False, "runs/raw-compare-b7")
     assert (a.prepare.user_column, a.prepare.text_columns, a.prepare.k_core) == ("who", ("name",), 2)
     assert a.prepare.split_column == "none" and a.paths == [str(tmp_path / "raw.csv")]
-    assert (b.model.items, b.out, b.use_cache, b.seeds, b.ks) == ("id", tmp_path / "x", True, 3, (10, 20))
-    assert "td3" not in b.methods and {"foster", "random", "kcenter", "rollout"} <= set(b.methods)
+    assert (b.models[""].items, b.out, b.use_cache, b.seeds, b.ks) == ("id", tmp_path / "x", True, 3, (10, 20))
+    names = {v.name for v in b.variants}
+    assert "td3" not in names and {"foster", "random", "kcenter", "rollout"} <= names
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
-COMMANDS = ("preprocess", "sample", "distill", "eval", "compare", "export", "doctor", "demo")
+COMMANDS = (
+    "preprocess", "sample", "distill", "eval", "compare", "ablate", "sweep", "report", "export", "doctor", "build-ext",
+    "demo",
+)  # fmt: skip
 HEAVY = ("torch", "transformers", "pandas", "pyarrow", "sklearn", "numpy")
 CODE = """
 import sys

@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,8 @@ from foster_cli.evaluate.compare import Row, summarise
 from foster_cli.evaluate.compare import Test as Held  # a name that pytest does not collect
 from foster_cli.evaluate.formats import md_escape, metrics, tex_escape, to_csv, to_md, to_tex
 from foster_cli.evaluate.metrics import Bootstrap
-from foster_cli.evaluate.table import Plan, Shrunk, choose_rate, method_settings, pairs
+from foster_cli.evaluate.plan import Plan, method_variant
+from foster_cli.evaluate.table import Shrunk, choose_rate, pairs
 from foster_cli.runtime import stream_seed
 
 
@@ -158,18 +161,11 @@ def test_a_row_comes_back_from_its_cells() -> None:
 # the choice of a rate
 
 
-class _Named:
-    """A bundle's folder with sums, which is all that names its content."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        (path / "SHA256SUMS").write_text("0  windows.safetensors\n1  bundle.json\n")
-
-
 def _plan(rates: tuple[float, ...], out: Path, data: Any) -> Plan:
+    config, student = DistillConfig(), StudentConfig()
     return Plan(
-        data, [], PrepareSettings(), ModelConfig(items="id"), TrainConfig(), DistillConfig(), StudentConfig(),
-        ("random",), rates, 1, (10,), torch.device("cpu"), out,
+        data, [], PrepareSettings(), {"": ModelConfig(items="id")}, TrainConfig(), config, student,
+        (method_variant("random", config, student),), rates, 1, (10,), torch.device("cpu"), out,
     )  # fmt: skip
 
 
@@ -183,8 +179,9 @@ def _choose(values: dict[float, float | None], tmp_path: Path, setting: Any, mon
 
     monkeypatch.setattr(table, "train_on", train_on)
     plan = _plan(tuple(values), tmp_path, setting.data)
-    shrunk = Shrunk(_Named(tmp_path), {})  # type: ignore[arg-type]
-    return choose_rate(plan, Cells(tmp_path / "cells", SILENT), setting, "random", shrunk, SILENT)
+    (tmp_path / "SHA256SUMS").write_text("0  windows.safetensors\n1  bundle.json\n")
+    shrunk = Shrunk(plan.variants[0], tmp_path, {}, {})
+    return choose_rate(plan, Cells(tmp_path / "cells", SILENT), setting, shrunk, SILENT)
 
 
 @pytest.mark.parametrize(
@@ -217,13 +214,14 @@ def test_one_rate_is_no_choice(tmp_path: Path, setting: Any, monkeypatch: pytest
 def test_what_a_method_does_not_read_decides_no_cell() -> None:
     config, student = DistillConfig(budget=7, length=9, steps=3, draws=2), StudentConfig(steps=5)
     for name, method in METHODS.items():
-        a = method_settings(name, config, student)
-        assert (a[0].draws == 2) == (name in ("foster", "rollout"))
-        b = method_settings(name, replace(config, steps=4), replace(student, steps=6))
-        assert (a[0].budget, a[0].length) == (7, 9)
-        assert (a[0] == b[0]) == (method.real or name == "rollout")
-        assert (a[1] == b[1]) == method.real
-    td3 = method_settings("td3", config, student)[0]
+        a = method_variant(name, config, student)
+        assert (a.name, a.cell, a.method, a.model, a.real) == (name, name, name, "", method.real)
+        assert (a.config.draws == 2) == (name in ("foster", "rollout"))
+        b = method_variant(name, replace(config, steps=4), replace(student, steps=6))
+        assert (a.config.budget, a.config.length) == (7, 9)
+        assert (a.config == b.config) == (method.real or name == "rollout")
+        assert (a.student == b.student) == method.real
+    td3 = method_variant("td3", config, student).config
     assert (td3.init, td3.targets, td3.mix, td3.items_per_step, td3.rank_user) == ("random", "next", False, None, 7)
 
 
@@ -310,3 +308,53 @@ def test_escapes(name: str) -> None:
 
 def test_the_json_is_json() -> None:
     json.dumps(_found(HOSTILE[0]), allow_nan=False)
+
+
+# what names a cell
+
+
+class _Recorded(Cells):
+    """Cells that are made of nothing; `names` hears where each would lie."""
+
+    names: list[str] = []  # noqa: RUF012
+
+    def cell(self, name: str, fields: dict[str, Any], make: Any) -> Cell:
+        self.names.append(self.path(name, fields).name)
+        record = {"valid": 0.1, "coverage": 0.1, "train_seconds": 1.0, "peak_mb": 1.0, "chosen": None}
+        return Cell(record, np.array([1.0]))
+
+    def bundle(self, name: str, fields: dict[str, Any], make: Any) -> Any:
+        self.names.append(self.path(name, fields).name)
+        return SimpleNamespace(path=self.folder, manifest={})
+
+
+def test_what_decides_a_cell_decides_its_name(dataset_of: Callable[..., Any], tmp_path: Path) -> None:
+    """Every cell has a name of its own; another split or rate of the full data gives the cells it concerns others."""
+    (tmp_path / "SHA256SUMS").write_text("0  windows.safetensors\n1  bundle.json\n")
+    config, student = DistillConfig(), StudentConfig()
+    plan = Plan(
+        dataset_of([(0, 0, 0), (0, 1, 0), (1, 0, 0), (1, 1, 0)], 2, ["a", "b"]), [], PrepareSettings(),
+        {"": ModelConfig(items="id")}, TrainConfig(), config, student,
+        tuple(method_variant(m, config, student) for m in ("foster", "random", "rollout", "td3")), (1e-3, 3e-3), 1,
+        (20, 10), torch.device("cpu"), tmp_path,
+    )  # fmt: skip
+    base = plan.fields()
+
+    def names(split: str, full: float) -> list[str]:
+        own = replace(plan, split=split)
+        cells, setting, held = _Recorded(tmp_path, SILENT), SimpleNamespace(source=None), _held([0])
+        cells.names.clear()
+        for variant in own.variants:
+            shrunk = choose_rate(own, cells, setting, table.shrink(own, cells, base, variant, SILENT), SILENT)  # type: ignore[arg-type]
+            table.variant_row(own, cells, setting, held, shrunk, SILENT)  # type: ignore[arg-type]
+        table.common_rows(own, cells, {"": setting}, held, {"": base}, {"": (full, {})}, SILENT)  # type: ignore[dict-item]
+        return list(cells.names)
+
+    plain = names("test", 1e-3)
+    assert len(set(plain)) == len(plain) == 4 * 4 + 4
+    assert names("test", 1e-3) == plain
+    changed = [a.rsplit("-", 1)[0] for a, b in zip(plain, names("test", 3e-3), strict=True) if a != b]
+    assert changed == ["full-s0"]
+    changed = [a.rsplit("-", 1)[0] for a, b in zip(plain, names("valid", 1e-3), strict=True) if a != b]
+    assert changed == ["foster-s0", "random-s0", "rollout-s0", "td3-s0", "full-s0", "untrained-s0", "popularity-s0",
+                       "text_similarity-s0"]  # fmt: skip

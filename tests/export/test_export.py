@@ -8,9 +8,10 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,11 @@ from foster_cli.console import Console
 from foster_cli.errors import FosterError
 from foster_cli.export import FORMATS, get_format
 from foster_cli.export.csv import safe_cell
+from foster_cli.export.hard import make_hard
+from foster_cli.export.job import Job
 from foster_cli.export.view import make_view
+
+FILES = sorted(name for name, f in FORMATS.items() if not f.folder)
 
 HOSTILE = [
     'He said "hi, there',
@@ -57,6 +62,7 @@ class FakeBundle:
     p: torch.Tensor
     g: torch.Tensor | None = None
     windows: None = None
+    manifest: dict[str, Any] = field(default_factory=dict)
 
     @property
     def own_goals(self) -> bool:
@@ -80,7 +86,7 @@ def fake(users: int = 3, length: int = 6, titles: list[str] | None = None, seed:
 
 def exported(bundle: FakeBundle, name: str, top: int) -> bytes:
     file = io.BytesIO()
-    get_format(name).write(make_view(bundle, top), file, top)
+    get_format(name).write(Job(bundle, top=top), file)
     return file.getvalue()
 
 
@@ -104,17 +110,18 @@ def test_view_against_numpy(top: int) -> None:
     order = np.argsort(-p, axis=-1, kind="stable")[..., :top]
     np.testing.assert_array_equal(view.top_index, order)
     np.testing.assert_array_equal(view.top_probability, np.take_along_axis(p, order, -1))
+    hard = make_hard(bundle)
     for user in range(len(p)):
-        assert view.hard[user].tolist() == greedy(p[user])
-        assert len(set(view.hard[user])) == p.shape[1], "no repeats"
-        np.testing.assert_array_equal(view.hard_probability[user], p[user, np.arange(6), view.hard[user]])
+        assert hard.items[user].tolist() == greedy(p[user])
+        assert len(set(hard.items[user])) == p.shape[1], "no repeats"
+        np.testing.assert_array_equal(hard.probability[user], p[user, np.arange(6), hard.items[user]])
 
 
 def test_ties_in_catalogue_order_and_short_catalogues() -> None:
     bundle = FakeBundle(["a", "b", "c"], ["A", "B", "C"], torch.full((1, 5, 3), 1 / 3))
     view = make_view(bundle, 2)
     assert view.top_index.tolist() == [[[0, 1]] * 5]
-    assert view.hard.tolist() == [[0, 1, 2, 0, 1]], "after all three items they may come again"
+    assert make_hard(bundle).items.tolist() == [[0, 1, 2, 0, 1]], "after all three items they may come again"
 
 
 @pytest.mark.parametrize("top", [0, -1, len(HOSTILE) + 1])
@@ -219,9 +226,9 @@ def test_any_text_is_read_back(ids: list[str], data: st.DataObject) -> None:
     length = data.draw(st.integers(1, len(ids)))
     bundle = fake(2, length, titles, seed=len(ids))
     bundle.item_ids = ids
-    view = make_view(bundle, 2)
-    want_ids = [safe_cell(ids[i]) for i in view.hard.ravel()]
-    want_titles = [safe_cell(titles[i]) for i in view.hard.ravel()]
+    view, hard = make_view(bundle, 2), make_hard(bundle)
+    want_ids = [safe_cell(ids[i]) for i in hard.items.ravel()]
+    want_titles = [safe_cell(titles[i]) for i in hard.items.ravel()]
 
     raw = exported(bundle, "csv", 2)
     rows = csv_rows(raw)
@@ -238,18 +245,18 @@ def test_any_text_is_read_back(ids: list[str], data: st.DataObject) -> None:
     assert table["item_id"].to_pylist() == [ids[i] for i in view.top_index.ravel()]
 
 
-@pytest.mark.parametrize("name", sorted(FORMATS))
+@pytest.mark.parametrize("name", ["csv", "jsonl", "parquet", "alpaca", "chat"])
 def test_lone_surrogates_become_question_marks(name: str) -> None:
     bundle = fake(1, 2, ["a\ud800", "b"])
     assert b"a?" in exported(bundle, name, 2)
 
 
 def test_formats() -> None:
-    assert list(FORMATS) == ["jsonl", "parquet", "csv"]
+    assert list(FORMATS)[:4] == ["jsonl", "parquet", "torch", "csv"]
     assert get_format("JSONL") is FORMATS["jsonl"]
-    with pytest.raises(FosterError, match=r"did you mean jsonl.*jsonl, parquet, csv"):
+    with pytest.raises(FosterError, match=r"did you mean jsonl.*jsonl, parquet, torch, csv"):
         get_format("json")
-    with pytest.raises(FosterError, match="formats are jsonl, parquet, csv"):
+    with pytest.raises(FosterError, match="formats are jsonl, parquet, torch, csv"):
         get_format("xyz")
 
 
@@ -270,7 +277,7 @@ def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     for name, attributes in (
         ("foster_cli.bundle", {"load": lambda path: fake()}),
-        ("foster_cli.commands.common", {"resolve_bundle": resolve_bundle}),
+        ("foster_cli.commands.common", {"resolve_bundle": resolve_bundle, "bundle_data": None}),
     ):
         module = ModuleType(name)
         vars(module).update(attributes)
@@ -290,7 +297,7 @@ def test_default_goes_into_the_bundle(run_dir: Path, capsys: pytest.CaptureFixtu
 
 
 def test_format_follows_the_ending_of_out(run_dir: Path, tmp_path: Path) -> None:
-    command(bundle=run_dir, format=None, out=tmp_path / "x.csv", top=3, json=False)
+    command(bundle=run_dir, format=None, out=tmp_path / "x.csv", json=False)
     assert (tmp_path / "x.csv").read_text("utf-8").startswith("synthetic_user,position,item_id")
     command(bundle=run_dir, format=None, out=tmp_path / "x.txt", top=3, json=False)
     assert json.loads((tmp_path / "x.txt").read_text("utf-8").splitlines()[0])["position"] == 0
@@ -304,9 +311,9 @@ def test_json_event(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert (event["synthetic_users"], event["positions"], event["top"]) == (3, 6, 2)
 
 
-@pytest.mark.parametrize("name", sorted(FORMATS))
+@pytest.mark.parametrize("name", FILES)
 def test_stdout_carries_nothing_else(run_dir: Path, name: str, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    command(bundle=None, format=name, out=Path("-"), top=2, json=True)
+    command(bundle=None, format=name, out=Path("-"), top=2 if FORMATS[name].lists else None, json=True)
     printed = capfdbinary.readouterr()
     assert printed.out == exported(fake(), name, 2)
     assert b"standard output" in printed.err
@@ -332,10 +339,10 @@ def test_goals_of_their_own_stand_beside_what_is_read() -> None:
     rng = np.random.default_rng(3)
     read, goal = (torch.from_numpy(rng.dirichlet(np.ones(7), (2, 3)).astype(np.float32)) for _ in range(2))
     ids = [f"i{k}" for k in range(7)]
-    view = make_view(FakeBundle(ids, [f"=t{k}" for k in range(7)], read, goal), 4)
-    files = {name: io.BytesIO() for name in FORMATS}
+    job = Job(FakeBundle(ids, [f"=t{k}" for k in range(7)], read, goal), top=4)
+    files = {name: io.BytesIO() for name in ("jsonl", "csv", "parquet")}
     for name, file in files.items():
-        FORMATS[name].write(view, file, 4)
+        FORMATS[name].write(job, file)
     lines = [json.loads(line) for line in files["jsonl"].getvalue().splitlines()]
     hard = list(csv.DictReader(io.StringIO(files["csv"].getvalue().decode())))
     table = pq.read_table(io.BytesIO(files["parquet"].getvalue())).to_pandas()
@@ -377,16 +384,17 @@ class B:
 bundle.load = lambda path: B()
 common = types.ModuleType("foster_cli.commands.common")
 common.resolve_bundle = lambda bundle, console: bundle
+common.bundle_data = None
 sys.modules["foster_cli.bundle"], sys.modules["foster_cli.commands.common"] = bundle, common
 from foster_cli.commands.export import command
-command(bundle=Path("."), format=sys.argv[1], out=Path("-"), top=int(sys.argv[2]), json=False)
+command(bundle=Path("."), format=sys.argv[1], out=Path("-"), top=int(sys.argv[2]) or None, json=False)
 """
 
 
 @pytest.mark.parametrize(("name", "flags"), [("jsonl", []), ("csv", ["-u"]), ("parquet", [])])
 def test_a_closed_pipe_ends_quietly(name: str, flags: list[str]) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
-    writer = [sys.executable, *flags, "-c", PIPED, name, "300" if name == "parquet" else "20"]
+    writer = [sys.executable, *flags, "-c", PIPED, name, {"parquet": "300", "jsonl": "20", "csv": "0"}[name]]
     process = subprocess.Popen(writer, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
     assert process.stdout is not None and process.stderr is not None
     process.stdout.read(10)

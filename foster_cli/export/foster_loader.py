@@ -1,0 +1,108 @@
+"""Reads a folder that `foster export --format torch` wrote. Needs torch and safetensors, and nothing else.
+
+    synthetic = load("FOLDER")                       # or load(), where this file lies in it
+    for batch in synthetic.batches(steps=600, seed=0):
+        read = batch.inputs @ embed(batch.read_items)       # (B, l, d): your own embeddings of these items
+        scores = model(read) @ embed(batch.items).T         # (B, l, s)
+        loss = -(batch.targets * scores.log_softmax(-1)).sum(-1).mean()
+
+The batches are those of foster's own `Bundle.batches` with the same seed, bit for bit on the CPU. Apache-2.0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file
+
+
+class Batch(NamedTuple):
+    """One step's data, B sequences of l positions; items are positions in `Synthetic.item_ids`.
+
+    `items` (s,) and `targets` (B, l, s): what is to be predicted after each position, a distribution over `items`.
+    `read_items` (r,) and `inputs` (B, l, r): what is read there, a distribution over `read_items`.
+    """
+
+    items: torch.Tensor
+    targets: torch.Tensor
+    read_items: torch.Tensor
+    inputs: torch.Tensor
+
+
+class Synthetic(NamedTuple):
+    """The synthetic set. Q (M, rows, d) and V (n, d): softmax(Q V^T) are its distributions over the n items.
+
+    With `own`, the first half of the rows is read, over the items `reads`, and the other half is to be predicted; else
+    each row is the goal of the one before it. With `mix`, that many users are mixed from the M at every step.
+    `factors`: U, T and G, of which Q is the Tucker product.
+    """
+
+    Q: torch.Tensor
+    V: torch.Tensor
+    factors: dict[str, torch.Tensor]
+    reads: torch.Tensor | None
+    own: bool
+    mix: int
+    learning_rate: float
+    item_ids: list[str]
+    titles: list[str]
+
+    def parts(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is read and what is to be predicted, (M, l, d) each."""
+        if self.own:
+            half = self.Q.shape[1] // 2
+            return self.Q[:, :half], self.Q[:, half:]
+        return self.Q[:, :-1], self.Q[:, 1:]
+
+    def batches(self, steps: int, seed: int = 0, items_per_step: int | None = 2048) -> Iterator[Batch]:
+        """`steps` batches, each over a fresh uniform draw of the items (None: all of them), users freshly mixed."""
+        digest = hashlib.sha256(f"{seed}:student".encode()).digest()
+        rng = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        n = len(self.item_ids)
+        read, goal = self.parts()
+        for _ in range(steps):
+            whole = items_per_step is None or items_per_step >= n
+            items = torch.arange(n) if whole else torch.randperm(n, generator=rng)[:items_per_step]
+            weights = self._draw(rng)
+            over = items if self.reads is None else self.reads
+            inputs = _mixed(weights, torch.softmax(read @ self.V[over].T, dim=-1))
+            targets = torch.softmax(_mixed(weights, goal) @ self.V[items].T, dim=-1)
+            yield Batch(items, targets, over, inputs)
+
+    def _draw(self, rng: torch.Generator) -> torch.Tensor | None:
+        """Weights (mix, M): each mixed user lies between two of the M."""
+        if self.mix == 0:
+            return None
+        M = len(self.Q)
+        row = torch.arange(self.mix)
+        first = row % M
+        second = (first + torch.randint(1, max(M, 2), (self.mix,), generator=rng)) % M
+        share = torch.rand(self.mix, generator=rng)
+        weights = torch.zeros(self.mix, M)
+        weights[row, first] += share
+        weights[row, second] += 1.0 - share
+        return weights
+
+
+def _mixed(weights: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
+    return x if weights is None else torch.einsum("bm,mld->bld", weights, x)
+
+
+def load(folder: str | Path = Path(__file__).parent) -> Synthetic:
+    """The synthetic set in `folder`. Raises ValueError for a folder of another format."""
+    folder = Path(folder)
+    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    if settings["format"] != 1:
+        raise ValueError(f"{folder}: format {settings['format']}, this loader reads 1")
+    named = json.loads((folder / "items.json").read_text(encoding="utf-8"))
+    tensors = load_file(folder / "tensors.safetensors")
+    Q, V, reads = tensors.pop("Q"), tensors.pop("V"), tensors.pop("reads", None)
+    return Synthetic(
+        Q, V, tensors, reads, bool(settings["own"]), int(settings["mix"]), float(settings["learning_rate"]),
+        named["item_ids"], named["titles"],
+    )  # fmt: skip

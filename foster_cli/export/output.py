@@ -1,0 +1,97 @@
+"""Where an export goes: a file, a folder or standard output; whole, or not at all.
+
+In: a format, a job and a target. Out: the target, written beside and renamed. A folder that stands there already is
+replaced only where an export wrote it, which its `foster-export.json` says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foster_cli.errors import FosterError
+from foster_cli.runtime import writing, writing_dir
+
+if TYPE_CHECKING:
+    from foster_cli.export import Format
+    from foster_cli.export.job import Job
+
+RECORD = "foster-export.json"
+
+
+def check_target(chosen: Format, target: Path, bundle: Path) -> None:
+    """Raise FosterError where writing `target` would destroy something."""
+    if not chosen.folder:
+        if target.is_dir():
+            raise FosterError(f"--out {target} is a folder", f"give a file, such as {target / chosen.default}")
+        inside = target.exists() and target.parent.resolve() == bundle.resolve()
+        if inside and not target.name.startswith("synthetic."):
+            raise FosterError(f"--out {target} is a file of the bundle itself", "give another name")
+        return
+    if target.name in ("", ".."):
+        raise FosterError(f"--out {target}: {chosen.name} names a folder", f"give a name, such as {chosen.default}")
+    if target.exists() and not target.is_dir():
+        raise FosterError(f"--out {target} is a file, {chosen.name} writes a folder", "give another name")
+    if target.is_dir() and any(target.iterdir()) and not _written_here(target):
+        raise FosterError(f"--out {target}: a folder with other files", "give another name, or remove it first")
+
+
+def _written_here(folder: Path) -> bool:
+    """Whether an export wrote `folder`."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(record, dict) and "foster_export" in record
+
+
+def to_target(chosen: Format, job: Job, target: Path) -> None:
+    """Write the export to `target`."""
+    if not chosen.folder:
+        with writing(target) as temporary, temporary.open("wb") as file:
+            chosen.write(job, file)
+        return
+    with writing_dir(target) as folder:
+        chosen.write(job, folder)
+        record = json.dumps(job.record(chosen.name, chosen.hard), indent=1)
+        (folder / RECORD).write_text(record + "\n", encoding="utf-8")
+
+
+class _Stdout:
+    """Standard output in bytes. With `python -u` it is unbuffered and may take a part only: write on."""
+
+    def write(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            left = left[sys.stdout.buffer.write(left) :]
+
+
+def check_stdout(chosen: Format, measure: bool) -> None:
+    """Raise FosterError where standard output cannot take the format."""
+    if measure:
+        raise FosterError("--measure: prints a table, which --out - has no place for", "give --out FILE")
+    if chosen.folder:
+        raise FosterError(f"--out -: {chosen.name} writes a folder", "name one: --out FOLDER")
+    if sys.stdout is None:
+        raise FosterError("--out -: standard output is closed", "give --out FILE")
+    if chosen.binary and sys.stdout.isatty():
+        raise FosterError(f"{chosen.name} is binary and not for a terminal", "give --out FILE, or pipe it on")
+
+
+def to_stdout(chosen: Format, job: Job) -> bool:
+    """Write to standard output and nothing else there. False where the reader has gone (`| head`)."""
+    try:
+        chosen.write(job, _Stdout())
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        # What is still buffered would fail again when the interpreter closes stdout: let it go nowhere.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return False
+    except OSError as error:
+        raise FosterError(f"cannot write to standard output: {error.strerror}", "give --out FILE") from error
+    return True

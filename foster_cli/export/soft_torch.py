@@ -1,0 +1,41 @@
+"""A folder to train on the soft targets without foster: a bundle in, a loader and its tensors out.
+
+foster_loader.py         reads the folder; needs torch and safetensors alone (`export/foster_loader.py`)
+tensors.safetensors      Q (M, rows, d), V (n, d); U, T, G; reads (r,), where positions have goals of their own
+items.json               item_ids and titles, n each, in the order of V
+settings.json            learning_rate, and how Q is read: own, mix
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from foster_cli.errors import FosterError
+from foster_cli.export.text import encodable
+
+if TYPE_CHECKING:
+    from foster_cli.bundle import Bundle
+    from foster_cli.export.job import Job
+
+LOADER = Path(__file__).parent / "foster_loader.py"
+
+
+def write(job: Job, folder: Path) -> None:
+    """Write the four files. Raises FosterError for a coreset, which holds no soft targets."""
+    from foster_cli.runtime import save_tensors
+
+    bundle = cast("Bundle", job.bundle)
+    if bundle.windows is not None:
+        raise FosterError("--format torch: the bundle holds real sequences, no soft targets", "use --format csv or hf")
+    reading = bundle.reading
+    tensors = {"Q": bundle.Q, "V": bundle.V, **bundle.factors}
+    if reading.items is not None:
+        tensors["reads"] = reading.items
+    save_tensors(tensors, folder / "tensors.safetensors")
+    named = {"item_ids": [encodable(i) for i in bundle.item_ids], "titles": [encodable(t) for t in bundle.titles]}
+    (folder / "items.json").write_text(json.dumps(named), encoding="utf-8")
+    settings = {"format": 1, "learning_rate": bundle.learning_rate, "own": reading.own, "mix": reading.mix}
+    (folder / "settings.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    (folder / LOADER.name).write_bytes(LOADER.read_bytes())

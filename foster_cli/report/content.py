@@ -1,0 +1,110 @@
+"""What a report holds, before it is drawn: plain values, the same for the page and for the figures.
+
+Shapes: M sequences, L positions, n items; a chart has one x (p,) and series y (p,) with NaN where there is no value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Float = npt.NDArray[np.float64]
+Int = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart. `role`: real, synthetic, goal or other; it fixes colour and dash everywhere."""
+
+    label: str
+    y: Float
+    role: str = "synthetic"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines over one x. `levels`: horizontal lines (label, value). `marks`: points are drawn on the lines."""
+
+    key: str
+    title: str
+    x_label: str
+    y_label: str
+    x: Float
+    series: list[Series]
+    note: str = ""
+    log_x: bool = False
+    log_y: bool = False
+    levels: list[tuple[str, float]] = field(default_factory=list)
+    marks: bool = False
+
+
+@dataclass(frozen=True)
+class Position:
+    """What one position of a sequence holds: its likeliest items, and over how many items it is spread.
+
+    `items` and `probability` (top,), falling; `spread` = exp(entropy): 1 for one item alone, n for all alike.
+    """
+
+    items: Int
+    probability: Float
+    spread: float
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One synthetic user: what is read at each position, and (with goals of their own) what is predicted after it."""
+
+    read: list[Position]
+    goals: list[Position]
+
+
+@dataclass(frozen=True)
+class ItemMap:
+    """V in two dimensions. `items` (p,): those drawn; `xy` (p, 2): their places; `explained` (2,): shares of variance.
+
+    Every item that is the likeliest of some position is drawn. `total` is n.
+    """
+
+    items: Int
+    xy: Float
+    explained: Float
+    total: int
+
+
+@dataclass(frozen=True)
+class Results:
+    """The table of `foster eval`. `rows`: (name, mean/low/high per metric, other cells by their name)."""
+
+    metrics: list[str]
+    rows: list[tuple[str, dict[str, dict[str, float]], dict[str, str]]]
+    paired: list[tuple[str, dict[str, dict[str, float]]]]
+    title: str
+    notes: list[str]
+    share: float | None  # synthetic / full, in the first metric
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that is shown. `missing_*` say why a part is not there and what to do."""
+
+    name: str
+    path: str
+    method: str
+    real: bool  # the M sequences are real ones (a coreset)
+    own: bool  # positions have goals of their own
+    lead: str
+    tiles: list[tuple[str, str, str]]  # value, what it is, detail
+    facts: list[tuple[str, list[tuple[str, str]]]]
+    settings: list[tuple[str, list[tuple[str, str]]]]
+    results: Results | None
+    missing_results: str
+    curves: list[Chart]
+    missing_curves: str
+    popularity: list[Chart]
+    missing_real: str
+    map: ItemMap
+    sequences: list[Sequence]
+    titles: list[str]  # n, as they are: hostile
+    ids: list[str]  # n, as they are

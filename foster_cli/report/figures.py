@@ -1,0 +1,124 @@
+"""The figures of a report as files: the same charts, intervals and map, as PNG and SVG, drawn by matplotlib.
+
+In: a `Report` and a folder. Out: NAME.png (200 dpi) and NAME.svg per figure, each whole or not at all. The files of
+one matplotlib hold the same bytes for the same bundle: no dates, fixed ids. No title of an item is drawn, and text
+from outside is drawn as it is: `$` starts no formula.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foster_cli.errors import FosterError
+from foster_cli.report.content import Chart, ItemMap, Report, Results, Sequence
+from foster_cli.report.svg import tick_label
+from foster_cli.runtime import writing
+
+INSTALL = "pip install 'foster-cli[plot]'"
+#: Okabe and Ito's colours, as on the page.
+COLOURS = {"real": "#0072b2", "synthetic": "#d55e00", "goal": "#009e73", "other": "#5b616a"}
+#: matplotlib wants a dict of its own names, which differ between versions: untyped here.
+STYLE: Any = {
+    "figure.figsize": (4.8, 3.2), "figure.dpi": 100, "savefig.dpi": 200, "figure.constrained_layout.use": True,
+    "font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left", "axes.spines.top": False,
+    "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.color": "#e8e6e1",
+    "grid.linewidth": 0.6, "legend.frameon": False, "svg.fonttype": "none", "svg.hashsalt": "foster",
+    "text.parse_math": False,
+}  # fmt: skip
+
+
+def check_matplotlib() -> None:
+    """FosterError with the command that installs matplotlib, where it is missing."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise FosterError(f"--figures needs matplotlib ({error})", INSTALL) from error
+
+
+def write_figures(report: Report, folder: Path) -> list[Path]:
+    """Draw every figure into `folder`; the files written. FosterError without matplotlib, or for a full disk."""
+    check_matplotlib()
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    drawn: list[tuple[str, Callable[[Any], None]]] = []
+    if report.results is not None:
+        drawn.append(("result", partial(draw_intervals, results=report.results)))
+    drawn += [(c.key, partial(draw_chart, chart=c)) for c in (*report.curves, *report.popularity)]
+    drawn.append(("map", partial(draw_map, drawn=report.map, sequences=report.sequences, own=report.own)))
+    written = []
+    with matplotlib.rc_context(STYLE):
+        for name, draw in drawn:
+            figure = Figure(figsize=(6.4, 4.8) if name == "map" else None)
+            draw(figure.add_subplot())
+            for ending in ("png", "svg"):
+                target = folder / f"{name}.{ending}"
+                with writing(target) as temporary:
+                    metadata: dict[str, Any] = {"Date": None} if ending == "svg" else {"Software": None}
+                    figure.savefig(temporary, format=ending, metadata=metadata)
+                written.append(target)
+    return written
+
+
+def draw_chart(axis: Any, chart: Chart) -> None:
+    """The lines of a chart."""
+    for series in chart.series:
+        axis.plot(
+            chart.x, series.y, label=series.label, color=COLOURS[series.role], linewidth=1.4,
+            linestyle="--" if series.role == "goal" else "-", marker="o" if chart.marks else None, markersize=4,
+        )  # fmt: skip
+    for label, value in chart.levels:
+        axis.axhline(value, color=COLOURS["other"], linewidth=0.8, linestyle=":")
+        if label:
+            axis.annotate(
+                label, (1, value), (-2, 3), ("axes fraction", "data"), "offset points", ha="right", color="#5b616a"
+            )
+    axis.set(title=chart.title, xlabel=chart.x_label, ylabel=chart.y_label)
+    if chart.log_x:
+        axis.set_xscale("log")
+    if chart.log_y:
+        axis.set_yscale("log")
+    for scale, one in ((chart.log_x, axis.xaxis), (chart.log_y, axis.yaxis)):
+        if scale:  # matplotlib's own labels of powers are formulas, which are not parsed here
+            one.set_major_formatter(lambda value, _: tick_label(value))
+            one.set_minor_formatter(lambda value, _: "")
+    if len(chart.series) > 1:
+        axis.legend()
+
+
+def draw_intervals(axis: Any, results: Results) -> None:
+    """The first metric of every row with its 95 % interval."""
+    name = results.metrics[0]
+    for i, (_, values, _) in enumerate(results.rows):
+        value, colour = values[name], COLOURS["synthetic" if i == 0 else "real"]
+        axis.plot([value["low"], value["high"]], [i, i], color=colour, linewidth=1.6)
+        axis.plot(value["mean"], i, "o", color=colour, markersize=5)
+    axis.set_yticks(range(len(results.rows)), [label for label, _, _ in results.rows])
+    axis.invert_yaxis()
+    axis.grid(axis="y", visible=False)
+    axis.set(title="Result", xlabel=f"{name}, 95 % interval")
+
+
+def draw_map(axis: Any, drawn: ItemMap, sequences: list[Sequence], own: bool) -> None:
+    """The items, and the sequences through their likeliest items as they are read; the first one stands out."""
+    place = {int(item): xy for item, xy in zip(drawn.items, drawn.xy, strict=True)}
+    axis.scatter(*drawn.xy.T, s=3, color="#9aa3ad", alpha=0.5, linewidths=0, rasterized=True)
+    for i, sequence in reversed(list(enumerate(sequences))):
+        line = np.array([place[int(position.items[0])] for position in sequence.read])
+        first = i == 0
+        axis.plot(
+            *line.T, color=COLOURS["synthetic"], linewidth=1.4 if first else 0.5, alpha=1.0 if first else 0.2,
+            marker="o" if first else None, markersize=3.5,
+        )  # fmt: skip
+    shares = [f"{100 * share:.1f} %" for share in drawn.explained]
+    what = "what is read" if own else "their items"
+    axis.set(
+        title=f"Items by V's principal components, sequences through {what}",
+        xlabel=f"first component ({shares[0]} of the variance)", ylabel=f"second component ({shares[1]})",
+    )  # fmt: skip
+    axis.set_aspect("equal", "datalim")

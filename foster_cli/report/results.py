@@ -1,0 +1,101 @@
+"""The JSON of `foster eval` made into a table, after a look whether it is of this bundle.
+
+In: a file, or the bundle's own eval.json. Out: `Results`. Numbers are checked before anything is drawn.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from foster_cli.bundle import Bundle
+from foster_cli.errors import FosterError
+from foster_cli.report.content import Results
+
+#: Where `foster eval` keeps the evaluation of a bundle, inside of it.
+EVALUATION = "eval.json"
+NAMES = {
+    "synthetic": "synthetic", "full": "full data", "random": "random real", "untrained": "untrained",
+    "popularity": "popularity", "text_similarity": "text similarity",
+}  # fmt: skip
+
+
+def read_evaluation(bundle: Bundle, path: Path | None) -> dict[str, Any] | None:
+    """The evaluation in `path`, or the bundle's own; None where there is none. FosterError for another bundle's."""
+    source = path if path is not None else bundle.path / EVALUATION
+    if path is None and not source.is_file():
+        return None
+    again = f"make it with `foster eval {bundle.path} --out {source}`"
+    try:
+        found = json.loads(source.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FosterError(f"{source}: {error.strerror or error}", again) from error
+    except ValueError as error:
+        raise FosterError(f"{source}: no JSON ({error})", again) from error
+    try:
+        _check(found)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FosterError(f"{source}: not what foster eval writes ({type(error).__name__}: {error})", again) from error
+    made = bundle.manifest
+    same = found["data"]["hash"] == made["data"]["hash"] and found["method"] == made["method"]
+    if not same or any(found["settings"][part] != made[part] for part in ("train", "distill", "student")):
+        raise FosterError(f"{source}: the evaluation of another bundle than {bundle.path}", again)
+    return dict(found)
+
+
+def _check(found: dict[str, Any]) -> None:
+    """KeyError, TypeError or ValueError where something that is shown is not there or no finite number."""
+    for row in found["rows"].values():
+        values = [row[m][k] for m in metrics(found) for k in ("mean", "low", "high")]
+        values += [row["coverage"], row["train_seconds"], row["peak_mb"]]
+        _numbers(values)
+    for pair in found["paired"].values():
+        _numbers([pair[m][k] for m in metrics(found) for k in ("diff", "low", "high")])
+    int(found["cases"]), list(found["seeds"]), found["mask_seen"], found["backbone"]["evaluated"]
+    found["data"]["hash"], found["method"], found["settings"].keys()
+    if not found["rows"]:
+        raise ValueError("no rows")
+
+
+def _numbers(values: list[Any]) -> None:
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"{value!r} is no finite number")
+
+
+def metrics(found: dict[str, Any]) -> list[str]:
+    """The metrics of the first row, in its order: R@k, N@k, …, MRR."""
+    first: dict[str, Any] = next(iter(found["rows"].values()), {})
+    return [name for name, value in first.items() if isinstance(value, dict) and "mean" in value]
+
+
+def results(found: dict[str, Any], real: bool, budget: int) -> Results:
+    """The table of an evaluation. `real`: of a coreset."""
+    names = metrics(found)
+    label = {**NAMES, "random": f"{budget} random real", "synthetic": f"{budget} {'chosen' if real else 'synthetic'}"}
+    rows = []
+    for name, row in found["rows"].items():
+        cells = {
+            "coverage": f"{row['coverage']:.1%}",
+            "train s": f"{row['train_seconds']:,.0f}",
+            "peak MiB": f"{row['peak_mb']:,.0f}",
+        }
+        rows.append((label.get(name, name), {m: row[m] for m in names}, cells))
+    paired = []
+    for name, pair in found["paired"].items():
+        a, _, b = name.partition("-")
+        paired.append((f"{label.get(a, a)} − {label.get(b, b)}", {m: pair[m] for m in names}))
+    seeds = ", ".join(map(str, found["seeds"]))
+    notes = []
+    made, used = found["backbone"].get("distilled"), found["backbone"]["evaluated"]
+    if made != used:
+        notes.append(f"Distilled with {made}, evaluated with {used}.")
+    if found["mask_seen"]:
+        notes.append("Items that a user already has are left out of the ranking.")
+    share = None
+    if {"synthetic", "full"} <= found["rows"].keys() and found["rows"]["full"][names[0]]["mean"] > 0:
+        share = found["rows"]["synthetic"][names[0]]["mean"] / found["rows"]["full"][names[0]]["mean"]
+    title = f"{found['cases']:,} test cases, all items ranked, seeds {seeds}"
+    return Results(names, rows, paired, title, notes, share)

@@ -1,0 +1,84 @@
+"""`foster distill --tensorboard DIR`: a run's events as TensorBoard event files, written while it goes on.
+
+In: console events. Out: scalars. `step` events: inner/…, outer/…, constraint/…, synthetic/… at each outer step;
+`check`: validation/…; `start`: start/R@10, numbered; `teacher`: validation/full and validation/untrained at step 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from foster_cli.console import Console
+from foster_cli.errors import FosterError
+
+INSTALL = "pip install 'foster-cli[tensorboard]'"
+#: A step's columns by the tag they get; any other column is written under step/.
+TAGS = {
+    "inner_before": "inner/before", "inner_after": "inner/after", "q": "constraint/q", "lambda": "constraint/lambda",
+    "q_sign": "constraint/q_sign", "outer_real": "outer/real", "outer_feature": "outer/feature",
+    "outer_dh": "outer/dh", "entropy": "synthetic/entropy", "gradient_synthetic": "synthetic/gradient",
+    "gradient_phi": "step/gradient_phi", "seconds": "step/seconds",
+}  # fmt: skip
+
+
+def check_tensorboard() -> None:
+    """FosterError with the command that installs TensorBoard, where it is missing."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as error:
+        raise FosterError(f"--tensorboard needs the package tensorboard ({error})", INSTALL) from error
+
+
+@contextmanager
+def recording(console: Console, folder: Path | None) -> Iterator[None]:
+    """Every event of `console` until the end, written into `folder`; nothing for None. FosterError for a bad folder."""
+    if folder is None:
+        yield
+        return
+    check_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writer = SummaryWriter(str(folder))
+    except OSError as error:
+        raise FosterError(
+            f"--tensorboard {folder}: cannot be written ({error.strerror or error})", "name another folder"
+        ) from error
+    try:
+        with console.listening(_Recorder(writer)):
+            yield
+    finally:
+        writer.close()
+
+
+class _Recorder:
+    """Writes the numbers of an event under their tags."""
+
+    def __init__(self, writer: Any) -> None:
+        self.writer = writer
+        self.starts = 0
+
+    def __call__(self, fields: dict[str, Any]) -> None:
+        kind = fields.get("event")
+        if kind == "step":
+            step = int(fields["step"])
+            for name, value in fields.items():
+                if name not in ("event", "step"):
+                    self.writer.add_scalar(TAGS.get(name, f"step/{name}"), value, step)
+        elif kind == "check":
+            for name, value in fields.items():
+                if name not in ("event", "step"):
+                    self.writer.add_scalar(f"validation/{name}", value, int(fields["step"]))
+            self.writer.flush()
+        elif kind == "start":
+            self.starts += 1
+            self.writer.add_scalar("start/R@10", fields["R@10"], self.starts)
+        elif kind == "teacher":
+            self.writer.add_scalar("validation/full", fields["R@10"], 0)
+            self.writer.add_scalar("validation/untrained", fields["untrained"], 0)
+        elif kind == "random":
+            self.writer.add_scalar("validation/random", fields["R@10"], 0)

@@ -1,0 +1,104 @@
+"""The real part of the outer loss and its gradient, some windows at a time: L_BCE + alpha |h_phi - h_real|^2.
+
+In: a `RealBatch` of B windows, phi, the teacher M. Out: the loss as a tensor that knows its gradient to phi. Memory is
+that of `rows` windows, whatever B is, and what a layer reads is still in the processor's cache when it is read. Sums
+over positions are taken in another order than at once, so results agree up to rounding; with `rows` >= B they are the
+same bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from foster_cli.models.recommender import Recommender
+from foster_cli.train.fit import RealBatch, real_loss
+
+#: Numbers in one activation (windows x positions x width) that is worked on at once.
+ELEMENTS = 1 << 21
+
+
+class _Known(torch.autograd.Function):
+    """A scalar whose gradient to `parameters` has been computed already."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradients: list[Tensor], *parameters: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *up: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *(g * up[0] for g in ctx.gradients)
+
+
+def _part(batch: RealBatch, a: int, b: int) -> RealBatch:
+    """Windows a to b of the batch, with their negatives where each position has its own."""
+    negatives = batch.negatives
+    if batch.per_position:
+        before = int(batch.valid[:a].sum())
+        negatives = negatives[before : before + int(batch.valid[a:b].sum())]
+    return RealBatch(
+        batch.unique, batch.inputs[a:b], batch.targets[a:b], batch.valid[a:b], negatives, batch.per_position
+    )
+
+
+def _outputs(model: Recommender, E: Tensor, batch: RealBatch) -> Tensor:
+    """H (P, d) at the valid positions."""
+    H = model(E[batch.inputs])
+    return H.flatten(0, 1) if bool(batch.valid.all()) else H[batch.valid]
+
+
+def outer_real(
+    phi: Recommender, teacher: Recommender, batch: RealBatch, loss: str, alpha: float, rows: int | None = None
+) -> tuple[Tensor, float, float]:
+    """L_BCE + alpha |h_phi - h_real|^2 (Eq. 16, 17), means over all valid positions: a scalar with its gradient to
+    phi's parameters (first derivatives alone), and the two parts as numbers.
+
+    `rows`: windows at once; None: as many as keep an activation at `ELEMENTS` numbers. `loss`: `bce` or `softmax`.
+    """
+    count, length = batch.inputs.shape
+    rows = rows or max(1, ELEMENTS // (length * phi.width))
+    parameters = [p for p in phi.parameters() if p.requires_grad]
+    with torch.enable_grad():
+        E = phi.embed(batch.unique)
+    leaf = E.detach().requires_grad_()
+    over = [*parameters, leaf]
+    with torch.no_grad():
+        E_real = teacher.embed(batch.unique) if alpha > 0 else leaf
+    total = torch.zeros((), device=E.device, dtype=E.dtype)
+    found: list[Tensor | None] = [None] * len(over)
+    real = feature = 0.0
+    positions = int(batch.valid.sum())
+    for a in range(0, count, rows):
+        part = _part(batch, a, min(a + rows, count))
+        share = int(part.valid.sum()) / positions
+        with torch.enable_grad():
+            H = _outputs(phi, leaf, part)
+            base = real_loss(H, leaf, part, loss)
+            value = base
+            if alpha > 0:
+                with torch.no_grad():
+                    H_real = _outputs(teacher, E_real, part)
+                apart = (H - H_real).square().mean()
+                value = base + alpha * apart
+                feature += share * apart.item()
+            value = value * share
+        real += share * base.item()
+        total += value.detach()
+        given = torch.autograd.grad(value, over, allow_unused=True)
+        found = [g if f is None else f if g is None else f + g for f, g in zip(found, given, strict=True)]
+    gradients = _through(E, found.pop(), parameters, found)
+    return cast(Tensor, _Known.apply(total, gradients, *parameters)), real, feature
+
+
+def _through(E: Tensor, up: Tensor | None, parameters: list[Any], found: list[Tensor | None]) -> list[Tensor]:
+    """The gradients `found`, with what reaches `parameters` through the embeddings E; zeros where nothing does."""
+    through: tuple[Tensor | None, ...] = (None,) * len(parameters)
+    if up is not None and E.requires_grad:
+        through = torch.autograd.grad(E, parameters, up, allow_unused=True)
+    both = [[g for g in pair if g is not None] for pair in zip(found, through, strict=True)]
+    return [sum(pair[1:], pair[0]) if pair else torch.zeros_like(p) for pair, p in zip(both, parameters, strict=True)]

@@ -1,0 +1,81 @@
+"""What hardening costs, against cross-entropy written out and against trainings done by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from foster_cli.bundle import load
+from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, from_dict
+from foster_cli.console import SILENT
+from foster_cli.data.prepare import load_dataset
+from foster_cli.distill.inner import fit_synthetic, inner_loss
+from foster_cli.distill.loop import make_subset
+from foster_cli.evaluate.run import bundle_setting
+from foster_cli.export.cost import as_factors, hardening_cost, with_items
+from foster_cli.export.hard import make_hard
+from foster_cli.train.fit import validate
+
+CPU = torch.device("cpu")
+
+
+def parts(path: Path, data: Path) -> tuple[Any, Any, Any]:
+    bundle, dataset = load(path), load_dataset(data)
+    model = from_dict(ModelConfig, bundle.manifest["model"])
+    return bundle, dataset, bundle_setting(bundle, dataset, model, 6, CPU, SILENT, False)
+
+
+@pytest.mark.parametrize("kind", ["own", "next"])
+def test_the_hard_view_is_trained_by_plain_cross_entropy(
+    kind: str, shop_bundle: Callable[..., Path], shop_file: Path
+) -> None:
+    bundle, _, setting = parts(shop_bundle(kind), shop_file)
+    hard = make_hard(bundle, "sample", 2, 1)
+    phi = setting.fresh(3).eval()
+    Q, V, reading = as_factors(hard, len(bundle.V), CPU)
+    drawn = with_items(lambda rng: torch.tensor([1, 5, 6]), hard, CPU)(torch.Generator())
+    known = set(hard.items.ravel()) | (set() if hard.goals is None else set(hard.goals.ravel()))
+    assert set(drawn.tolist()) == known | {1, 5, 6}
+    loss = inner_loss(phi, Q, V, drawn, reading)
+    E = phi.embed_all()
+    items = torch.from_numpy(hard.items)
+    read, goal = (items, torch.from_numpy(hard.goals)) if kind == "own" else (items[:, :-1], items[:, 1:])
+    logits = (phi(E[read]) @ E[drawn].T).flatten(0, 1)
+    place = torch.searchsorted(drawn, goal.reshape(-1))
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits, place), rtol=1e-4, atol=1e-5)
+
+
+def test_both_views_and_the_untrained_model(shop_bundle: Callable[..., Path], shop_file: Path) -> None:
+    path = shop_bundle("own")
+    bundle, dataset, setting = parts(path, shop_file)
+    cost = hardening_cost(bundle, make_hard(bundle), dataset, 2, CPU, use_cache=False)
+    assert cost["seeds"] == [0, 1] and cost["split"] == "validation" and cost["cases"] == len(setting.valid)
+    student, config = (
+        from_dict(kind, bundle.manifest[name])
+        for kind, name in ((StudentConfig, "student"), (DistillConfig, "distill"))
+    )
+    subset = make_subset(config, bundle.V, 0, student)
+    for seed in (0, 1):
+        model = setting.fresh(seed)
+        untrained = validate(model, setting.valid)
+        fit = fit_synthetic(model, bundle.Q, bundle.V, subset, setting.valid, student, seed, reading=bundle.reading)
+        assert cost["soft"]["R@10"]["seeds"][seed] == fit.best_value
+        assert cost["untrained"]["N@10"]["seeds"][seed] == untrained["N@10"]
+    for name in ("soft", "hard", "untrained"):
+        for value in (cost[name]["R@10"], cost[name]["N@10"]):
+            assert value["mean"] == pytest.approx(np.mean(value["seeds"]))
+
+
+def test_what_is_hard_already_loses_nothing(shop_bundle: Callable[..., Path], shop_file: Path) -> None:
+    bundle, dataset, _ = parts(shop_bundle("sharp", 4000.0), shop_file)
+    P, hard = bundle.probabilities(), make_hard(bundle)
+    assert P.max(-1).values.min() > 0.9999 and (hard.items == P.argmax(-1).numpy()).all()
+    cost = hardening_cost(bundle, hard, dataset, 1, CPU, use_cache=False)
+    for metric in ("R@10", "N@10"):
+        assert cost["hard"][metric]["mean"] == pytest.approx(cost["soft"][metric]["mean"], abs=1e-3)
+        assert cost["soft"][metric]["mean"] != cost["untrained"][metric]["mean"]

@@ -1,0 +1,36 @@
+"""Titles that want to be more than text."""
+
+from __future__ import annotations
+
+TITLES = (
+    "<script>window.pwned=1</script>",
+    '<img src=x onerror="window.pwned=2">',
+    '<svg onload="window.pwned=3"><rect width="9" height="9"/></svg>',
+    "</script><script>window.pwned=4</script>",
+    "</style><style>body{display:none}</style>",
+    "<!--",
+    "<!--<script>",
+    "--><b>bold</b>",
+    "]]></svg>",
+    "{{ 7 * 7 }}{% raw %}",
+    '" onmouseover="window.pwned=5" x="',
+    "'><iframe src=//example.org></iframe>",
+    "javascript:window.pwned=6",
+    "body{background:url(//example.org/x)}",
+    "AT&amp;T <b>&lt;i&gt;",
+    "\u202elive\u202c",
+    "\u2066\u2067isolated",
+    "שלום (עולם)",
+    "مرحبا <b>",
+    "\x00\x1b[31mred\x7f\x85",
+    "one\ntwo\tthree\r",
+    "",
+    "   ",
+    "x" * 5000,
+    "word " * 2000,
+    "line\u2028paragraph\u2029",
+    "👩\u200d👩\u200d👧 family",
+    "a" + "\u0301" * 300,
+    "\ufeffmark",
+    "<a href='javascript:window.pwned=7'>link</a>",
+)

@@ -1,0 +1,103 @@
+"""The table is that of the evaluation; one of another bundle, or what is none, is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foster_cli.bundle import load
+from foster_cli.errors import FosterError
+from foster_cli.report.results import read_evaluation, results
+
+
+@pytest.fixture
+def made(make_bundle: Callable[..., Path], tmp_path: Path) -> Path:
+    return make_bundle(tmp_path / "bundle")
+
+
+def test_the_bundles_own_and_a_named_one(made: Path, evaluation: dict[str, Any], tmp_path: Path) -> None:
+    loaded = load(made)
+    assert read_evaluation(loaded, None) is None
+    (made / "eval.json").write_text(json.dumps(evaluation))
+    assert read_evaluation(load(made), None) == evaluation  # and the bundle is still whole
+    other = tmp_path / "other.json"
+    with pytest.raises(FosterError, match=r"other\.json.*foster eval"):
+        read_evaluation(loaded, other)
+    other.write_text(json.dumps({**evaluation, "cases": 7}))
+    found = read_evaluation(loaded, other)
+    assert found is not None and found["cases"] == 7
+
+
+def _without(*path: str) -> Callable[[dict[str, Any]], Any]:
+    def change(found: dict[str, Any]) -> None:
+        for key in path[:-1]:
+            found = found[key]
+        del found[path[-1]]
+
+    return change
+
+
+def _with(value: Any, *path: str) -> Callable[[dict[str, Any]], Any]:
+    def change(found: dict[str, Any]) -> None:
+        for key in path[:-1]:
+            found = found[key]
+        found[path[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _without("rows"), _without("data", "hash"), _without("backbone"), _without("rows", "full", "coverage"),
+        _without("rows", "full", "MRR"), _without("paired"), _with({}, "rows"), _with([], "rows"),
+        _with("<b>", "rows", "full", "R@10", "low"), _with(float("nan"), "rows", "full", "R@10", "low"),
+        _with("many", "cases"), _with(7, "seeds"), _with(True, "rows", "full", "peak_mb"), _with(None, "settings"),
+        _with(float("inf"), "paired", "synthetic-full", "MRR", "diff"),
+    ],
+)  # fmt: skip
+def test_what_is_no_evaluation(made: Path, evaluation: dict[str, Any], change: Callable[..., Any]) -> None:
+    broken = copy.deepcopy(evaluation)
+    change(broken)
+    (made / "eval.json").write_text(json.dumps(broken))
+    with pytest.raises(FosterError, match=r"eval\.json: not what foster eval writes"):
+        read_evaluation(load(made), None)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "3"])
+def test_what_is_no_json_or_no_object(made: Path, text: str) -> None:
+    (made / "eval.json").write_text(text)
+    with pytest.raises(FosterError, match=r"eval\.json: no"):
+        read_evaluation(load(made), None)
+
+
+@pytest.mark.parametrize(
+    "change", [_with("f" * 64, "data", "hash"), _with("td3", "method"), _with(9, "settings", "distill", "budget")]
+)
+def test_another_bundles(made: Path, evaluation: dict[str, Any], change: Callable[..., Any]) -> None:
+    other = copy.deepcopy(evaluation)
+    change(other)
+    (made / "eval.json").write_text(json.dumps(other))
+    with pytest.raises(FosterError, match="the evaluation of another bundle"):
+        read_evaluation(load(made), None)
+
+
+def test_the_table(evaluation: dict[str, Any]) -> None:
+    found = results(evaluation, real=False, budget=20)
+    assert found.metrics == ["R@10", "N@10", "MRR"]
+    assert [name for name, _, _ in found.rows] == ["20 synthetic", "full data", "untrained"]
+    assert found.rows[2][1]["R@10"]["mean"] == 0.1234
+    assert found.rows[0][2] == {"coverage": "50.0%", "train s": "12", "peak MiB": "512"}
+    assert [name for name, _ in found.paired] == ["20 synthetic − full data"]
+    assert found.share == pytest.approx(0.8)
+    assert "1,234 test cases" in found.title and found.notes == []
+    crossed = {**evaluation, "backbone": {"distilled": "sasrec", "evaluated": "narm"}, "mask_seen": True}
+    notes = results(crossed, real=True, budget=20).notes
+    assert "narm" in notes[0] and "already has" in notes[1]
+    only = {**evaluation, "rows": {"untrained": evaluation["rows"]["untrained"]}, "paired": {}}
+    assert results(only, real=False, budget=20).share is None

@@ -1,0 +1,72 @@
+"""The real part of the outer loss some windows at a time, against all of them at once in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from foster_cli.data.windows import Windows
+from foster_cli.train.fit import RealBatch, real_batch, real_loss, real_outputs
+from foster_cli.train.micro import outer_real
+
+N, L = 12, 6
+Model = Callable[..., Any]
+
+
+def _batch(loss: str, full: bool) -> RealBatch:
+    rng = np.random.default_rng(3)
+    lengths = np.full(7, L + 1) if full else np.array([2, 7, 3, 5, 2, 4, 6])
+    items = np.where(np.arange(L + 1) < lengths[:, None], rng.integers(0, N, (7, L + 1)), -1)
+    return real_batch(Windows(items, lengths), N, loss, 5, np.random.default_rng(4), torch.device("cpu"))
+
+
+def _at_once(phi: Any, teacher: Any, batch: RealBatch, loss: str, alpha: float) -> tuple[Any, float, float]:
+    H, E = real_outputs(phi, batch)
+    base = real_loss(H, E, batch, loss)
+    with torch.no_grad():
+        apart = real_outputs(teacher, batch)[0]
+    feature = (H - apart).square().mean()
+    return base + alpha * feature, base.item(), feature.item()
+
+
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("alpha", [0.0, 0.3])
+@pytest.mark.parametrize("loss", ["bce", "softmax"])
+@pytest.mark.parametrize("rows", [None, 1, 2, 3, 7, 50])
+def test_value_parts_and_gradient(small_model: Model, rows: int | None, loss: str, alpha: float, full: bool) -> None:
+    batch, teacher = _batch(loss, full), small_model(N, 8, L, seed=5)
+    phi = small_model(N, 8, L, seed=1)
+    parameters = [p for p in phi.parameters() if p.requires_grad]
+    expected, real, feature = _at_once(phi, teacher, batch, loss, alpha)
+    expected_gradient = torch.autograd.grad(expected, parameters)
+    total, found_real, found_feature = outer_real(phi, teacher, batch, loss, alpha, rows)
+    assert total.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert (found_real, found_feature) == pytest.approx((real, feature if alpha else 0.0), rel=1e-12)
+    for g, e in zip(torch.autograd.grad(2.5 * total, parameters), expected_gradient, strict=True):
+        torch.testing.assert_close(g, 2.5 * e, rtol=1e-10, atol=1e-13)
+
+
+def test_all_windows_at_once_give_the_same_bits(small_model: Model) -> None:
+    batch = _batch("bce", False)
+    teacher, phi = small_model(N, 8, L, seed=5, double=False), small_model(N, 8, L, seed=1, double=False)
+    parameters = [p for p in phi.parameters() if p.requires_grad]
+    expected = _at_once(phi, teacher, batch, "bce", 1.0)[0]
+    total = outer_real(phi, teacher, batch, "bce", 1.0)[0]
+    assert torch.equal(total, expected)
+    gradients = torch.autograd.grad(expected, parameters)
+    assert all(torch.equal(a, b) for a, b in zip(torch.autograd.grad(total, parameters), gradients, strict=True))
+
+
+def test_no_model_collects_a_gradient_and_a_second_derivative_is_refused(small_model: Model) -> None:
+    teacher, phi = small_model(N, 8, L, seed=5), small_model(N, 8, L, seed=1)
+    parameters = [p for p in phi.parameters() if p.requires_grad]
+    total = outer_real(phi, teacher, _batch("bce", False), "bce", 1.0, 2)[0]
+    assert all(p.grad is None for m in (phi, teacher) for p in m.parameters())
+    weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+    first = torch.autograd.grad(weight * total, parameters[:1], create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
