@@ -9,6 +9,7 @@ import typer
 from foster_cli import __version__
 from foster_cli.commands import (
     ablate,
+    bench,
     build_ext,
     compare,
     demo,
@@ -20,6 +21,7 @@ from foster_cli.commands import (
     report,
     sample,
     sweep,
+    tune,
 )
 
 app = typer.Typer(
@@ -55,7 +57,9 @@ app.command("compare", short_help="Which way of shrinking is best on your data."
 app.command("ablate", short_help="Which part of the method does what.")(ablate.command)
 app.command("sweep", short_help="How much a setting matters, as curves.")(sweep.command)
 app.command("report", short_help="One HTML page about a bundle.")(report.command)
+app.command("tune", short_help="Choose the settings of a distillation.")(tune.command)
 app.command("export", short_help="Write the sequences for other programs.")(export.command)
+app.add_typer(bench.app, name="bench")
 app.command("doctor", short_help="Check this machine and installation.")(doctor.command)
 app.command("build-ext", short_help="Build the C++ and CUDA ops.")(build_ext.command)
 app.command("demo", short_help="All of it on a generated shop.")(demo.command)

@@ -28,6 +28,8 @@ ORDER = (
     # td3 and the bi-level variant are made of distill's parts (the Tucker factors, the loop's helpers).
     ("baselines.td3", "baselines.td3_inner", "baselines.bptt", "baselines.bilevel"),
     ("evaluate",),
+    ("tune",),
+    ("bench",),
     ("diagnose",),
     ("export",),
     ("report",),
@@ -117,7 +119,8 @@ import contextlib, io
 from foster_cli.app import app
 names = [c.name for c in app.registered_commands]
 assert len(names) >= 6, names
-for args in [[], *[[n] for n in names]]:
+benches = [["bench", name] for name in ("distill", "train")]
+for args in [[], *[[n] for n in names], *benches]:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         try:

@@ -214,13 +214,19 @@ def outer_gradient(
     return parts
 
 
-def td3_step(problem: Problem, settings: TD3Config, state: TD3State, k: int) -> dict[str, float]:
-    """Outer step k (from 0). Returns the row of the log; `entropy` is that of P at the last position."""
+def td3_step(
+    problem: Problem, settings: TD3Config, state: TD3State, k: int, warm_up: int | None = None
+) -> dict[str, float]:
+    """Outer step k (from 0). Returns the row of the log; `entropy` is that of P at the last position.
+
+    `warm_up`: inner steps before the window; None: drawn, as TD3 does.
+    """
     began = time.perf_counter()
     c, V = problem.config, problem.V
     functional = Functional(state.learner)
     index = next_batch(problem, settings, state, functional)
-    warm_up = draw_warm_up(settings.inner_steps, settings.window, state.rng)
+    if warm_up is None:
+        warm_up = draw_warm_up(settings.inner_steps, settings.window, state.rng)
     all_items = c.items_per_step is None or c.items_per_step >= len(V)
     draws = draw_steps(problem, settings, warm_up + settings.window, all_items, state.rng)
     Q = state.synthetic()

@@ -30,6 +30,9 @@ def command(
     method: Annotated[str, _opt("--method", f"How sequences are made or chosen. {_METHODS}.")] = "foster",
     out: Annotated[Path | None, _opt("--out", "The bundle; runs/<data>-<method>-b<budget>-<n> without it.")] = None,
     steps: Annotated[int, _opt("--steps", "K, outer steps; 0 keeps the starting point.")] = _D.steps,
+    settings_file: Annotated[
+        Path | None, _opt("--settings", "A file of settings, as foster tune writes it; options that are typed win.")
+    ] = None,
     length: Annotated[int, _opt("--length", "L, positions of a sequence, real or synthetic.")] = _D.length,
     seed: Annotated[int, _opt("--seed", "Fixes the result on a given machine.")] = 0,
     device: Annotated[str, _opt("--device", "cpu, cuda, cuda:N, mps or auto.")] = "auto",
@@ -138,6 +141,7 @@ def command(
     from foster_cli.baselines.td3 import TD3Config, td3_loop, td3_settings
     from foster_cli.commands import settings
     from foster_cli.commands.common import next_run, note_ops
+    from foster_cli.commands.settings_file import beneath
     from foster_cli.config import choice
     from foster_cli.console import Console
     from foster_cli.data.prepare import load_dataset
@@ -153,6 +157,10 @@ def command(
     if method != "foster":
         refused = _TD3 if method == "td3" else (*_OUTER, *_SYNTHETIC, "live", "tensorboard") if kind.real else _OUTER
         settings.refuse(ctx, refused, method)
+        if settings_file is not None:
+            raise FosterError(
+                f"--settings: means nothing with --method {method}", "leave it out, or use --method foster"
+            )
     model = ModelConfig(
         encoder=encoder, train_layers=train_layers, width=width, max_tokens=max_tokens, precision=precision,
         backbone=backbone, items=items, pooling=pooling, lora=lora, lora_alpha=lora_alpha,
@@ -167,14 +175,15 @@ def command(
         outer_loss=outer_loss, eta=eta, alpha=alpha, dh_weight=dh_weight, dh_form=dh_form, reset=reset,
         reset_every=reset_every, check_every=check_every, check_seeds=check_seeds,
     )  # fmt: skip
+    drawn = settings.items_per_step("--student-items", student_items)
+    student = StudentConfig(lr=student_lr, steps=student_steps, items_per_step=drawn)
+    model, train, config, student = beneath(ctx, settings_file, model, train, config, student)
     if method == "rollout":
         config = replace(config, init="rollout", targets="next", mix=False, steps=0)
     loop: Loop = distill
     if method == "td3":
         config = td3_settings(config, TD3Config(), not settings.was_given(ctx, "items_per_step"))
         loop = td3_loop(TD3Config())
-    drawn = settings.items_per_step("--student-items", student_items)
-    student = StudentConfig(lr=student_lr, steps=student_steps, items_per_step=drawn)
     check_settings(model, train, config, student)
     if tensorboard is not None:
         check_tensorboard()
@@ -186,7 +195,7 @@ def command(
     dataset = load_dataset(data, prepare)
     s = dataset.statistics
     console.note(f"{dataset.name}: {s['interactions']:,} interactions, {s['users']:,} users, {s['items']:,} items")
-    out = out or next_run(dataset.name, method, budget)
+    out = out or next_run(dataset.name, method, config.budget)
     if kind.real:
         from foster_cli.distill.coreset import run_coreset
 
@@ -209,7 +218,7 @@ def command(
         )  # fmt: skip
     m = manifest["metrics"]
     console.event(event="bundle", path=str(out), metrics=m)
-    console.result(f"{out}: {budget} sequences x {length} positions over {s['items']:,} items")
+    console.result(f"{out}: {config.budget} sequences x {config.length} positions over {s['items']:,} items")
     console.result(
         f"validation R@10: {m['valid_R@10']:.4f} (outer step {m['best_step']}), full data {m['full_valid_R@10']:.4f}, "
         f"untrained {m['untrained_valid_R@10']:.4f}"

@@ -46,6 +46,8 @@ from foster_cli.train.setting import Setting, full_teacher, make_setting
 STARTS = ("probe", "guided", "rollout", "real", "random")
 #: Makes D~ better, from a start, by validation: Algorithm 2 (`loop.distill`), or a compared method's.
 Loop = Callable[[Problem, Synthetic, Check, Console], Distilled]
+#: Stands in for the validation of D~ by some fresh models, with its reading and their number: remembers what it found.
+Memory = Callable[[Check, Reading, int], Check]
 #: Starts that ask the teacher about items: their goals are its answers, not the next items.
 ASKING = {"probe", "guided"}
 
@@ -229,6 +231,7 @@ def run(
     use_cache: bool = True,
     method: str = "foster",
     loop: Loop = distill,
+    memory: Memory = lambda check, reading, count: check,
 ) -> dict[str, Any]:
     """Distil `data` into the bundle `out`; returns its manifest. `method`: the name it goes by."""
     check_settings(model, train, config, student)
@@ -248,7 +251,8 @@ def run(
 
         def check_of(reading: Reading, count: int) -> Check:
             quiet = Console(quiet=True)
-            return fresh_check(setting.fresh, V, students_subset, setting.valid, student, seed, count, quiet, reading)
+            own = fresh_check(setting.fresh, V, students_subset, setting.valid, student, seed, count, quiet, reading)
+            return memory(own, reading, count)
 
         starts = starting_points(setting, teacher.model, V, config, seed)
         start, reading = best_start(starts, check_of, config, V, console)

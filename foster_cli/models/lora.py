@@ -41,7 +41,9 @@ class Lora:
 def require_peft() -> None:
     """FosterError where peft is not installed."""
     if importlib.util.find_spec("peft") is None:
-        raise FosterError("--lora needs the peft library, which is not installed", "type `pip install 'peft>=0.14'`")
+        raise FosterError(
+            "--lora needs the peft library, which is not installed", "type `pip install 'foster-cli[llm]'`"
+        )
 
 
 def add_lora(top: nn.Module, lora: Lora) -> list[torch.Generator]:

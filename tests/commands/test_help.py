@@ -8,9 +8,10 @@ import sys
 import pytest
 
 COMMANDS = (
-    "preprocess", "sample", "distill", "eval", "compare", "ablate", "sweep", "report", "export", "doctor", "build-ext",
-    "demo",
+    "preprocess", "sample", "distill", "eval", "compare", "ablate", "sweep", "tune", "report", "export", "doctor",
+    "build-ext", "demo",
 )  # fmt: skip
+BENCHES = ("bench distill", "bench train")
 HEAVY = ("torch", "transformers", "pandas", "pyarrow", "sklearn", "numpy")
 CODE = """
 import sys
@@ -28,7 +29,7 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS])
+@pytest.mark.parametrize("command", ["", *COMMANDS, *BENCHES])
 def test_help(command: str) -> None:
     done = run(*command.split(), "--help")
     assert done.returncode == 0, done.stderr
@@ -37,7 +38,7 @@ def test_help(command: str) -> None:
     if command:
         assert "Example: foster " + command in done.stdout
     else:
-        assert all(name in done.stdout for name in COMMANDS)
+        assert all(name in done.stdout for name in (*COMMANDS, "bench"))
 
 
 def test_version() -> None:

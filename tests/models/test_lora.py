@@ -242,7 +242,7 @@ def test_settings_that_fit_are_taken() -> None:
 def test_a_missing_peft_names_the_command(monkeypatch: pytest.MonkeyPatch, folders: dict[str, Path]) -> None:
     find = lora_module.importlib.util.find_spec
     monkeypatch.setattr(lora_module.importlib.util, "find_spec", lambda n, *a: None if n == "peft" else find(n, *a))
-    with pytest.raises(FosterError, match=r"pip install 'peft>=0.14'"):
+    with pytest.raises(FosterError, match=r"pip install 'foster-cli\[llm\]'"):
         check_model(ModelConfig(train_layers="2", lora=4))
     check_model(ModelConfig(train_layers="2"))  # without LoRA it is not needed
     assert _build(folders["bert"], "2", None)(torch.arange(2)).shape == (2, 32)

@@ -1,0 +1,53 @@
+"""The process of one row: `python -m foster_cli.bench.child`, a request on stdin, the row as a line on stdout.
+
+`{"bench": "distill", …}` is answered by `distill.measure`, `{"bench": "train", …}` by `train.measure`. Every ending is
+a row: `done`; `out of memory`; `wrong`, with a FosterError's message and hint; `fault`, with the name of a fault.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from foster_cli.console import Console
+from foster_cli.errors import FosterError
+
+#: How torch's allocators put it where they raise a plain RuntimeError.
+_FULL = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "out of memory")
+
+
+def answer(request: dict[str, Any], measure: Callable[[dict[str, Any], Console], dict[str, Any]]) -> dict[str, Any]:
+    """The row; never raises but for an interruption."""
+    try:
+        return {"status": "done", **measure(request, Console())}
+    except FosterError as error:
+        return {"status": "wrong", "message": error.message, "hint": error.hint}
+    except MemoryError:
+        return {"status": "out of memory"}
+    except Exception as error:  # noqa: BLE001 - the parent raises it
+        full = isinstance(error, RuntimeError) and any(word in str(error) for word in _FULL)
+        return (
+            {"status": "out of memory"} if full else {"status": "fault", "message": f"{type(error).__name__}: {error}"}
+        )
+
+
+def main() -> None:
+    """Answer the request on stdin."""
+    from foster_cli.bench import distill, train
+
+    request = json.loads(sys.stdin.read())
+    measure = {"distill": distill.measure, "train": train.measure}[request["bench"]]
+    out = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):  # whatever a library prints is no row
+        row = answer(request, measure)
+    out.write(json.dumps(row, allow_nan=False) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

@@ -1,0 +1,145 @@
+"""`foster tune`: a table of interactions in; settings for `foster distill`, chosen on validation, out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from foster_cli.commands.settings import DATA_HELP, NO_CONTEXT, opt
+from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
+
+_D, _M, _T, _S = DistillConfig(), ModelConfig(), TrainConfig(), StudentConfig()
+
+
+def command(
+    data: Annotated[list[Path], typer.Argument(metavar="DATA", help=DATA_HELP)],
+    trials: Annotated[
+        int, typer.Option("--trials", min=1, help="Distillations in all, the one with the settings as given included.")
+    ] = 20,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=0, help="Seconds after which no new trial starts.")
+    ] = None,
+    settings_file: Annotated[
+        Path | None, opt("--settings", "A file of settings to start from; options that are typed win.")
+    ] = None,
+    students: Annotated[
+        int, typer.Option("--seeds", min=1, help="Fresh models that confirm the best trials against what was given.")
+    ] = 5,
+    out: Annotated[
+        Path | None, opt("--out", "Folder of the study and its answer; runs/<data>-tune-b<budget> without it.")
+    ] = None,
+    budget: Annotated[int, opt("--budget", "M, synthetic sequences.")] = _D.budget,
+    length: Annotated[int, opt("--length", "L, positions of a sequence, real or synthetic.")] = _D.length,
+    steps: Annotated[int, opt("--steps", "K, outer steps of a trial.")] = _D.steps,
+    check_every: Annotated[
+        int, opt("--check-every", "Outer steps between validations; at each of them a trial may be given up.")
+    ] = _D.check_every,
+    draws: Annotated[int, opt("--draws", "Draws tried for the start.")] = _D.draws,
+    student_steps: Annotated[int, opt("--student-steps", "Most steps of training on D~.")] = _S.steps,
+    encoder: Annotated[str, opt("--encoder", "minilm, tinybert, a folder or org/name.")] = _M.encoder,
+    backbone: Annotated[
+        str, opt("--backbone", "The sequence model: sasrec, gru4rec, bert4rec, narm or hstu.")
+    ] = _M.backbone,
+    items: Annotated[str, opt("--items", "What an item is known by: text, or id.")] = _M.items,
+    train_layers: Annotated[
+        str, opt("--train-layers", "all, a number of top layers, or none (a linear head learns).")
+    ] = _M.train_layers,
+    width: Annotated[int | None, opt("--width", "d, width of the recommender; the encoder's own without it.")] = None,
+    epochs: Annotated[int, opt("--epochs", "Most epochs on the full data; stops early on validation.")] = _T.epochs,
+    seed: Annotated[int, opt("--seed", "Fixes the result on a given machine.")] = 0,
+    device: Annotated[str, opt("--device", "cpu, cuda, cuda:N, mps or auto.")] = "auto",
+    json: Annotated[bool, opt("--json", "Print JSON instead of the table.")] = False,
+    user_column: Annotated[str | None, opt("--user-column", "Column of user ids.")] = None,
+    item_column: Annotated[str | None, opt("--item-column", "Column of item ids.")] = None,
+    time_column: Annotated[str | None, opt("--time-column", "Column of times.")] = None,
+    text_columns: Annotated[str | None, opt("--text-columns", "Columns of the item texts: A,B.")] = None,
+    split_column: Annotated[str | None, opt("--split-column", "Column of train/valid/test; none: by time.")] = None,
+    k_core: Annotated[
+        int | None,
+        opt("--k-core", "Keep users and items with this many interactions; 5, or 1 where the table brings a split."),
+    ] = None,
+    ctx: typer.Context = NO_CONTEXT,
+) -> None:
+    """Choose the settings of a distillation on validation.
+
+    Optuna searches the rates of D~, phi, the inner steps and the students, T (inner steps), tau (steps between resets),
+    eta, lambda (L_DH) and the gain. Trial 0 is the settings as given. A trial that falls behind at a validation is
+    given up. The best three and trial 0 then train the same fresh models; unless one comes out above trial 0, the
+    answer is the settings as given. The test split is not read.
+
+    Writes settings.json (for foster distill --settings), tune.json and trials.csv into the folder. After Ctrl-C, the
+    same command goes on, with the same trials as without. Needs optuna: pip install 'foster-cli[tune]'.
+
+    Example: foster tune games.parquet --trials 20, then: foster distill games.parquet --settings
+    runs/games-tune-b20/settings.json
+    """
+    import json as json_module
+    import sys
+
+    from foster_cli.commands import settings
+    from foster_cli.commands.common import RUNS, note_ops, safe_name
+    from foster_cli.commands.settings_file import beneath
+    from foster_cli.console import Console
+    from foster_cli.data.prepare import load_dataset
+    from foster_cli.distill.pipeline import check_settings
+    from foster_cli.errors import FosterError
+    from foster_cli.runtime import pick_device
+    from foster_cli.tune import need_optuna
+
+    need_optuna()
+    from foster_cli.tune.run import tune
+    from foster_cli.tune.trial import Plan
+
+    model = ModelConfig(
+        encoder=encoder, backbone=backbone, items=items, train_layers=train_layers, width=width
+    )  # fmt: skip
+    config = DistillConfig(budget=budget, length=length, steps=steps, check_every=check_every, draws=draws)
+    model, train, config, student = beneath(
+        ctx, settings_file, model, TrainConfig(epochs=epochs), config, StudentConfig(steps=student_steps)
+    )
+    check_settings(model, train, config, student)
+    if out is not None and out.exists() and not out.is_dir():
+        raise FosterError(f"--out {out}: is a file", "give the name of a folder")
+    where = pick_device(device)
+    console = Console()  # its lines go to stderr; stdout is for the table, or the JSON
+    note_ops(console, where)
+    prepare = settings.prepare_settings(user_column, item_column, time_column, text_columns, split_column, k_core)
+    dataset = load_dataset(data, prepare)
+    out = out or RUNS / f"{safe_name(dataset.name)}-tune-b{config.budget}"
+    plan = Plan(
+        dataset, settings.absolute(data), prepare, model, train, config, student, seed, where, out, trials, timeout,
+        students,
+    )  # fmt: skip
+    console.note(f"finished trials are kept in {out}; the same command goes on from there")
+    found = tune(plan, console)
+    if json:
+        sys.stdout.write(json_module.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        return
+    show(console, found)
+    console.result(f"next: foster distill {' '.join(map(str, data))} --settings {out / 'settings.json'}")
+
+
+def show(console: Any, found: dict[str, Any]) -> None:
+    """The confirmed trials and the answer, for a person."""
+    rows = []
+    for row in found["confirmed"]:
+        against = row.get("minus_given")
+        interval = f" [{against['low']:+.4f}, {against['high']:+.4f}]" if against and against["low"] is not None else ""
+        name = f"trial {row['trial']}" + (" (as given)" if against is None else "")
+        rows.append([name, f"{row['mean']:.4f}", "-" if against is None else f"{against['mean']:+.4f}{interval}"])
+    if rows:
+        title = f"validation R@10 of {found['students']} fresh models, difference with a 95 % interval over them"
+        console.table(title, ["", "R@10", "minus as given"], rows)
+    answer = found["answer"]
+    if answer["as_given"]:
+        console.result(f"no trial of {len(found['trials'])} is better than the settings as given: they are the answer")
+        return
+    changed = ", ".join(f"{name} {value:g}" for name, value in answer["changed"].items())
+    console.result(f"the answer is trial {answer['trial']}: {changed}")
+    if answer["best_step"] == 0:
+        console.result("its best D~ is its starting point: only student.lr and distill.gain had a part in it")
+    against = next(row for row in found["confirmed"] if row["trial"] == answer["trial"])["minus_given"]
+    if against["low"] is None or against["low"] <= 0:
+        console.result("these models do not tell it apart from the settings as given: its interval holds 0")

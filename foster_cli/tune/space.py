@@ -1,0 +1,85 @@
+"""What is searched, around the settings that were given, and how a point of the search becomes settings.
+
+In: `DistillConfig`, `StudentConfig`. Out: `Parameter`s; `apply` turns a point {name: value} into the two configs.
+Ranges are multiples of what was given, so that the given settings always lie inside.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+
+from foster_cli.config import DistillConfig, StudentConfig
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One searched setting, `section`.`field`, given as `base`. What the study stores lies in low … high.
+
+    kind `float`, `int`: the setting itself, searched on a log scale. `power`: the setting is base * 2^k, k whole.
+    Few values are wanted where a setting decides the starting point: what a start is worth is then often known.
+    """
+
+    section: str
+    field: str
+    base: float
+    low: float
+    high: float
+    kind: str = "float"
+
+    @property
+    def name(self) -> str:
+        """`distill.eta`."""
+        return f"{self.section}.{self.field}"
+
+    @property
+    def given(self) -> float:
+        """What the study stores for the given setting."""
+        return 0 if self.kind == "power" else self.base
+
+    @property
+    def distribution(self) -> BaseDistribution:
+        """As Optuna has it."""
+        if self.kind == "float":
+            return FloatDistribution(self.low, self.high, log=True)
+        return IntDistribution(int(self.low), int(self.high), log=self.kind == "int")
+
+    def setting(self, found: float) -> float:
+        """The setting for what the study stores: the given one as it is, any other with three digits."""
+        if found == self.given:
+            return self.base
+        if self.kind == "int":
+            return int(found)
+        return float(f"{self.base * 2.0**found if self.kind == 'power' else found:.3g}")
+
+
+def space(config: DistillConfig, student: StudentConfig) -> list[Parameter]:
+    """The settings worth searching. One that is given as 0, or that nothing reads, stays as it is."""
+
+    def rate(field: str, factor: float) -> Parameter:
+        base = float(getattr(config, field))
+        return Parameter("distill", field, base, base / factor, base * factor)
+
+    out = [Parameter("student", "lr", student.lr, -2, 2, "power")]
+    if config.init != "random":
+        out.append(Parameter("distill", "gain", config.gain, -2, 1, "power"))
+    if config.steps:
+        T, tau = config.inner_steps, config.reset_every
+        out += [rate("model_lr", 8), rate("synthetic_lr", 8), rate("inner_lr", 8), rate("eta", 8), rate("dh_weight", 8)]
+        out.append(Parameter("distill", "inner_steps", T, 1, max(10, 2 * T), "int"))
+        if config.reset != "never":
+            out.append(Parameter("distill", "reset_every", tau, max(1, tau // 10), 2 * tau, "int"))
+    return [p for p in out if p.base > 0 and math.isfinite(p.high)]
+
+
+def apply(
+    parameters: list[Parameter], found: dict[str, Any], config: DistillConfig, student: StudentConfig
+) -> tuple[DistillConfig, StudentConfig]:
+    """The two configs at the point `found`."""
+    values: dict[str, dict[str, Any]] = {"distill": {}, "student": {}}
+    for p in parameters:
+        values[p.section][p.field] = p.setting(found[p.name])
+    return replace(config, **values["distill"]), replace(student, **values["student"])

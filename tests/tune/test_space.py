@@ -1,0 +1,63 @@
+"""The searched space: it holds what was given, a point of it becomes settings, what is off stays off."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
+from foster_cli.distill.pipeline import check_settings
+from foster_cli.tune.space import apply, space
+
+NAMES = {
+    "student.lr", "distill.gain", "distill.model_lr", "distill.synthetic_lr", "distill.inner_lr", "distill.eta",
+    "distill.dh_weight", "distill.inner_steps", "distill.reset_every",
+}  # fmt: skip
+
+
+def test_the_given_point_is_the_given_settings() -> None:
+    """Also where they have more than three digits."""
+    config, student = DistillConfig(model_lr=1.23456e-4, inner_steps=3, reset_every=7), StudentConfig(lr=9.8765e-4)
+    parameters = space(config, student)
+    assert {p.name for p in parameters} == NAMES
+    assert apply(parameters, {p.name: p.given for p in parameters}, config, student) == (config, student)
+    for p in parameters:
+        assert p.low <= p.given <= p.high and p.distribution._contains(p.given)
+
+
+@given(st.data())
+def test_any_point_is_valid_and_changes_nothing_else(data: st.DataObject) -> None:
+    config, student = DistillConfig(), StudentConfig()
+    parameters = space(config, student)
+    found = {
+        p.name: data.draw(st.integers(int(p.low), int(p.high)) if p.kind != "float" else st.floats(p.low, p.high))
+        for p in parameters
+    }
+    a, b = apply(parameters, found, config, student)
+    check_settings(ModelConfig(), TrainConfig(), a, b)
+    fields = {name.split(".")[1] for name in NAMES if name.startswith("distill.")}
+    assert {k for k, v in asdict(a).items() if v != asdict(config)[k]} <= fields
+    assert {k for k, v in asdict(b).items() if v != asdict(student)[k]} <= {"lr"}
+    assert b.lr == pytest.approx(1e-3 * 2 ** found["student.lr"], rel=5e-3)
+    assert a.gain == 40.0 * 2 ** found["distill.gain"]
+    assert a.eta == pytest.approx(found["distill.eta"], rel=5e-3) and 0.5 / 8.1 < a.eta < 0.5 * 8.1
+    assert a.inner_steps == found["distill.inner_steps"] and 1 <= a.inner_steps <= 10
+    assert a.reset_every == found["distill.reset_every"] and 10 <= a.reset_every <= 200
+
+
+@pytest.mark.parametrize(
+    ("change", "gone"),
+    [
+        ({"dh_weight": 0.0}, {"distill.dh_weight"}),
+        ({"eta": 0.0, "inner_lr": 0.0}, {"distill.eta", "distill.inner_lr"}),
+        ({"reset": "never"}, {"distill.reset_every"}),
+        ({"init": "random"}, {"distill.gain"}),
+        ({"steps": 0}, NAMES - {"student.lr", "distill.gain"}),
+    ],
+)
+def test_what_nothing_reads_is_not_searched(change: dict[str, object], gone: set[str]) -> None:
+    config = replace(DistillConfig(), **change)  # type: ignore[arg-type]
+    assert {p.name for p in space(config, StudentConfig())} == NAMES - gone
