@@ -19,6 +19,8 @@ _OUTER = ("steps", "init", "targets", "mix", "barrier", "eta", "outer_loss", "al
           "reset_every", "inner_steps", "inner_lr", "model_lr", "synthetic_lr", "check_every")  # fmt: skip
 _SYNTHETIC = ("draws", "gain", "rank_user", "rank_time", "items_per_step", "subset", "check_seeds", "student_lr",
               "student_steps", "student_items")  # fmt: skip
+#: Ways to look at the steps of a run; a coreset is made without any.
+_VIEWS = ("live", "tensorboard")
 #: What TD3 sets itself; its steps, checks and students are as given.
 _TD3 = (*(name for name in _OUTER if name not in ("steps", "check_every")), "draws", "gain", "rank_user", "rank_time",
         "subset")  # fmt: skip
@@ -155,7 +157,7 @@ def command(
     console = Console(json_mode=json)
     kind = METHODS[choice("--method", method, tuple(METHODS))]
     if method != "foster":
-        refused = _TD3 if method == "td3" else (*_OUTER, *_SYNTHETIC, "live", "tensorboard") if kind.real else _OUTER
+        refused = _TD3 if method == "td3" else (*_OUTER, *_SYNTHETIC, *_VIEWS) if kind.real else _OUTER
         settings.refuse(ctx, refused, method)
         if settings_file is not None:
             raise FosterError(

@@ -15,6 +15,8 @@ import pandas as pd
 from foster_cli.errors import FosterError
 from foster_cli.report.content import Chart, Float, Series
 
+#: What is larger is a fault and not drawn.
+LARGEST = 1e30
 #: Most steps that are drawn; of a longer run as many, evenly spaced.
 MOST_STEPS = 1000
 #: key, title, y label, columns with their label and role, log y?
@@ -44,7 +46,7 @@ def _table(path: Path) -> pd.DataFrame:
     wrong = [str(name) for name in table.columns if not pd.api.types.is_numeric_dtype(table[name])]
     if wrong:
         raise FosterError(f"{path}: {', '.join(wrong)} holds more than numbers", "copy the bundle again")
-    return table
+    return table.where(table.abs() < LARGEST)
 
 
 def _column(table: pd.DataFrame, name: str) -> Float | None:
@@ -58,6 +60,7 @@ def _column(table: pd.DataFrame, name: str) -> Float | None:
 def curves(folder: Path, manifest: dict[str, Any]) -> list[Chart]:
     """The charts of the bundle in `folder`, validation first; none where nothing was learned (a coreset)."""
     log, checks = _table(folder / "log.csv"), _table(folder / "checks.csv")
+    log, checks = (t.dropna(subset="step") if "step" in t.columns else t for t in (log, checks))
     found = [chart for chart in (_validation(checks, manifest),) if chart is not None]
     if "step" not in log.columns or len(log) < 2:
         return found
@@ -87,13 +90,13 @@ def _levels(key: str, manifest: dict[str, Any]) -> list[tuple[str, float]]:
 
 def _validation(checks: pd.DataFrame, manifest: dict[str, Any]) -> Chart | None:
     """Validation R@10 of fresh models trained on D~, beside full data and no training."""
-    if not {"step", "R@10"} <= set(checks.columns) or not len(checks):
+    if not {"step", "R@10"} <= set(checks.columns) or not np.isfinite(checks["R@10"]).any():
         return None
     metrics = manifest.get("metrics", {})
     levels = [
         (label, float(metrics[name]))
         for name, label in (("full_valid_R@10", "full data"), ("untrained_valid_R@10", "untrained"))
-        if name in metrics
+        if name in metrics and abs(float(metrics[name])) < LARGEST
     ]
     seeds = manifest.get("distill", {}).get("check_seeds")
     line = Series("synthetic", checks["R@10"].to_numpy(dtype=np.float64), "synthetic")

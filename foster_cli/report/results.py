@@ -6,7 +6,6 @@ In: a file, or the bundle's own eval.json. Out: `Results`. Numbers are checked b
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ from foster_cli.report.content import Results
 
 #: Where `foster eval` keeps the evaluation of a bundle, inside of it.
 EVALUATION = "eval.json"
+#: No metric, time or memory is beyond it.
+LARGEST = 1e15
 NAMES = {
     "synthetic": "synthetic", "full": "full data", "random": "random real", "untrained": "untrained",
     "popularity": "popularity", "text_similarity": "text similarity",
@@ -53,16 +54,16 @@ def _check(found: dict[str, Any]) -> None:
         _numbers(values)
     for pair in found["paired"].values():
         _numbers([pair[m][k] for m in metrics(found) for k in ("diff", "low", "high")])
-    int(found["cases"]), list(found["seeds"]), found["mask_seen"], found["backbone"]["evaluated"]
-    found["data"]["hash"], found["method"], found["settings"].keys()
-    if not found["rows"]:
-        raise ValueError("no rows")
+    _numbers([found["cases"]])
+    there = (found["data"]["hash"], found["method"], found["mask_seen"], found["backbone"]["evaluated"])
+    if not found["rows"] or not list(found["seeds"]) or not found["settings"].keys() or not all(map(bool, there[:2])):
+        raise ValueError("rows, seeds, settings or names are empty")
 
 
 def _numbers(values: list[Any]) -> None:
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ValueError(f"{value!r} is no finite number")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < LARGEST:
+            raise ValueError(f"{value!r} is no number that a table holds")
 
 
 def metrics(found: dict[str, Any]) -> list[str]:

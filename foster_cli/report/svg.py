@@ -22,8 +22,9 @@ MAP_WIDTH = 1000
 
 def linear_ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten apart) from at or below `low` to at or above `high`."""
-    if not high > low:
-        pad = abs(low) * 0.1 or 1.0
+    size = max(abs(low), abs(high))
+    if not high - low > 1e-9 * size:  # no range, or one that doubles cannot divide
+        pad = size * 0.1 or 1.0
         low, high = low - pad, high + pad
     rough = (high - low) / max(about - 1, 1)
     power = 10.0 ** math.floor(math.log10(rough))

@@ -115,4 +115,8 @@ class Browser:
 if __name__ == "__main__":
     with Browser() as browser:
         browser.open(Path(sys.argv[1]), 1120)
-        browser.screenshot(Path(sys.argv[2]), 0, 1500)
+        top = browser.js("return arguments[0] && document.getElementById(arguments[0]).offsetTop", *sys.argv[3:4])
+        browser.screenshot(Path(sys.argv[2]), int(top or 0), 1500)
+    from PIL import Image
+
+    Image.open(sys.argv[2]).convert("RGB").quantize(64).save(sys.argv[2], optimize=True)
