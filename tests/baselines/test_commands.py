@@ -180,7 +180,7 @@ def test_every_option_has_its_place() -> None:
         inspect.signature(distill.command).parameters
     )
     assert set(inspect.signature(distill.command).parameters) <= known | {
-        "backbone", "items", "pooling", "lora", "lora_alpha", "cache_precision",
+        "backbone", "items", "settings_file", "pooling", "lora", "lora_alpha", "cache_precision",
     }  # fmt: skip
 
 
