@@ -55,6 +55,10 @@ class IdEmbedding(nn.Module):
         self.cache = SimpleNamespace(n=n, width=D)
         self.table = nn.Embedding.from_pretrained(torch.empty(n, D).normal_(0, 0.02, generator=rng), freeze=False)
 
+    def shared(self) -> dict[int, Any]:
+        """What copies share: nothing that learns."""
+        return {id(self.cache): self.cache}
+
     def forward(self, items: Tensor) -> Tensor:
         """(B,) -> (B, d)."""
         return cast(Tensor, self.table(items))

@@ -41,6 +41,18 @@ class ModelConfig:
     items: str = "text"
     """Where item embeddings come from: `text`, the encoder; `id`, a table (n, width) that learns from nothing.
     Every anchor then holds the table: n * width * 4 bytes for each epoch of the teacher."""
+    pooling: str | None = None
+    """How token states become a text's vector: `mean`, `last` or `cls`; None: as the encoder was trained, and the
+    last token for a causal LM."""
+    lora: int | None = None
+    """Rank of LoRA on the linear layers of the top `train_layers`, which alone then learn; None: the layers learn."""
+    lora_alpha: float | None = None
+    """LoRA's alpha: what it adds is scaled by alpha / rank. None: 4 times the rank (paper D.4: 128 and 32)."""
+    lora_dropout: float = 0.1
+    """Dropout of what LoRA reads, while the recommender trains with its own (paper D.4)."""
+    cache_precision: str | None = None
+    """`fp32` or `bf16`: how the hidden states below the learning layers are kept; None: as the encoder computes them,
+    bf16 for a causal LM of 16-bit weights."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +184,15 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
                 f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}",
             )
     return kind(**values)
+
+
+#: Settings of the recommender that came later, at the values that stand for how things were before.
+LATER = {"pooling": None, "lora": None, "lora_alpha": None, "lora_dropout": 0.1, "cache_precision": None}
+
+
+def without(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """`values` less those that stand at `defaults`: what was kept before there were such settings keeps its key."""
+    return {k: v for k, v in values.items() if k not in defaults or v != defaults[k]}
 
 
 def choice(name: str, value: str, allowed: tuple[str, ...]) -> str:

@@ -11,12 +11,14 @@ import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from foster_cli.errors import FosterError
+from foster_cli.models.lora import require_peft
 from foster_cli.models.source import TINYBERT_HUB, find_encoder
 from foster_cli.ops import CHOICES, native, reference
 from foster_cli.runtime import cache_dir
@@ -116,6 +118,11 @@ def encoders() -> list[Finding]:
     there = isinstance(try_to_load_from_cache(TINYBERT_HUB, "config.json"), str)
     text = "in the local hub cache" if there else "not in the local hub cache; --encoder tinybert fetches it once"
     found.append(Finding("encoder tinybert", "ok" if there else "note", text))
+    try:
+        require_peft()
+        found.append(Finding("peft", "ok", f"{version('peft')}, for --lora"))
+    except FosterError as error:
+        found.append(Finding("peft", "note", f"{error.message}: {error.hint}"))
     return found
 
 

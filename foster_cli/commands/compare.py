@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from foster_cli.baselines import METHODS
 from foster_cli.commands import options
 from foster_cli.commands.options import DISTILL, MODEL, STUDENT, TRAIN
-from foster_cli.commands.settings import opt
+from foster_cli.commands.settings import AlphaOption, LoraOption, PoolingOption, opt
 
 #: All but the one that needs minutes for each outer step.
 _DEFAULT = ",".join(name for name in METHODS if name != "td3")
@@ -33,9 +33,12 @@ def command(
     steps: Annotated[int, opt("--steps", "K, outer steps of foster and td3.")] = DISTILL.steps,
     draws: Annotated[int, opt("--draws", "Draws tried for the start of foster and rollout.")] = DISTILL.draws,
     encoder: options.Encoder = MODEL.encoder,
+    pooling: PoolingOption = None,
     backbone: options.Backbone = MODEL.backbone,
     items: options.Items = MODEL.items,
     train_layers: options.TrainLayers = MODEL.train_layers,
+    lora: LoraOption = None,
+    lora_alpha: AlphaOption = None,
     width: options.Width = None,
     precision: options.Precision = MODEL.precision,
     epochs: options.Epochs = TRAIN.epochs,
@@ -74,8 +77,9 @@ def command(
 
     chosen = settings.names("--methods", methods, tuple(METHODS))
     model = ModelConfig(
-        encoder=encoder, train_layers=train_layers, width=width, precision=precision, backbone=backbone, items=items
-    )
+        encoder=encoder, train_layers=train_layers, width=width, precision=precision, backbone=backbone, items=items,
+        pooling=pooling, lora=lora, lora_alpha=lora_alpha,
+    )  # fmt: skip
     train = TrainConfig(epochs=epochs)
     config = DistillConfig(budget=budget, length=length, steps=steps, draws=draws)
     student = StudentConfig(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from foster_cli.baselines import METHODS
-from foster_cli.commands.settings import DATA_HELP, NO_CONTEXT
+from foster_cli.commands.settings import DATA_HELP, NO_CONTEXT, AlphaOption, LoraOption, PoolingOption
 from foster_cli.commands.settings import opt as _opt
 from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
 
@@ -50,7 +50,10 @@ def command(
     tensorboard: Annotated[
         Path | None, _opt("--tensorboard", "A folder for TensorBoard's event files (needs tensorboard).")
     ] = None,
-    encoder: Annotated[str, _opt("--encoder", "minilm, tinybert, a folder or org/name.")] = _M.encoder,
+    encoder: Annotated[
+        str, _opt("--encoder", "minilm, tinybert, a folder or org/name: a text encoder or a causal LM.")
+    ] = _M.encoder,
+    pooling: PoolingOption = None,
     backbone: Annotated[
         str, _opt("--backbone", "The sequence model: sasrec, gru4rec, bert4rec, narm or hstu.")
     ] = _M.backbone,
@@ -60,6 +63,11 @@ def command(
     train_layers: Annotated[
         str, _opt("--train-layers", "all, a number of top layers, or none (a linear head learns).")
     ] = _M.train_layers,
+    lora: LoraOption = None,
+    lora_alpha: AlphaOption = None,
+    cache_precision: Annotated[
+        str | None, _opt("--cache-precision", "fp32 or bf16 for kept hidden states; as the encoder gives them without.")
+    ] = None,
     width: Annotated[
         int | None, _opt("--width", "d, width of the recommender; the encoder's own without it (64 with --items id).")
     ] = None,
@@ -165,7 +173,8 @@ def command(
             )
     model = ModelConfig(
         encoder=encoder, train_layers=train_layers, width=width, max_tokens=max_tokens, precision=precision,
-        backbone=backbone, items=items,
+        backbone=backbone, items=items, pooling=pooling, lora=lora, lora_alpha=lora_alpha,
+        cache_precision=cache_precision,
     )  # fmt: skip
     train = TrainConfig(loss=loss, epochs=epochs, lr=lr, patience=patience)
     config = DistillConfig(

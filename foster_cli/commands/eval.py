@@ -7,6 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from foster_cli.commands.settings import AlphaOption, LoraOption, PoolingOption
+from foster_cli.console import clean
+
+#: What tells two text encoders apart in a record: weights, tokenizer and pooling; and what learns.
+_ENCODER = ("hash", "train_layers", "lora")
 _ROWS = "synthetic,full,random,untrained,popularity,text_similarity"
 
 
@@ -28,6 +33,23 @@ def command(
         str | None,
         typer.Option("--backbone", help="Train all rows with another: sasrec, gru4rec, bert4rec, narm or hstu."),
     ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option("--encoder", help="Train all rows on the texts of another: minilm, tinybert, a folder, org/name."),
+    ] = None,
+    pooling: PoolingOption = None,
+    train_layers: Annotated[
+        str | None,
+        typer.Option("--train-layers", help="all, a number of top layers, or none; without --lora no LoRA."),
+    ] = None,
+    lora: LoraOption = None,
+    lora_alpha: AlphaOption = None,
+    width: Annotated[
+        str | None, typer.Option("--width", help="Width of the recommenders, or own: that of the encoder.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="fp32, or bf16 for the encoder's layers that learn.")
+    ] = None,
     mask_seen: Annotated[bool, typer.Option("--mask-seen", help="Leave out what the user already has.")] = False,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Reuse models trained on the full data.")] = True,
@@ -42,7 +64,10 @@ def command(
     budget, an untrained model, popularity, nearest texts. 95 % intervals and paired differences by bootstrap
     over users and seeds.
 
-    A whole table (all rows, the bundle's own backbone, no --mask-seen) is kept in BUNDLE/eval.json, where foster
+    The recommenders are as the bundle says, or as the options say from --backbone to --precision: so a set is tried
+    on other models than it was distilled with.
+
+    A whole table (all rows, the bundle's own recommenders, no --mask-seen) is kept in BUNDLE/eval.json, where foster
     report finds it.
 
     Example: foster eval, or: foster eval runs/games-foster-b20-1 --seeds 3
@@ -55,17 +80,18 @@ def command(
     from foster_cli.commands.settings import numbers
     from foster_cli.console import Console
     from foster_cli.evaluate.compare import ROWS, check_rows
-    from foster_cli.evaluate.run import evaluate_bundle
+    from foster_cli.evaluate.run import Other, evaluate_bundle
     from foster_cli.runtime import pick_device, writing
 
     console = Console(json_mode=json)
     names = check_rows(tuple(r.strip() for r in rows.split(",") if r.strip()))
     ks = numbers("--k", k)
+    other = Other(backbone, encoder, pooling, train_layers, lora, lora_alpha, width, precision)
     where = pick_device(device)
     note_ops(console, where)
     loaded = load(resolve_bundle(bundle, console))
     dataset = bundle_data(loaded, data)
-    found = evaluate_bundle(loaded, dataset, names, seeds, ks, mask_seen, where, console, cache, backbone)
+    found = evaluate_bundle(loaded, dataset, names, seeds, ks, mask_seen, where, console, cache, other)
     text = json_module.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
     if out is not None:
         with writing(out) as tmp:
@@ -74,8 +100,8 @@ def command(
         sys.stdout.write(text + "\n")
     else:
         show(console, found, ks)
-    own = found["backbone"]["evaluated"] == found["backbone"]["distilled"]
-    if out is None and own and not mask_seen and set(names) == set(ROWS):
+    own = all(found[part]["evaluated"] == found[part]["distilled"] for part in ("backbone", "encoder"))
+    if out is None and own and width is None and precision is None and not mask_seen and set(names) == set(ROWS):
         _keep(loaded.path, text, console)
 
 
@@ -94,6 +120,16 @@ def _keep(bundle: Path, text: str, console: Any) -> None:
     console.note(f"kept as {bundle / EVALUATION}; next: foster report {bundle}")
 
 
+def _models(found: dict[str, Any], stage: str) -> str:
+    """The backbone and, where it is not the one distilled with, the text encoder and what learns in it."""
+    made, used = ([(e or {}).get(k) for k in _ENCODER] for e in found["encoder"].values())
+    encoder = found["encoder"][stage]
+    if made == used or encoder is None:
+        return str(found["backbone"][stage])
+    lora = f", LoRA {encoder['lora']}" if encoder.get("lora") else ""
+    return f"{found['backbone'][stage]} on {clean(encoder['name'])} (train layers {encoder['train_layers']}{lora})"
+
+
 def show(console: Any, found: dict[str, Any], ks: tuple[int, ...]) -> None:
     """The table and the paired differences, for a person."""
     metrics = [f"{m}@{k}" for k in ks for m in ("R", "N")] + ["MRR"]
@@ -105,7 +141,7 @@ def show(console: Any, found: dict[str, Any], ks: tuple[int, ...]) -> None:
         lines.append([label, *cells, f"{row['coverage']:.1%}", f"{row['train_seconds']:.0f}", f"{row['peak_mb']:.0f}"])
     data = found["data"]["name"]
     title = f"{data}: {found['cases']:,} test cases, all items ranked, seeds {', '.join(map(str, found['seeds']))}"
-    made, used = found["backbone"]["distilled"], found["backbone"]["evaluated"]
+    made, used = (_models(found, stage) for stage in ("distilled", "evaluated"))
     if made != used:
         title += f"; distilled with {made}, evaluated with {used}"
     console.table(title, ["", *metrics, "coverage", "train s", "peak MiB"], lines)

@@ -23,7 +23,7 @@ Data = Annotated[list[Path], typer.Argument(metavar="DATA", help=DATA_HELP)]
 Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Fresh models per trained row.")]
 K = Annotated[str, opt("--k", "Cut-offs of R@k and N@k.")]
 Length = Annotated[int, opt("--length", "L, positions of a sequence, real or synthetic.")]
-Encoder = Annotated[str, opt("--encoder", "minilm, tinybert, a folder or org/name.")]
+Encoder = Annotated[str, opt("--encoder", "minilm, tinybert, a folder or org/name: a text encoder or a causal LM.")]
 Backbone = Annotated[str, opt("--backbone", "The sequence model: sasrec, gru4rec, bert4rec, narm or hstu.")]
 Items = Annotated[str, opt("--items", "What an item is known by: text, or id.")]
 TrainLayers = Annotated[

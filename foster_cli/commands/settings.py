@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer.core import TyperCommand
@@ -24,6 +24,15 @@ def opt(flag: str, text: str) -> typer.models.OptionInfo:
     """An option by one name."""
     option: typer.models.OptionInfo = typer.Option(flag, help=text)
     return option
+
+
+PoolingOption = Annotated[
+    str | None, opt("--pooling", "mean, last (token) or cls; as the encoder was trained, and last for a causal LM.")
+]
+LoraOption = Annotated[
+    int | None, opt("--lora", "Rank of LoRA in the layers of --train-layers, which then stay as they are.")
+]
+AlphaOption = Annotated[float | None, opt("--lora-alpha", "LoRA's alpha; 4 times the rank without it.")]
 
 
 def was_given(ctx: typer.Context, name: str) -> bool:

@@ -29,13 +29,17 @@ class Tokens:
         return np.diff(self.offsets)
 
 
-def tokenize(texts: list[str], tokenizer: Any, max_tokens: int | None) -> Tokens:
-    """Each text cut to `max_tokens` tokens (None: not cut), special tokens included."""
+def tokenize(texts: list[str], tokenizer: Any, max_tokens: int | None, empty: int | None = None) -> Tokens:
+    """Each text cut to `max_tokens` tokens (None: not cut), special tokens included.
+
+    `empty`: the token that stands for a text without any (an empty one, where a tokenizer adds no special tokens).
+    """
     parts: list[npt.NDArray[np.int64]] = []
     for a in range(0, len(texts), 4096):
         kind = {"truncation": True, "max_length": max_tokens} if max_tokens else {"truncation": False}
         ids = tokenizer(texts[a : a + 4096], return_attention_mask=False, verbose=False, **kind)["input_ids"]
-        parts += [np.asarray(i, dtype=np.int64) for i in ids]
+        stand_in = [] if empty is None else [empty]
+        parts += [np.asarray(i or stand_in, dtype=np.int64) for i in ids]
     offsets = np.cumsum([0, *map(len, parts)])
     return Tokens(np.concatenate(parts) if parts else np.zeros(0, np.int64), offsets)
 

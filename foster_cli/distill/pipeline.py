@@ -39,6 +39,7 @@ from foster_cli.distill.synthetic import (
 )
 from foster_cli.errors import FosterError
 from foster_cli.models.backbones import BACKBONES
+from foster_cli.models.encoder import check_encoder
 from foster_cli.models.recommender import ITEMS, Recommender
 from foster_cli.ops.precision import PRECISIONS, matmul_precision
 from foster_cli.ops.reading import Reading, make_reading
@@ -69,6 +70,7 @@ def check_model(model: ModelConfig) -> None:
         )
     if model.items == "id" and model.precision != "fp32":
         raise FosterError(f"--precision {model.precision}: --items id has no text encoder", "use --precision fp32")
+    check_encoder(model)
     positive("heads", model.heads)
     positive("layers", model.layers)
     if model.width is not None:
@@ -216,7 +218,7 @@ def identity(
             "statistics": data.statistics,
             "settings": data.settings,
         },
-        "encoder": setting.source and {**setting.source.identity(), "train_layers": model.train_layers},
+        "encoder": setting.encoder_identity(),
         "item_factor": {"shape": list(V.shape), "sha256_of_ids": sha256_json(data.catalogue.ids)},
         "model": dataclasses.asdict(model),
         "train": dataclasses.asdict(train),

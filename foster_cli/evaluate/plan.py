@@ -15,7 +15,7 @@ import torch
 
 from foster_cli import __version__, bundle
 from foster_cli.baselines import METHODS, bilevel, td3
-from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
+from foster_cli.config import LATER, DistillConfig, ModelConfig, StudentConfig, TrainConfig, without
 from foster_cli.data.columns import PrepareSettings
 from foster_cli.data.schema import Dataset
 from foster_cli.data.windows import training_windows
@@ -111,10 +111,10 @@ class Plan:
 
     def fields(self, model: str = "") -> dict[str, Any]:
         """What decides every cell of `model`: data, encoder, model, training on real data, kind of device, versions."""
-        shape = dataclasses.asdict(self.models[model])
+        shape = without(dataclasses.asdict(self.models[model]), LATER)
         encoder = None
         if self.models[model].items == "text":  # known by its hash, wherever it lies
-            encoder = find_encoder(shape.pop("encoder")).hash
+            encoder = find_encoder(shape.pop("encoder"), self.models[model].pooling).hash
         return {
             "foster": __version__, "torch": torch.__version__, "device": self.device.type, "data": self.data.hash,
             "encoder": encoder, "model": shape, "train": dataclasses.asdict(self.train), "length": self.config.length,

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from foster_cli.bundle import Bundle
-from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig, choice, from_dict
+from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig, from_dict
 from foster_cli.console import SILENT, Console
 from foster_cli.data.schema import Dataset
 from foster_cli.distill.loop import make_subset
+from foster_cli.distill.pipeline import check_model
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.compare import make_test, rows, summarise
-from foster_cli.models.backbones import BACKBONES
+from foster_cli.models.source import find_encoder
 from foster_cli.ops.precision import matmul_precision
 from foster_cli.runtime import machine
 from foster_cli.train.setting import Setting, make_setting
@@ -22,39 +24,80 @@ from foster_cli.train.setting import Setting, make_setting
 
 def bundle_setting(
     bundle: Bundle, data: Dataset, model: ModelConfig, length: int, device: torch.device, console: Console,
-    use_cache: bool,
+    use_cache: bool, other_encoder: bool = False,
 ) -> Setting:  # fmt: skip
-    """The setting that a bundle's recommenders train in. FosterError for another catalogue or text encoder."""
+    """The setting that a bundle's recommenders train in. FosterError for another catalogue or text encoder.
+
+    `other_encoder`: `model` names another one on purpose.
+    """
     if data.catalogue.ids != bundle.item_ids:
         raise FosterError(f"{bundle.path} is of another catalogue than the data", "name its data: --data FILE")
-    setting = make_setting(data, model, length, device, console, use_cache)
-    stated = bundle.manifest["encoder"]
-    if setting.source is not None and setting.source.hash != stated["hash"]:
-        raise FosterError(
-            f"the encoder {model.encoder} is another than the bundle was made with "
-            f"({setting.source.hash[:12]}… instead of {stated['hash'][:12]}…)",
-            f"install revision {stated['revision']}",
-        )
-    return setting
+    own, stated = from_dict(ModelConfig, bundle.manifest["model"]), bundle.manifest["encoder"]
+    if own.items == "text" and not other_encoder:
+        found = find_encoder(own.encoder, own.pooling).hash
+        if found != stated["hash"]:
+            raise FosterError(
+                f"the encoder {own.encoder} is another than the bundle was made with "
+                f"({found[:12]}… instead of {stated['hash'][:12]}…)",
+                f"install revision {stated['revision']}, or evaluate with another: foster eval --encoder",
+            )
+    return make_setting(data, model, length, device, console, use_cache)
+
+
+@dataclass(frozen=True)
+class Other:
+    """What recommenders are evaluated with in place of the bundle's own; None: the bundle's.
+
+    Another encoder pools as it was trained where `pooling` is None. `train_layers` alone means without LoRA. `width`:
+    a number, or `own`, that of the encoder.
+    """
+
+    backbone: str | None = None
+    encoder: str | None = None
+    pooling: str | None = None
+    train_layers: str | None = None
+    lora: int | None = None
+    lora_alpha: float | None = None
+    width: str | None = None
+    precision: str | None = None
+
+    def of(self, model: ModelConfig) -> ModelConfig:
+        """`model` with what is asked for. Raises FosterError for what there is not, or does not fit together."""
+        asked: dict[str, Any] = {
+            name: value for name, value in dataclasses.asdict(self).items() if value is not None and name != "width"
+        }
+        if self.encoder is not None:
+            asked = {"pooling": None, **asked}
+        if self.train_layers is not None or self.lora is not None:
+            asked = {"lora": None, "lora_alpha": None, **asked}
+        if self.train_layers in ("none", "all") and self.lora is None:
+            asked |= {"cache_precision": None}
+        if self.width is not None:
+            if self.width != "own" and not self.width.isdecimal():
+                raise FosterError(f"--width {self.width}: not a number", "use a number such as 128, or own")
+            asked |= {"width": None if self.width == "own" else int(self.width)}
+        changed = dataclasses.replace(model, **asked)
+        check_model(changed)
+        return changed
 
 
 def evaluate_bundle(
     bundle: Bundle, data: Dataset, names: tuple[str, ...], seeds: int, ks: tuple[int, ...], mask_seen: bool,
-    device: torch.device, console: Console = SILENT, use_cache: bool = True, backbone: str | None = None,
+    device: torch.device, console: Console = SILENT, use_cache: bool = True, other: Other | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The evaluation JSON of README: data, cases, rows, paired. Seeds are the bundle's seed and those after it.
 
-    `backbone`: every trained row is of this one (Table 4), whatever the set was distilled with; None: of that one.
-    Raises FosterError for an unknown backbone, another catalogue or another text encoder than the bundle's.
+    `other`: every row is of such recommenders (Table 4), whatever the set was distilled with; None: of its own.
+    Raises FosterError for a backbone or an encoder there is not, another catalogue than the bundle's, or a text
+    encoder of the bundle's name that is another one.
     """
     m = bundle.manifest
-    model, train = from_dict(ModelConfig, m["model"]), from_dict(TrainConfig, m["train"])
-    distilled_with = model.backbone
-    if backbone is not None:
-        model = dataclasses.replace(model, backbone=choice("--backbone", backbone, tuple(BACKBONES)))
+    own, train = from_dict(ModelConfig, m["model"]), from_dict(TrainConfig, m["train"])
+    model = own if other is None else other.of(own)
     config, student = from_dict(DistillConfig, m["distill"]), from_dict(StudentConfig, m["student"])
+    encoder = other is not None and other.encoder is not None
     with matmul_precision(model.precision, device):
-        setting = bundle_setting(bundle, data, model, config.length, device, console, use_cache)
+        setting = bundle_setting(bundle, data, model, config.length, device, console, use_cache, encoder)
         used = [int(m["seed"]) + i for i in range(seeds)]
         test = make_test(setting, mask_seen, min(ks))
         Q = bundle.Q.to(device) if bundle.windows is None else bundle.windows
@@ -66,7 +109,8 @@ def evaluate_bundle(
         )
     head: dict[str, Any] = {"data": {"name": data.name, "hash": data.hash}, "bundle": str(bundle.path)}
     head["method"] = m["method"]
-    head["backbone"] = {"distilled": distilled_with, "evaluated": model.backbone}
+    head["backbone"] = {"distilled": own.backbone, "evaluated": model.backbone}
+    head["encoder"] = {"distilled": m["encoder"], "evaluated": setting.encoder_identity()}
     settings = {
         "model": dataclasses.asdict(model),
         "train": m["train"],

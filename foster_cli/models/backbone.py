@@ -1,7 +1,7 @@
 """The pretrained text encoder from its folder, checked, and a copy of its top layers that runs alone.
 
-In: an `EncoderSource`. Out: the Hugging Face model and its tokenizer; for N, the top N layers, which read the
-hidden states below them instead of tokens.
+In: an `EncoderSource`, of an encoder or a causal LM. Out: the Hugging Face model and its tokenizer; for N, the top N
+layers, which read the hidden states below them instead of tokens.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from torch import Tensor, nn
 from foster_cli.errors import FosterError
 from foster_cli.models.source import EncoderSource
 
-_DECODER = re.compile("CausalLM|LMHeadModel|ForConditionalGeneration|DoubleHeads")
+_DECODER = re.compile("CausalLM|LMHeadModel|DoubleHeads")
+_CONDITIONAL = re.compile("ForConditionalGeneration")
 
 
 def load_backbone(source: EncoderSource, attention: str | None = None) -> tuple[nn.Module, Any]:
-    """The Hugging Face model (fp32, eval mode) and its tokenizer. Raises FosterError if it is no text encoder.
+    """The Hugging Face model (eval mode) and its tokenizer. Raises FosterError if it is no text encoder.
 
+    An encoder comes in fp32. A causal LM comes in bf16 where its weights are of 16 bits, else in fp32. Code that a
+    folder brings is never run.
     `attention`: transformers' name for how attention is computed; None: its own choice.
     """
     from huggingface_hub.errors import StrictDataclassError
@@ -34,27 +37,28 @@ def load_backbone(source: EncoderSource, attention: str | None = None) -> tuple[
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     where = f"--encoder {source.name}"
-    hint = "give the folder or hub id of a text encoder such as sentence-transformers/all-MiniLM-L6-v2"
+    hint = "give the folder or hub id of a text encoder such as sentence-transformers/all-MiniLM-L6-v2, or a causal LM"
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        config = AutoConfig.from_pretrained(source.folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(source.folder, **local)
         names = [str(a) for a in getattr(config, "architectures", None) or []]
-        if (
-            getattr(config, "is_encoder_decoder", False)
-            or getattr(config, "is_decoder", False)
-            or any(_DECODER.search(a) for a in names)
-        ):
-            raise FosterError(f"{where}: {', '.join(names) or config.model_type} is no encoder", hint)
-        tokenizer = AutoTokenizer.from_pretrained(source.folder, local_files_only=True)
+        named = ", ".join(names) or config.model_type
+        if getattr(config, "is_encoder_decoder", False) or any(_CONDITIONAL.search(a) for a in names):
+            raise FosterError(f"{where}: {named} has a decoder that reads an encoder's output", hint)
+        if getattr(config, "is_decoder", False) or (not source.causal and any(_DECODER.search(a) for a in names)):
+            raise FosterError(f"{where}: {named} is neither an encoder nor a causal LM", hint)
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, **local)
         # safetensors where there are any; else transformers reads the .bin with torch's weights-only loader
         model, info = AutoModel.from_pretrained(
-            source.folder, local_files_only=True, dtype=torch.float32, output_loading_info=True,
-            attn_implementation=attention,
+            source.folder, **local, dtype=_load_dtype(config, source.causal), output_loading_info=True,
+            attn_implementation=attention, use_safetensors=True if source.causal else None,
         )  # fmt: skip
         missing = sorted(k for k in info["missing_keys"] if not k.startswith("pooler."))
         if missing:
             raise FosterError(f"{where}: its weights lack {len(missing)} tensors, such as {missing[0]}", hint)
         if getattr(model, "pooler", None) is not None:
             model.pooler = None
+        model.config.use_cache = False  # nothing is generated
         model.eval()
         probe = torch.tensor([tokenizer("a text")["input_ids"]])
         with torch.no_grad():
@@ -79,12 +83,19 @@ def load_backbone(source: EncoderSource, attention: str | None = None) -> tuple[
     return model, tokenizer
 
 
+def _load_dtype(config: Any, causal: bool) -> torch.dtype:
+    """fp32 for an encoder; for a causal LM what its weights are in, where bf16 stands for all 16-bit types."""
+    stated = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
+    half = str(stated).removeprefix("torch.") in ("bfloat16", "float16")
+    return torch.bfloat16 if causal and half else torch.float32
+
+
 def load_tokenizer(source: EncoderSource) -> Any:
     """The tokenizer alone, without torch weights. Raises FosterError if there is none."""
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source.folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise FosterError(
             f"--encoder {source.name}: no tokenizer in {source.folder}", "use --encoder minilm"
@@ -92,11 +103,12 @@ def load_tokenizer(source: EncoderSource) -> Any:
 
 
 def encoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The encoder's stack of layers: its longest ModuleList."""
+    """The encoder's stack of layers: the ModuleList as long as its config says, else the longest."""
     stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) > 0]
     if not stacks:
         raise FosterError("this encoder shows no list of layers", "use --train-layers none or all")
-    return max(stacks, key=len)
+    stated = getattr(getattr(model, "config", None), "num_hidden_layers", None)
+    return max([s for s in stacks if len(s) == stated] or stacks, key=len)
 
 
 class _Passthrough(nn.Module):
@@ -106,21 +118,40 @@ class _Passthrough(nn.Module):
         return inputs_embeds
 
 
+def _input_embeddings(model: Any) -> nn.Module:
+    try:
+        found: nn.Module = model.get_input_embeddings()
+    except (NotImplementedError, AttributeError) as error:
+        raise FosterError(
+            "this encoder's embeddings are not where they are expected", "use --train-layers none or all"
+        ) from error
+    return found
+
+
 def top_of(model: nn.Module, count: int) -> nn.Module:
-    """A copy of `model` that holds its top `count` layers only and reads hidden states as `inputs_embeds`."""
+    """A copy of `model` that holds its top `count` layers only and reads hidden states as `inputs_embeds`.
+
+    The mask, the positions (rotary ones too) and the norm behind the last layer are the model's own. Whether the copy
+    gives what the whole gives is for the caller to check: a model may add positions to its `inputs_embeds`.
+    """
     stack = encoder_layers(model)
     if count > len(stack):
         raise FosterError(
             f"--train-layers {count}: this encoder has {len(stack)} layers", f"use 1 to {len(stack)}, or all"
         )
-    kept = list(stack)
-    memo: dict[int, Any] = {id(layer): nn.Identity() for layer in kept[: len(kept) - count]}
-    if not isinstance(getattr(model, "embeddings", None), nn.Module):
-        raise FosterError("this encoder's embeddings are not where they are expected", "use --train-layers none or all")
-    memo[id(model.embeddings)] = _Passthrough()
+    below = len(stack) - count
+    memo: dict[int, Any] = {id(layer): nn.Identity() for layer in list(stack)[:below]}
+    if isinstance(getattr(model, "embeddings", None), nn.Module):
+        memo[id(model.embeddings)] = _Passthrough()
+    else:  # a decoder looks its tokens up only where it is given no `inputs_embeds`
+        memo[id(_input_embeddings(model))] = nn.Identity()
     top = copy.deepcopy(model, memo)
     name = next(n for n, m in model.named_modules() if m is stack)
     copied = top.get_submodule(name)
     assert isinstance(copied, nn.ModuleList)
-    del copied[: len(kept) - count]
+    del copied[:below]
+    config: Any = top.config
+    if getattr(config, "layer_types", None):  # which mask each layer reads, by its place in the stack
+        config.layer_types = list(config.layer_types)[below:]
+    config.num_hidden_layers = count
     return top

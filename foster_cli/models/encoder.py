@@ -2,68 +2,33 @@
 
 In: tokens of n items. Out: E (B, w) for any B items, w the encoder's own width. With `train_layers`
 - `none`: the pooled vectors (n, w) are kept;
-- a number N: the hidden states below the top N layers are kept, ragged (total tokens, w), the paper's caching;
-- `all`: only the tokens are kept.
-The encoder runs without dropout, so that a step depends on nothing but its inputs.
+- a number N: the hidden states below the top N layers are kept, ragged (total tokens, w), the paper's caching
+  (`models.states`: in a memory-mapped file);
+- `all`: only the tokens are kept; with LoRA the same as the number of all layers.
+The encoder's own layers run without dropout. LoRA's dropout is on where the recommender's is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from foster_cli.cache import clear_leftovers, write_about
-from foster_cli.checkpoint import load_checked, save_checked
+from foster_cli.config import ModelConfig, choice, positive
 from foster_cli.console import SILENT, Console
-from foster_cli.data.tokens import Tokens, tokenize
+from foster_cli.data.tokens import tokenize
 from foster_cli.errors import FosterError
 from foster_cli.models.backbone import encoder_layers, load_backbone, top_of
-from foster_cli.models.source import EncoderSource
-from foster_cli.ops.precision import exact
-from foster_cli.runtime import cache_dir, cache_lock, sha256_json, writing
-
-#: Padded tokens of one chunk of texts that runs at once.
-CHUNK_TOKENS = 4096
-#: Kept hidden states are also written to the cache folder up to this size.
-CACHE_BYTES = 2 << 30
-
-
-def _pool(hidden: Tensor, mask: Tensor, pooling: str, normalize: bool) -> Tensor:
-    """(B, l, w), (B, l) -> (B, w), as the encoder was trained."""
-    if pooling == "cls":
-        out = hidden[:, 0]
-    else:
-        weight = mask.unsqueeze(-1).to(hidden.dtype)
-        out = (hidden * weight).sum(1) / weight.sum(1).clamp_min(1.0)
-    return F.normalize(out, dim=-1) if normalize else out
-
-
-class Ragged:
-    """Rows of different length without padding: `values` (total,) or (total, w), `offsets` (n+1,)."""
-
-    def __init__(self, values: Tensor, offsets: Tensor) -> None:
-        self.values, self.offsets = values, offsets
-
-    def padded(self, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows `items` (B,) as (B, l, ...) with zeros behind, and the mask (B, l) int64."""
-        start = self.offsets[items]
-        size = self.offsets[items + 1] - start
-        column = torch.arange(int(size.max()), device=items.device)
-        mask = column[None, :] < size[:, None]
-        index = torch.where(mask, start[:, None] + column[None, :], 0)
-        values = self.values[index]
-        shape = mask if values.dim() == 2 else mask.unsqueeze(-1)
-        return values * shape.to(values.dtype), mask.to(torch.int64)
-
-    def to(self, device: torch.device) -> Ragged:
-        """The same rows on `device`."""
-        return Ragged(self.values.to(device), self.offsets.to(device))
+from foster_cli.models.backbones.base import SeededDropout
+from foster_cli.models.frozen import check_kept, check_top, chunks_of, hidden_states, pool, pooled_texts
+from foster_cli.models.lora import Lora, add_lora, frozen_weights, require_peft, start_lora
+from foster_cli.models.source import POOLINGS, EncoderSource
+from foster_cli.models.states import Ragged
+from foster_cli.ops.precision import PRECISIONS
+from foster_cli.runtime import sha256_json
 
 
 class TextCache:
@@ -86,101 +51,48 @@ class TextCache:
         )
 
 
-def _chunks(lengths: np.ndarray, order: np.ndarray) -> Iterator[np.ndarray]:
-    """`order` cut so that rows x longest row stays near CHUNK_TOKENS (`order` runs by rising length)."""
-    a = 0
-    while a < len(order):
-        b = a + 1
-        while b < len(order) and (b + 1 - a) * int(lengths[order[b]]) <= CHUNK_TOKENS:
-            b += 1
-        yield order[a:b]
-        a = b
-
-
-@exact()
-@torch.no_grad()
-def _run_frozen(
-    model: nn.Module,
-    tokens: Tokens,
-    below: int | None,
-    source: EncoderSource,
-    device: torch.device,
-    console: Console,
-) -> Tensor:
-    """Every text through `model` once. `below` None: pooled (n, w); else the input of layer `below`, (total, w)."""
-    ragged = Ragged(torch.from_numpy(tokens.ids), torch.from_numpy(tokens.offsets)).to(device)
-    model = model.to(device)
-    width = int(model.config.hidden_size)  # type: ignore[union-attr, arg-type]
-    out = torch.empty(len(tokens) if below is None else len(tokens.ids), width)
-    caught: list[Tensor] = []
-    handle = None
-    if below is not None:
-        layer = encoder_layers(model)[below]
-        handle = layer.register_forward_pre_hook(
-            lambda _, args, kwargs: caught.append(args[0] if args else kwargs["hidden_states"]),
-            with_kwargs=True,
-        )
-    lengths = tokens.lengths
-    done = 0
-    with console.progress("reading the item texts", len(tokens)) as bar:
-        for chunk in _chunks(lengths, np.argsort(lengths, kind="stable")):
-            items = torch.from_numpy(chunk).to(device)
-            ids, mask = ragged.padded(items)
-            hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
-            if below is None:
-                out[items.cpu()] = _pool(hidden, mask, source.pooling, source.normalize).cpu()
-            else:
-                below_hidden = caught.pop()
-                start = ragged.offsets[items]
-                index = start[:, None] + torch.arange(mask.shape[1], device=device)[None, :]
-                keep = mask.bool()
-                out[index[keep].cpu()] = below_hidden[keep].cpu()
-            done += len(chunk)
-            bar.at(done)
-    if handle is not None:
-        handle.remove()
-    return out
-
-
-def _kept(key: str, make: Any, use_cache: bool, about: dict[str, Any]) -> Tensor:
-    """The tensor under `key` in the cache folder, made and written if it is not there. `about`: for `cache list`."""
-    if not use_cache:
-        return make()
-    path = cache_dir() / "texts" / f"{key}.safetensors"
-    with cache_lock(path):
-        clear_leftovers(path)
-        if path.exists():
-            try:
-                return load_checked(path)["x"]
-            except (SafetensorError, KeyError, ValueError):
-                path.unlink()  # a damaged cache entry is made again
-        x: Tensor = make()
-        if x.numel() * x.element_size() <= CACHE_BYTES:
-            with writing(path) as tmp:
-                save_checked({"x": x}, tmp)
-            write_about(path, about)
-        return x
-
-
 class TextEncoder(nn.Module):
-    """E (B, w) of items (B,). Holds the layers that learn; reads the `TextCache` for the rest."""
+    """E (B, w) of items (B,). Holds the layers that learn; reads the `TextCache` for the rest.
+
+    `lora`: the list with the dropout's generator, from `add_lora`, where LoRA is what learns of these layers.
+    """
 
     def __init__(
-        self, cache: TextCache, top: nn.Module | None, pooling: str, normalize: bool, precision: str = "fp32"
-    ) -> None:
+        self, cache: TextCache, top: nn.Module | None, pooling: str, normalize: bool, precision: str = "fp32",
+        lora: list[torch.Generator] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.cache = cache
         self.top = top
         self.pooling, self.normalize, self.precision = pooling, normalize, precision
+        self.lora = lora
+
+    def train(self, mode: bool = True) -> TextEncoder:
+        """The pretrained layers stay without dropout; that of LoRA is on or off."""
+        super().train(False)
+        for m in self.modules():
+            if isinstance(m, SeededDropout):
+                m.train(mode)
+        return self
+
+    def shared(self) -> dict[int, Any]:
+        """For `copy.deepcopy`: what copies share, by id. The cache, and beside LoRA the weights that do not learn."""
+        frozen = frozen_weights(self.top) if self.lora is not None and self.top is not None else []
+        return {id(self.cache): self.cache, **{id(p): p for p in frozen}}
+
+    def start(self, seed: int) -> None:
+        """LoRA as it is before the first step, from `seed`; without LoRA nothing changes."""
+        if self.lora is not None and self.top is not None:
+            start_lora(self.top, self.lora, seed)
 
     def forward(self, items: Tensor) -> Tensor:
         if self.cache.pooled is not None:
             return self.cache.pooled[items]
         rows = self.cache.hidden if self.cache.hidden is not None else self.cache.tokens
         assert rows is not None and self.top is not None
-        lengths = (rows.offsets[items + 1] - rows.offsets[items]).cpu().numpy()
+        lengths = rows.size[items].cpu().numpy()
         order = np.argsort(lengths, kind="stable")
-        parts = [self._chunk(rows, items[torch.from_numpy(c).to(items.device)]) for c in _chunks(lengths, order)]
+        parts = [self._chunk(rows, items[torch.from_numpy(c).to(items.device)]) for c in chunks_of(lengths, order)]
         back = torch.empty(len(order), dtype=torch.int64)
         back[torch.from_numpy(order)] = torch.arange(len(order))
         return torch.cat(parts)[back.to(items.device)]
@@ -194,10 +106,17 @@ class TextEncoder(nn.Module):
     def _chunk(self, rows: Ragged, items: Tensor) -> Tensor:
         assert self.top is not None
         values, mask = rows.padded(items)
+        values = values.float() if values.dtype == torch.bfloat16 else values
         key = "inputs_embeds" if self.cache.hidden is not None else "input_ids"
         with torch.autocast(values.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             hidden = self.top(**{key: values}, attention_mask=mask).last_hidden_state
-        return _pool(hidden.float(), mask, self.pooling, self.normalize)
+        return pool(hidden.float(), mask, self.pooling, self.normalize)
+
+
+def _stand_in(tokenizer: Any) -> int | None:
+    """The token that stands for a text without any: the first of these that the tokenizer has."""
+    kinds = ("bos", "cls", "eos", "pad", "unk")
+    return next((i for kind in kinds if (i := getattr(tokenizer, f"{kind}_token_id", None)) is not None), None)
 
 
 def build_text_encoder(
@@ -209,8 +128,13 @@ def build_text_encoder(
     console: Console = SILENT,
     use_cache: bool = True,
     precision: str = "fp32",
+    lora: Lora | None = None,
+    cache_precision: str | None = None,
 ) -> TextEncoder:
     """The encoder for a catalogue's `texts`, its frozen part computed (or read from the cache folder).
+
+    What learns is in fp32, LoRA and the layers it stands in included. Hidden states are kept as the layers below give
+    them, in bf16 by a causal LM of 16 bits and else in fp32, or as `cache_precision` says.
 
     Raises FosterError for a `train_layers` the encoder does not have, or an architecture whose top layers do
     not give the same result from kept hidden states as the whole model gives from the tokens.
@@ -220,47 +144,71 @@ def build_text_encoder(
     limit = min(
         max_tokens, int(getattr(model.config, "max_position_embeddings", max_tokens)), tokenizer.model_max_length
     )
-    tokens = tokenize(texts, tokenizer, limit)
+    found = tokenize(texts, tokenizer, limit, _stand_in(tokenizer))
+    if not found.lengths.all():
+        raise FosterError(
+            f"--encoder {source.name}: {int((found.lengths == 0).sum())} items have no text, and its tokenizer has no "
+            "special token to stand for it", "give every item a text, or use another encoder",
+        )  # fmt: skip
+    tokens = Ragged(*map(torch.from_numpy, (found.ids, found.offsets[:-1], found.lengths))).to(device)
     n, width = len(texts), int(model.config.hidden_size)  # type: ignore[union-attr, arg-type]
     key = [source.hash, sha256_json(texts), limit]
     about = {"encoder": source.name, "texts": n, "train_layers": train_layers, "max_tokens": limit}
+    model = model.to(device)
     if train_layers == "none":
-        pooled = _kept(
-            sha256_json([*key, "pooled"]),
-            lambda: _run_frozen(model, tokens, None, source, device, console),
-            use_cache,
-            about,
-        )
+        pooled = pooled_texts(model, tokens, source, key, device, console, use_cache, about)
         return TextEncoder(TextCache(pooled.to(device), None, None, n, width), None, source.pooling, source.normalize)
-    ragged = Ragged(torch.from_numpy(tokens.ids), torch.from_numpy(tokens.offsets)).to(device)
-    if train_layers == "all":
-        cache = TextCache(None, None, ragged, n, width)
-        return TextEncoder(cache, model.to(device), source.pooling, source.normalize, precision)
-    if not train_layers.isdecimal() or int(train_layers) < 1:
+    if train_layers == "all" and lora is None:
+        cache = TextCache(None, None, tokens, n, width)
+        return TextEncoder(cache, model.float(), source.pooling, source.normalize, precision)
+    layers = len(encoder_layers(model))
+    count = str(layers) if train_layers == "all" else train_layers
+    if not count.isdecimal() or int(count) < 1:
         raise FosterError(f"--train-layers {train_layers}: not a choice", "use none, all, or a number of top layers")
-    top = top_of(model, int(train_layers)).to(device)
-    below = len(encoder_layers(model)) - int(train_layers)
-    hidden = _kept(
-        sha256_json([*key, "hidden", below]),
-        lambda: _run_frozen(model, tokens, below, source, device, console),
-        use_cache,
-        about,
-    )
-    cache = TextCache(None, Ragged(hidden.to(device), ragged.offsets), None, n, width)
-    encoder = TextEncoder(cache, top, source.pooling, source.normalize)
-    some = torch.arange(min(n, 4), device=device)
-    with torch.no_grad():
-        ids, mask = ragged.padded(some)
-        whole = _pool(
-            model.to(device)(input_ids=ids, attention_mask=mask).last_hidden_state,
-            mask,
-            source.pooling,
-            source.normalize,
+    top = top_of(model, int(count))
+    below = layers - int(count)
+    own = next(encoder_layers(model)[below].parameters()).dtype
+    dtype = {None: own, "bf16": torch.bfloat16, "fp32": torch.float32}[cache_precision]
+    what, hint = f"--train-layers {train_layers}", "use --train-layers none or all" + (", without --lora" * bool(lora))
+    check_top(model, top, tokens, below, what, hint)  # before the catalogue is read, which may take long
+    hidden = hidden_states(model, tokens, below, key, dtype, device, console, use_cache, about)
+    check_kept(model, tokens, hidden, below, what)
+    added = None if lora is None else add_lora(top.float(), lora)
+    cache = TextCache(None, hidden, None, n, width)
+    encoder = TextEncoder(cache, top.float().to(device), source.pooling, source.normalize, precision, added)
+    encoder.start(0)
+    return encoder.eval()
+
+
+def check_encoder(model: ModelConfig) -> None:
+    """FosterError for settings of the text encoder that do not fit together."""
+    text = model.items == "text"
+    for name, value, allowed in (("--pooling", model.pooling, POOLINGS),
+                                 ("--cache-precision", model.cache_precision, PRECISIONS)):  # fmt: skip
+        if value is not None:
+            choice(name, value, allowed)
+            if not text:
+                raise FosterError(f"{name} {value}: --items id has no text encoder", "leave it out")
+    if model.cache_precision is not None and (model.train_layers == "none" or (
+        model.train_layers == "all" and model.lora is None
+    )):  # fmt: skip
+        raise FosterError(
+            f"--cache-precision {model.cache_precision}: --train-layers {model.train_layers} keeps no hidden states",
+            "leave it out, or give a number of top layers",
         )
-        if not torch.allclose(whole, encoder(some), atol=1e-4, rtol=1e-4):
-            raise FosterError(
-                f"--train-layers {train_layers}: this encoder's top layers cannot run alone",
-                "use none or all",
-            )
-    encoder.precision = precision  # from here on; the comparison above is exact
-    return encoder
+    if model.lora is None:
+        if model.lora_alpha is not None:
+            raise FosterError(f"--lora-alpha {model.lora_alpha:g}: there is no --lora", "give a rank too: --lora 32")
+        return
+    if not text:
+        raise FosterError(f"--lora {model.lora}: --items id has no text encoder", "leave it out")
+    positive("--lora", model.lora)
+    if model.train_layers == "none":
+        raise FosterError(
+            f"--lora {model.lora}: --train-layers none leaves it no layers", "give their number: --train-layers 2"
+        )
+    if model.lora_alpha is not None and not 0 < model.lora_alpha < math.inf:
+        raise FosterError(f"--lora-alpha {model.lora_alpha:g}: out of range", "use a number above 0")
+    if not 0 <= model.lora_dropout < 1:
+        raise FosterError(f"lora_dropout {model.lora_dropout}: out of range", "use 0 or more, below 1")
+    require_peft()

@@ -18,6 +18,7 @@ from foster_cli.data.schema import Dataset
 from foster_cli.errors import FosterError
 from foster_cli.models.backbones import BACKBONES, make_backbone
 from foster_cli.models.encoder import TextEncoder, build_text_encoder
+from foster_cli.models.lora import Lora
 from foster_cli.models.source import EncoderSource
 from foster_cli.runtime import generator, stream_seed
 
@@ -67,10 +68,8 @@ class Recommender(nn.Module):
         return next(self.sequence.parameters()).device
 
     def train(self, mode: bool = True) -> Recommender:
-        """Dropout on or off; the text encoder always runs without."""
+        """Dropout on or off; the text encoder's own layers always run without."""
         super().train(mode)
-        if self.text is not None:
-            self.text.eval()
         return self
 
     def embed(self, items: Tensor) -> Tensor:
@@ -102,8 +101,8 @@ class Recommender(nn.Module):
                     p.copy_(state[name])
 
     def clone(self) -> Recommender:
-        """A copy with its own weights; the text cache is shared."""
-        return copy.deepcopy(self, {} if self.text is None else {id(self.text.cache): self.text.cache})
+        """A copy with its own weights; the text cache and what LoRA leaves frozen are shared."""
+        return copy.deepcopy(self, {} if self.text is None else self.text.shared())
 
     def groups(self, lr: float, encoder_lr: float) -> list[dict[str, Any]]:
         """AdamW parameter groups: backbone, head and table at `lr`, the encoder's own layers at `encoder_lr`."""
@@ -164,14 +163,16 @@ def recommender_factory(
     if source is not None:
         text = build_text_encoder(
             data.catalogue.texts, source, config.train_layers, config.max_tokens, device, console, use_cache,
-            config.precision,
+            config.precision, Lora.of(config), config.cache_precision,
         )  # fmt: skip
         if config.width is not None and config.width < text.cache.width:
             start = principal_head(text, config.width, device)
 
     def fresh(seed: int) -> Recommender:
-        own = len(data.catalogue) if text is None else copy.deepcopy(text, {id(text.cache): text.cache})
+        own = len(data.catalogue) if text is None else copy.deepcopy(text, text.shared())
         model = Recommender(own, config, length, seed, start).to(device)
+        if model.text is not None:
+            model.text.start(seed)
         model.sequence.seed_dropout(stream_seed(seed, "dropout"))
         return model.eval()
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from foster_cli.cache import clear_leftovers, write_about
 from foster_cli.checkpoint import Store
-from foster_cli.config import ModelConfig, TrainConfig
+from foster_cli.config import LATER, ModelConfig, TrainConfig, without
 from foster_cli.console import SILENT, Console
 from foster_cli.data.schema import Dataset
 from foster_cli.data.windows import Cases, Windows
@@ -70,9 +70,7 @@ def teacher_key(
     """Hash of data, encoder (None: none), settings, seed and kind of device: equal key, equal teacher."""
     fields: list[Any] = [FORMAT, data.hash, encoder_hash, length, seed, device, torch.__version__]
     shape = {k: v for k, v in dataclasses.asdict(model).items() if k != "encoder"}
-    for name, value in (("precision", "fp32"), ("backbone", "sasrec"), ("items", "text")):
-        if shape[name] == value:  # what was trained before there was another keeps its key
-            del shape[name]
+    shape = without(shape, {"precision": "fp32", "backbone": "sasrec", "items": "text", **LATER})
     return sha256_json([*fields, shape, dataclasses.asdict(train)])
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,13 @@ class Setting:
     windows: Windows
     valid: Cases
 
+    def encoder_identity(self) -> dict[str, Any] | None:
+        """What a record keeps of the text encoder and of what learns in it."""
+        if self.source is None:
+            return None
+        learns = {"train_layers": self.model.train_layers, "pooling": self.source.pooling}
+        return {**self.source.identity(), **learns, **({"lora": self.model.lora} if self.model.lora else {})}
+
     def text_vectors(self, console: Console = SILENT, use_cache: bool = True) -> Tensor:
         """(n, w): the text encoder's own vectors, before anything learned.
 
@@ -43,7 +51,7 @@ class Setting:
         """
         text = self.fresh(0).text
         if text is None:
-            source, texts = find_encoder(self.model.encoder), self.data.catalogue.texts
+            source, texts = find_encoder(self.model.encoder, self.model.pooling), self.data.catalogue.texts
             text = build_text_encoder(texts, source, "none", self.model.max_tokens, self.device, console, use_cache)
         return text.all(self.device)
 
@@ -61,7 +69,7 @@ def make_setting(
     Raises FosterError for what does not fit.
     """
     windows, valid = training_windows(data, length), evaluation_cases(data, "valid", length)
-    source = None if model.items == "id" else find_encoder(model.encoder)
+    source = None if model.items == "id" else find_encoder(model.encoder, model.pooling)
     fresh = recommender_factory(data, source, model, length, device, console, use_cache)
     return Setting(data, source, model, length, device, fresh, windows, valid)
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from foster_cli import __version__
-from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
+from foster_cli.config import LATER, DistillConfig, ModelConfig, StudentConfig, TrainConfig, without
 from foster_cli.console import Console
 from foster_cli.data.columns import PrepareSettings
 from foster_cli.data.schema import Dataset
@@ -57,10 +57,10 @@ class Plan:
     @property
     def fields(self) -> dict[str, Any]:
         """What decides every validation beside D~ and the students: data, encoder, teacher, device, versions."""
-        model = dataclasses.asdict(self.model)
+        model = without(dataclasses.asdict(self.model), LATER)
         encoder = None
         if self.model.items == "text":  # known by its hash, wherever it lies
-            encoder = find_encoder(model.pop("encoder")).hash
+            encoder = find_encoder(model.pop("encoder"), self.model.pooling).hash
         return {
             "format": FORMAT, "foster": __version__, "torch": torch.__version__, "device": self.device.type,
             "data": self.data.hash, "encoder": encoder, "model": model, "train": dataclasses.asdict(self.train),

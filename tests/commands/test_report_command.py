@@ -6,6 +6,7 @@ import csv
 import json
 import webbrowser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from calling import Foster
@@ -59,14 +60,18 @@ def test_distill_eval_report(
 
 
 def test_eval_keeps_a_whole_table(foster: Foster, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def evaluate(bundle: object, data: object, *rest: object) -> dict[str, object]:
-        used = {"distilled": "sasrec", "evaluated": rest[-1] or "sasrec"}
+    def evaluate(bundle: object, data: object, *rest: Any) -> dict[str, object]:
+        used = {"distilled": "sasrec", "evaluated": rest[-1].backbone or "sasrec"}
+        texts = [
+            {"name": name, "hash": name, "train_layers": "none"} for name in ("minilm", rest[-1].encoder or "minilm")
+        ]
         return {"data": {"name": "shop"}, "method": "foster", "backbone": used, "rows": {}, "paired": {}, "cases": 3,
-                "seeds": [0]}  # fmt: skip
+                "encoder": dict(zip(used, texts, strict=True)), "seeds": [0]}  # fmt: skip
 
     monkeypatch.setattr("foster_cli.evaluate.run.evaluate_bundle", evaluate)
     kept = made / "eval.json"
-    for part in (("--rows", "untrained"), ("--mask-seen",), ("--backbone", "narm"), ("--out", "mine.json")):
+    for part in (("--rows", "untrained"), ("--mask-seen",), ("--backbone", "narm"), ("--out", "mine.json"),
+                 ("--encoder", "other"), ("--width", "8"), ("--precision", "bf16")):  # fmt: skip
         assert foster("eval", made, *part).code == 0
         assert not kept.exists()  # not the bundle's whole table, or kept elsewhere
     assert json.loads(Path("mine.json").read_text())["cases"] == 3

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from foster_cli.config import ModelConfig
 from foster_cli.errors import FosterError
-from foster_cli.models import encoder
+from foster_cli.models import frozen
 from foster_cli.models.encoder import TextEncoder, build_text_encoder
 from foster_cli.models.recommender import principal_head, recommender_factory
 from foster_cli.models.source import find_encoder
@@ -57,7 +57,7 @@ def pooled(request: pytest.FixtureRequest, mean_encoder: Path, cls_encoder: Path
 def test_vectors_are_those_of_transformers_whatever_the_padding(
     pooled: tuple[Path, np.ndarray], chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoder, "CHUNK_TOKENS", chunk)
+    monkeypatch.setattr(frozen, "CHUNK_TOKENS", chunk)
     folder, expected = pooled
     found = _build(folder)
     assert (found.cache.n, found.cache.width, found.top) == (len(TEXTS), 32, None)
@@ -70,7 +70,7 @@ def test_vectors_are_those_of_transformers_whatever_the_padding(
 def test_learning_layers_start_as_the_whole_model(
     pooled: tuple[Path, np.ndarray], layers: str, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoder, "CHUNK_TOKENS", chunk)
+    monkeypatch.setattr(frozen, "CHUNK_TOKENS", chunk)
     folder, expected = pooled
     found = _build(folder, layers).eval()
     order = [3, 2, 6, 1, 0, 2]  # out of order and repeated, long beside short
@@ -157,7 +157,7 @@ def test_the_disk_cache_gives_the_same_and_survives_damage(
     whole = entries[0].read_bytes()
 
     with monkeypatch.context() as patch:  # from here on nothing may be computed
-        patch.setattr(encoder, "_run_frozen", lambda *a: pytest.fail("computed again"))
+        patch.setattr(frozen, "_run_frozen", lambda *a: pytest.fail("computed again"))
         second = _build(cls_encoder, layers, use_cache=True)(items)
     assert torch.equal(first, expected) and torch.equal(second, expected)
 

@@ -1,0 +1,197 @@
+"""A causal LM with LoRA through the real distill, eval and compare; a set evaluated on another encoder's texts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from calling import Foster, shop
+from causal import write_causal
+from safetensors.torch import load_file
+
+from foster_cli.models import frozen
+
+QUICK = ("--budget", "3", "--length", "6", "--steps", "2", "--epochs", "1", "--draws", "1", "--student-steps", "10",
+         "--check-seeds", "1", "--inner-steps", "2", "--reset-every", "1")  # fmt: skip
+#: All but `random`, which takes hundreds of steps.
+ROWS = "synthetic,full,untrained,popularity,text_similarity"
+LORA = ("--train-layers", "2", "--lora", "4", "--width", "16")
+
+
+@pytest.fixture
+def lm(tmp_path: Path, torch_one: None) -> Path:
+    """The folder of a tiny random Qwen3 with bf16 weights."""
+    return write_causal(tmp_path / "lm", shop()["title"].tolist(), "bfloat16")
+
+
+def _distill(foster: Foster, data: Path, *options: Any, out: str = "bundle") -> dict[str, Any]:
+    said = foster("distill", data, *QUICK, *options, "--out", out)
+    assert said.code == 0, said.err
+    manifest: dict[str, Any] = json.loads(Path(out, "bundle.json").read_text())
+    return manifest
+
+
+def _eval(foster: Foster, *options: Any, bundle: str = "bundle") -> dict[str, Any]:
+    said = foster("eval", bundle, "--seeds", "1", "--json", *options)
+    assert said.code == 0, said.err
+    found: dict[str, Any] = json.loads(said.out)
+    return found
+
+
+def _ranks(found: dict[str, Any], name: str) -> list[float]:
+    return [found["rows"][name][metric]["mean"] for metric in ("R@10", "N@10", "R@20", "N@20", "MRR")]
+
+
+def test_distill_and_evaluate_with_a_causal_lm(
+    foster: Foster, data: Path, lm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Path.cwd().parent / "cache"
+    manifest = _distill(foster, data, "--encoder", lm, *LORA)
+    assert manifest["encoder"]["pooling"] == "last" and manifest["encoder"]["lora"] == 4
+    assert manifest["item_factor"]["shape"] == [25, 16] and not manifest["metrics"]["stopped"]
+    (states,) = (cache / "texts").glob("*.safetensors")
+    assert str(load_file(states)["x"].dtype) == "torch.bfloat16"
+    anchors = [load_file(p) for p in (cache / "teachers").glob("*/anchor-*.safetensors")]
+    assert len(anchors) >= 2
+    assert all(k.startswith(("sequence.", "head.")) or ".lora_" in k for state in anchors for k in state)
+    B = [k for k in anchors[0] if ".lora_B." in k]
+    moved = [max(float(state[k].abs().max()) for k in B) for state in anchors]
+    assert min(moved) == 0 < max(moved)  # B is 0 before the first epoch, and learns
+
+    monkeypatch.setattr(frozen, "_states", lambda *a: pytest.fail("computed again"))
+    shutil.rmtree(cache / "teachers")
+    _distill(foster, data, "--encoder", lm, *LORA, out="again")
+    for name in ("factors.safetensors", "item_factor.safetensors"):  # dropout included, a seed fixes the result
+        assert Path("bundle", name).read_bytes() == Path("again", name).read_bytes()
+
+    found = _eval(foster, "--rows", ROWS)
+    assert set(found["rows"]) == set(ROWS.split(","))
+    assert found["encoder"]["evaluated"] == found["encoder"]["distilled"] == manifest["encoder"]
+    assert len(list((cache / "teachers").glob("*/teacher.json"))) == 1  # eval's full row is the teacher
+
+
+def test_a_set_is_evaluated_on_the_texts_of_an_llm(foster: Foster, data: Path, encoder: Path, lm: Path) -> None:
+    """Table 4's transfer: V stays the distilling encoder's; all rows are of the other one."""
+    _distill(foster, data, "--encoder", encoder)
+    before = Path("bundle", "item_factor.safetensors").read_bytes()
+    own = _eval(foster, "--rows", ROWS)
+    found = _eval(foster, "--rows", ROWS, "--encoder", lm, *LORA)
+    assert found["encoder"]["distilled"]["name"] == str(encoder) and found["encoder"]["evaluated"]["name"] == str(lm)
+    assert found["encoder"]["evaluated"] | {"hash": ""} == {
+        "name": str(lm), "revision": "local", "hash": "", "train_layers": "2", "pooling": "last", "lora": 4,
+    }  # fmt: skip
+    model = found["settings"]["model"]
+    assert (model["lora"], model["train_layers"], model["width"]) == (4, "2", 16)
+    assert Path("bundle", "item_factor.safetensors").read_bytes() == before
+    assert _ranks(found, "popularity") == _ranks(own, "popularity")
+    assert all(_ranks(found, name) != _ranks(own, name) for name in ("untrained", "text_similarity"))
+    _distill(foster, data, "--encoder", lm, *LORA, out="of-lm")  # whose own rows are the same, but for `synthetic`
+    theirs = _eval(foster, "--rows", ROWS, bundle="of-lm")
+    for name in ("full", "untrained", "text_similarity"):
+        assert _ranks(theirs, name) == _ranks(found, name)
+    table = foster("eval", "bundle", "--seeds", "1", "--rows", "untrained", "--encoder", lm, *LORA)
+    assert table.code == 0
+    title = " ".join(table.out.split())
+    assert f"distilled with sasrec on {encoder} (train layers none)" in title
+    assert f"evaluated with sasrec on {lm} (train layers 2, LoRA 4)" in title
+
+
+def test_what_eval_replaces_and_what_it_keeps(foster: Foster, data: Path, encoder: Path, lm: Path) -> None:
+    _distill(foster, data, "--encoder", lm, *LORA, "--pooling", "mean", "--cache-precision", "bf16")
+    rows = ("--rows", "untrained")
+
+    def asked(*options: Any) -> dict[str, Any]:
+        settings: dict[str, Any] = _eval(foster, *rows, *options)["settings"]["model"]
+        return settings
+
+    kept = asked()
+    assert (kept["pooling"], kept["lora"], kept["width"], kept["cache_precision"]) == ("mean", 4, 16, "bf16")
+    other = asked("--encoder", encoder, "--train-layers", "none", "--width", "own")
+    assert (other["pooling"], other["lora"], other["width"], other["cache_precision"]) == (None, None, None, None)
+    assert asked("--train-layers", "1")["lora"] is None  # without --lora the layers themselves learn
+    assert asked("--lora", "2")["train_layers"] == "2" and asked("--pooling", "last")["pooling"] == "last"
+    assert asked("--lora-alpha", "2")["lora"] == 4
+    assert asked("--precision", "bf16", "--width", "8")["width"] == 8
+    for options, word in (
+        (("--width", "wide"), "--width wide"), (("--lora-alpha", "4", "--train-layers", "1"), "--lora-alpha"),
+        (("--lora", "4", "--train-layers", "none"), "--train-layers none"), (("--pooling", "max"), "--pooling max"),
+        (("--encoder", "/no/such"), "/no/such"), (("--width", "0"), "--width 0"),
+    ):  # fmt: skip
+        said = foster("eval", "bundle", *rows, *options)
+        assert said.code == 2 and word in said.err and len(said.err.splitlines()) == 1, said.err
+
+
+def test_an_encoder_that_is_gone_or_changed_can_be_replaced(
+    foster: Foster, data: Path, encoder: Path, lm: Path
+) -> None:
+    _distill(foster, data, "--encoder", encoder)
+    with (encoder / "tokenizer.json").open("a") as f:
+        f.write("\n")
+    said = foster("eval", "bundle", "--rows", "untrained")
+    assert said.code == 2 and "is another than the bundle was made with" in said.err
+    shutil.rmtree(encoder)
+    said = foster("eval", "bundle", "--rows", "untrained")
+    assert said.code == 2 and str(encoder) in said.err
+    assert set(_eval(foster, "--rows", "untrained,synthetic", "--encoder", lm)["rows"]) == {"untrained", "synthetic"}
+
+
+def test_lora_in_a_text_encoder_and_in_a_comparison(foster: Foster, data: Path, encoder: Path, lm: Path) -> None:
+    manifest = _distill(foster, data, "--encoder", encoder, "--train-layers", "1", "--lora", "2", "--lora-alpha", "8")
+    assert (manifest["encoder"]["pooling"], manifest["encoder"]["lora"]) == ("mean", 2)
+    said = foster(
+        "compare", data, "--methods", "rollout", "--budget", "3", "--length", "6", "--epochs", "1", "--rates", "1e-3",
+        "--draws", "1", "--student-steps", "10", "--seeds", "1", "--encoder", lm, *LORA, "--out", "compared", "--json",
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    found = json.loads(said.out)
+    assert {"rollout", "full", "untrained", "text_similarity"} <= set(found["rows"])
+    made = json.loads(next(Path("compared").glob("*/bundle.json")).read_text())
+    assert made["model"]["lora"] == 4 and made["encoder"]["name"] == str(lm)
+
+
+def test_a_set_of_ids_has_an_encoder_for_its_row_of_texts(foster: Foster, data: Path, encoder: Path, lm: Path) -> None:
+    _distill(foster, data, "--items", "id", "--width", "8", "--encoder", encoder)
+    rows = ("--rows", "untrained,text_similarity")
+    own, found = _eval(foster, *rows), _eval(foster, *rows, "--encoder", lm)
+    assert found["encoder"] == {"distilled": None, "evaluated": None}
+    assert _ranks(own, "untrained") == _ranks(found, "untrained")
+    assert _ranks(own, "text_similarity") != _ranks(found, "text_similarity")
+    said = foster("eval", "bundle", *rows, "--lora", "4")
+    assert said.code == 2 and "--items id has no text encoder" in said.err
+    assert foster("eval", "bundle", *rows, "--seeds", "1").code == 0
+
+
+def test_preprocess_counts_the_tokens_of_a_causal_lm(foster: Foster, data: Path, lm: Path) -> None:
+    said = foster("preprocess", data, "--out", "out.parquet", "--encoder", lm, "--json")
+    assert said.code == 0, said.err
+    assert json.loads(said.out)["text_tokens"]["mean"] == pytest.approx(3.0)  # two words and a number
+
+
+def test_interrupted_reading_of_texts_goes_on(
+    foster: Foster, data: Path, lm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = (*QUICK, "--steps", "0", "--student-steps", "2")
+    monkeypatch.setattr(frozen, "CHUNK_TOKENS", 12)
+    read, calls = frozen._below, []
+
+    def stops(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return read(*args)
+
+    monkeypatch.setattr(frozen, "_below", stops)
+    said = foster("distill", data, *quick, "--encoder", lm, *LORA, "--out", "bundle")
+    assert said.code == 130 and not Path("bundle").exists()
+    texts = Path.cwd().parent / "cache" / "texts"
+    assert len(list(texts.glob("*.part"))) == 1 and not list(texts.glob("*.safetensors"))
+    calls.extend([()] * 9)  # does not stop again
+    said = foster("distill", data, *quick, "--encoder", lm, *LORA, "--out", "bundle")
+    assert said.code == 0 and "going on behind" in said.err
+    monkeypatch.setenv("FOSTER_CACHE", str(Path.cwd() / "other-cache"))
+    _distill(foster, data, *quick, "--encoder", lm, *LORA, out="uninterrupted")
+    for name in ("factors.safetensors", "item_factor.safetensors"):
+        assert Path("bundle", name).read_bytes() == Path("uninterrupted", name).read_bytes()
