@@ -84,6 +84,7 @@ def test_every_format_goes_into_the_bundle_by_default(
         (("--format", "hf", "--out", "file"), "--out file is a file, hf writes a folder"),
         (("--format", "csv", "--out", "full"), "--out full is a folder; give a file, such as full/synthetic.csv"),
         (("--format", "recbole-split", "--data", "no.csv"), "no.csv: no such file"),
+        (("--format", "csv", "--measure", "--data", "no.csv"), "no.csv: no such file"),
         (("--format", "csv", "--template-out", "x"), "--template-out: csv has no prompts; give --format: alpaca, chat"),
         (("--format", "chat", "--template-out", "file"), "--template-out file: exists already"),
         (("--format", "chat", "--template", "bad"), r"bad: unknown placeholder $nobody in [user]"),
