@@ -69,7 +69,8 @@ def from_tensor(Q: Tensor, d1: int | None, d2: int | None) -> tuple[Synthetic, f
     T = torch.eye(L).to(wide) if d2 == L else torch.linalg.svd(by_time, full_matrices=False)[0][:, :d2]
     G = torch.einsum("ma,tb,mtd->abd", U, T, wide)
     error = float((tucker(U, T, G) - wide).square().sum() / wide.square().sum().clamp_min(1e-300))
-    return Synthetic(U.to(Q), T.to(Q), G.to(Q)), error
+    # a fused optimizer reads a factor and its gradient as flat memory, side by side: both must lie row by row
+    return Synthetic(*(x.to(Q).contiguous() for x in (U, T, G))), error
 
 
 def random_start(M: int, L: int, d: int, d1: int | None, d2: int | None, rng: torch.Generator) -> Synthetic:

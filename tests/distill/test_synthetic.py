@@ -28,6 +28,7 @@ from foster_cli.distill.synthetic import (
     with_own_goals,
 )
 from foster_cli.errors import FosterError
+from foster_cli.runtime import adamw
 
 M, L, D = 5, 4, 8
 
@@ -65,6 +66,28 @@ def test_the_error_falls_with_the_rank() -> None:
     assert errors[-1] > 0.0
     by_time = [from_tensor(_tensor(), 2, d2)[1] for d2 in range(1, L + 1)]
     assert all(a > b for a, b in pairwise(by_time))
+
+
+@pytest.mark.parametrize("ranks", [(None, None), (2, 3), (2, None), (None, 3)])
+def test_the_optimizer_moves_each_factor_along_its_own_gradient(ranks: tuple[int | None, int | None]) -> None:
+    """Beside it AdamW's formula, element by element. Gradients are set as `outer_step` sets them."""
+    Q = torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(0))
+    synthetic, _ = from_tensor(Q, *ranks)
+    optimizer = adamw(synthetic.parameters(), lr=1e-2)
+    expected = {name: p.detach().double() for name, p in synthetic.named_parameters()}
+    moments = {name: (torch.zeros_like(x), torch.zeros_like(x)) for name, x in expected.items()}
+    weight = torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(1))
+    for step in range(1, 4):
+        named = dict(synthetic.named_parameters())
+        found = torch.autograd.grad((synthetic() * weight).square().sum(), list(named.values()))
+        for (name, p), gradient in zip(named.items(), found, strict=True):
+            p.grad, g = gradient, gradient.double()
+            m, v = moments[name]
+            m.mul_(0.9).add_(0.1 * g), v.mul_(0.999).add_(0.001 * g * g)
+            expected[name] -= 1e-2 * (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8)
+        optimizer.step()
+        for name, p in synthetic.named_parameters():
+            torch.testing.assert_close(p.detach().double(), expected[name], rtol=1e-4, atol=1e-5)
 
 
 def test_a_tensor_of_low_rank_is_held_by_that_rank() -> None:
