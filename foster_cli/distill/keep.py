@@ -153,7 +153,8 @@ def keeping(
             kept.finish()  # nothing was done yet, so nothing is lost
         raise
     except KeyboardInterrupt:
-        console.note(f"interrupted; go on with: foster distill --resume {out}")
+        if resume is not None:  # else the command that asked for it goes on by itself
+            console.note(f"interrupted; go on with: foster distill --resume {out}")
         raise
     finally:
         if folder.is_dir() and Store(folder).read("run") is None:

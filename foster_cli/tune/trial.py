@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from foster_cli.config import LATER, DistillConfig, ModelConfig, StudentConfig, 
 from foster_cli.console import Console
 from foster_cli.data.columns import PrepareSettings
 from foster_cli.data.schema import Dataset
+from foster_cli.distill.keep import run_folder
 from foster_cli.distill.loop import Check, Distilled, Problem, distill
 from foster_cli.distill.pipeline import Loop, run
 from foster_cli.distill.synthetic import Synthetic
@@ -134,12 +136,15 @@ def attempt(
     def outcome(state: str, value: float = 0.0) -> Outcome:
         return Outcome(state, value, time.perf_counter() - began)
 
+    # a trial begins anew, so that it reports every validation; what these found is in `cells`
+    shutil.rmtree(run_folder(out), ignore_errors=True)
     try:
         manifest = run(
             plan.data, plan.paths, plan.prepare, plan.model, plan.train, config, student, plan.seed, plan.device, out,
             console, loop=_watching(report), memory=memory,
         )  # fmt: skip
     except Pruned:
+        shutil.rmtree(run_folder(out))
         return outcome("pruned")
     except NotFinite as error:
         console.note(f"not finite: {error.message}")

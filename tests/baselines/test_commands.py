@@ -174,7 +174,8 @@ def test_every_option_has_its_place() -> None:
 
     shared = {"data", "budget", "method", "out", "length", "seed", "device", "cache", "json", "encoder", "train_layers",
               "width", "max_tokens", "precision", "loss", "epochs", "patience", "lr", "user_column", "item_column",
-              "time_column", "text_columns", "split_column", "k_core", "settings_file", "ctx"}  # fmt: skip
+              "time_column", "text_columns", "split_column", "k_core", "settings_file", "resume", "extend",
+              "ctx"}  # fmt: skip
     known = shared | set(distill._OUTER) | set(distill._SYNTHETIC) | set(distill._VIEWS)
     assert set(distill._OUTER) | set(distill._SYNTHETIC) | set(distill._TD3) <= set(
         inspect.signature(distill.command).parameters

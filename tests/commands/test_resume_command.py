@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from calling import Foster, shop
 
 import foster_cli
@@ -42,7 +43,8 @@ def _killed(work: Path, cache: Path, args: list[str], after: float) -> bool:
     command = [sys.executable, "-m", "foster_cli", *args]
     process = subprocess.Popen(
         command, cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "FOSTER_CACHE": str(cache), "PYTHONPATH": str(Path(foster_cli.__file__).parents[1])},
+        env={**os.environ, "FOSTER_CACHE": str(cache), "PYTHONPATH": str(Path(foster_cli.__file__).parents[1]),
+             "OMP_NUM_THREADS": str(torch.get_num_threads())},  # as this process, which other tests may have set
     )  # fmt: skip
     try:
         _, said = process.communicate(timeout=after)
