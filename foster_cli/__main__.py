@@ -36,11 +36,14 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise SystemExit(0) from None
-    except MemoryError:
-        fail("foster: out of memory; use a smaller --items-per-step, or a machine with more", 2)
     except Exception as error:
         if debug:
             raise
+        from foster_cli.runtime import out_of_memory
+
+        if out_of_memory(error):
+            fail("foster: out of memory; use a smaller --width, --student-items or --items-per-step, fewer "
+                 "--train-layers, or a machine with more", 2)  # fmt: skip
         fail(f"foster: internal fault ({type(error).__name__}: {error}); `foster --debug …` shows where", 1)
 
 

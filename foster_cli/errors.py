@@ -21,3 +21,7 @@ class FosterError(Exception):
 
 class NotFinite(FosterError):
     """A loss or parameter became NaN or Inf."""
+
+
+class OutOfMemory(FosterError):
+    """Memory is too small for what was asked for."""

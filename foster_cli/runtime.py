@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foster_cli.errors import FosterError
+from foster_cli.errors import FosterError, OutOfMemory
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +67,16 @@ def adamw(groups: Any, lr: float = 1e-3, weight_decay: float = 0.0) -> torch.opt
     groups = list(groups)
     first = groups[0]["params"][0] if isinstance(groups[0], dict) else groups[0]
     return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=first.device.type in ("cpu", "cuda"))
+
+
+#: How torch's allocators put it where they raise a plain RuntimeError.
+_FULL = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "out of memory")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory is short: Python's, a GPU's, or torch's on the CPU."""
+    full = isinstance(error, RuntimeError) and any(words in str(error) for words in _FULL)
+    return full or isinstance(error, (MemoryError, OutOfMemory))
 
 
 def reset_peak() -> None:

@@ -14,24 +14,19 @@ from typing import Any
 
 from foster_cli.console import Console
 from foster_cli.errors import FosterError
-
-#: How torch's allocators put it where they raise a plain RuntimeError.
-_FULL = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "out of memory")
+from foster_cli.runtime import out_of_memory
 
 
 def answer(request: dict[str, Any], measure: Callable[[dict[str, Any], Console], dict[str, Any]]) -> dict[str, Any]:
     """The row; never raises but for an interruption."""
     try:
         return {"status": "done", **measure(request, Console())}
-    except FosterError as error:
-        return {"status": "wrong", "message": error.message, "hint": error.hint}
-    except MemoryError:
-        return {"status": "out of memory"}
     except Exception as error:  # noqa: BLE001 - the parent raises it
-        full = isinstance(error, RuntimeError) and any(word in str(error) for word in _FULL)
-        return (
-            {"status": "out of memory"} if full else {"status": "fault", "message": f"{type(error).__name__}: {error}"}
-        )
+        if out_of_memory(error):
+            return {"status": "out of memory"}
+        if isinstance(error, FosterError):
+            return {"status": "wrong", "message": error.message, "hint": error.hint}
+        return {"status": "fault", "message": f"{type(error).__name__}: {error}"}
 
 
 def main() -> None:

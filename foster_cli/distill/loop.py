@@ -31,7 +31,7 @@ from foster_cli.ops.reading import PAPER, Reading
 from foster_cli.runtime import adamw, generator, stream_seed
 from foster_cli.train.anchors import Teacher
 from foster_cli.train.fit import batches, real_batch
-from foster_cli.train.micro import outer_real
+from foster_cli.train.micro import Micro, outer_real
 
 
 @dataclass
@@ -83,7 +83,8 @@ class State:
 class Problem:
     """What stays: the teacher M, V (n, d), the real windows, how S is drawn, the settings, how D~ is read.
 
-    `store`: where the run's state is kept between steps, and found again; None: nowhere.
+    `store`: where the run's state is kept between steps, and found again; None: nowhere. `micro`: how many real windows
+    are worked on at once.
     """
 
     teacher: Teacher
@@ -96,6 +97,7 @@ class Problem:
     seed: int
     reading: Reading = PAPER
     store: Store | None = None
+    micro: Micro = field(default_factory=Micro)
 
 
 def kmeans_subset(V: Tensor, size: int, seed: int) -> Subset:
@@ -150,7 +152,7 @@ def outer_loss(problem: Problem, state: State, Q: Tensor, S: Tensor) -> tuple[Te
         state.numpy_rng,
         Q.device,
     )
-    total, base, feature = outer_real(state.phi, problem.teacher.model, real, c.outer_loss, c.alpha)
+    total, base, feature = outer_real(state.phi, problem.teacher.model, real, c.outer_loss, c.alpha, problem.micro)
     parts = {"outer_real": base, "outer_feature": feature, "outer_dh": 0.0}
     if c.dh_weight > 0:
         dh = alignment_loss(problem.teacher.model, problem.V, Q, S, c.dh_items, c.dh_form, state.rng, problem.reading)

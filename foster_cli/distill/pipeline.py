@@ -44,6 +44,7 @@ from foster_cli.models.recommender import ITEMS, Recommender
 from foster_cli.ops.precision import PRECISIONS, matmul_precision
 from foster_cli.ops.reading import Reading, make_reading
 from foster_cli.runtime import machine, peak_memory_mb, reset_peak, sha256_json, stream_seed
+from foster_cli.train.micro import Micro
 from foster_cli.train.setting import Setting, full_teacher, make_setting
 
 STARTS = ("probe", "guided", "rollout", "real", "random")
@@ -297,7 +298,8 @@ def _run(
         chosen = best_start(starts, check_of, config, V, console, store)
         store.write({"start": start_tree(*chosen, V)})
     start, reading = chosen
-    problem = Problem(teacher, setting.fresh, V, setting.windows, subset, config, train, seed, reading, store)
+    micro = Micro(note=console.note)
+    problem = Problem(teacher, setting.fresh, V, setting.windows, subset, config, train, seed, reading, store, micro)
     if start.error:
         console.note(f"the ranks leave out {start.error:.1%} of the squared length of Q")
     result = loop(problem, start.synthetic, check_of(reading, config.check_seeds), console)

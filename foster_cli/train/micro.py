@@ -3,22 +3,45 @@
 In: a `RealBatch` of B windows, phi, the teacher M. Out: the loss as a tensor that knows its gradient to phi. Memory is
 that of `rows` windows, whatever B is, and what a layer reads is still in the processor's cache when it is read. Sums
 over positions are taken in another order than at once, so results agree up to rounding; with `rows` >= B they are the
-same bits.
+same bits. Where memory does not hold `rows` windows, half as many are tried, and it is said once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from foster_cli.errors import OutOfMemory
 from foster_cli.models.recommender import Recommender
+from foster_cli.runtime import out_of_memory
 from foster_cli.train.fit import RealBatch, real_loss
 
 #: Numbers in one activation (windows x positions x width) that is worked on at once.
 ELEMENTS = 1 << 21
+
+
+@dataclass
+class Micro:
+    """How many windows are worked on at once; `rows` None: as many as keep an activation at `ELEMENTS` numbers. `note`
+    hears of it where memory does not hold them, and `rows` is halved for good."""
+
+    rows: int | None = None
+    note: Callable[[str], None] = lambda text: None
+
+    def shrink(self, rows: int) -> int:
+        """Half of `rows`, from now on. Raises OutOfMemory where not even one window fits."""
+        if rows == 1:
+            raise OutOfMemory(
+                "out of memory with one real window at a time", "use a smaller --width or fewer --train-layers"
+            )
+        self.rows = rows // 2
+        self.note(f"out of memory with {rows} real windows at a time; going on with {self.rows}, to the same result")
+        return self.rows
 
 
 class _Known(torch.autograd.Function):
@@ -53,15 +76,32 @@ def _outputs(model: Recommender, E: Tensor, batch: RealBatch) -> Tensor:
 
 
 def outer_real(
-    phi: Recommender, teacher: Recommender, batch: RealBatch, loss: str, alpha: float, rows: int | None = None
+    phi: Recommender, teacher: Recommender, batch: RealBatch, loss: str, alpha: float, micro: Micro | None = None
 ) -> tuple[Tensor, float, float]:
     """L_BCE + alpha |h_phi - h_real|^2 (Eq. 16, 17), means over all valid positions: a scalar with its gradient to
-    phi's parameters (first derivatives alone), and the two parts as numbers.
+    phi's parameters (first derivatives alone), and the two parts as numbers. `loss`: `bce` or `softmax`.
 
-    `rows`: windows at once; None: as many as keep an activation at `ELEMENTS` numbers. `loss`: `bce` or `softmax`.
+    Raises OutOfMemory where memory does not hold a single window.
     """
+    micro = micro or Micro()
     count, length = batch.inputs.shape
-    rows = rows or max(1, ELEMENTS // (length * phi.width))
+    rows = min(micro.rows or max(1, ELEMENTS // (length * phi.width)), count)
+    while True:
+        try:
+            return _outer_real(phi, teacher, batch, loss, alpha, rows)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        rows = micro.shrink(rows)  # out of the `except`, so that nothing of the failed try is held
+        if batch.inputs.is_cuda:
+            torch.cuda.empty_cache()
+
+
+def _outer_real(
+    phi: Recommender, teacher: Recommender, batch: RealBatch, loss: str, alpha: float, rows: int
+) -> tuple[Tensor, float, float]:
+    """`outer_real`, `rows` windows at a time."""
+    count = len(batch.inputs)
     parameters = [p for p in phi.parameters() if p.requires_grad]
     with torch.enable_grad():
         E = phi.embed(batch.unique)

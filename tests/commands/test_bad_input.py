@@ -298,3 +298,15 @@ def test_in_its_own_process(tmp_path: Path, data: Path) -> None:
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         one_line(Said(done.returncode, done.stdout, done.stderr))
         assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
+def test_too_little_memory_is_one_line(
+    foster: Foster, data: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def full(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("foster_cli.data.prepare.load_dataset", full)
+    said = foster("distill", data)
+    assert said.code == 2 and said.err.startswith("foster: out of memory; ") and said.err.count("\n") == 1

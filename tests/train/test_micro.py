@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from foster_cli.data.windows import Windows
+from foster_cli.errors import FosterError
 from foster_cli.train.fit import RealBatch, real_batch, real_loss, real_outputs
-from foster_cli.train.micro import outer_real
+from foster_cli.train.micro import Micro, outer_real
 
 N, L = 12, 6
 Model = Callable[..., Any]
@@ -43,7 +44,7 @@ def test_value_parts_and_gradient(small_model: Model, rows: int | None, loss: st
     parameters = [p for p in phi.parameters() if p.requires_grad]
     expected, real, feature = _at_once(phi, teacher, batch, loss, alpha)
     expected_gradient = torch.autograd.grad(expected, parameters)
-    total, found_real, found_feature = outer_real(phi, teacher, batch, loss, alpha, rows)
+    total, found_real, found_feature = outer_real(phi, teacher, batch, loss, alpha, Micro(rows))
     assert total.item() == pytest.approx(expected.item(), rel=1e-12)
     assert (found_real, found_feature) == pytest.approx((real, feature if alpha else 0.0), rel=1e-12)
     for g, e in zip(torch.autograd.grad(2.5 * total, parameters), expected_gradient, strict=True):
@@ -64,9 +65,57 @@ def test_all_windows_at_once_give_the_same_bits(small_model: Model) -> None:
 def test_no_model_collects_a_gradient_and_a_second_derivative_is_refused(small_model: Model) -> None:
     teacher, phi = small_model(N, 8, L, seed=5), small_model(N, 8, L, seed=1)
     parameters = [p for p in phi.parameters() if p.requires_grad]
-    total = outer_real(phi, teacher, _batch("bce", False), "bce", 1.0, 2)[0]
+    total = outer_real(phi, teacher, _batch("bce", False), "bce", 1.0, Micro(2))[0]
     assert all(p.grad is None for m in (phi, teacher) for p in m.parameters())
     weight = torch.ones((), dtype=torch.float64, requires_grad=True)
     first = torch.autograd.grad(weight * total, parameters[:1], create_graph=True)[0]
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()
+
+
+CPU_SAYS = "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError(CPU_SAYS)])
+def test_where_memory_is_short_half_as_many_give_the_same_result(
+    small_model: Model, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Memory for two windows: seven are tried, then three, then one. What was found stays, and is said once."""
+    batch, said = _batch("bce", False), list[str]()
+    teacher, phi = small_model(N, 8, L, seed=5), small_model(N, 8, L, seed=1)
+    parameters = [p for p in phi.parameters() if p.requires_grad]
+    expected = torch.autograd.grad(_at_once(phi, teacher, batch, "bce", 0.3)[0], parameters)
+    forward, tried = type(phi).forward, list[int]()
+
+    def small(model: Any, x: torch.Tensor) -> Any:
+        tried.append(len(x))
+        if len(x) > 2:
+            raise error
+        return forward(model, x)
+
+    monkeypatch.setattr(type(phi), "forward", small)
+    micro = Micro(note=said.append)
+    for _ in range(2):
+        total, _, _ = outer_real(phi, teacher, batch, "bce", 0.3, micro)
+        for g, e in zip(torch.autograd.grad(total, parameters), expected, strict=True):
+            torch.testing.assert_close(g, e, rtol=1e-10, atol=1e-13)
+    assert [n for n in tried if n > 2] == [7, 3] and micro.rows == 1
+    assert said == [f"out of memory with {a} real windows at a time; going on with {b}, to the same result"
+                    for a, b in ((7, 3), (3, 1))]  # fmt: skip
+
+
+def test_no_memory_for_one_window_is_an_error_and_other_faults_are_theirs(
+    small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, teacher, phi = _batch("bce", False), small_model(N, 8, L, seed=5), small_model(N, 8, L, seed=1)
+
+    def never(model: Any, x: torch.Tensor) -> Any:
+        raise fault
+
+    monkeypatch.setattr(type(phi), "forward", never)
+    fault: Exception = torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(FosterError, match="one real window"):
+        outer_real(phi, teacher, batch, "bce", 0.3)
+    fault = RuntimeError("shapes do not fit")
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        outer_real(phi, teacher, batch, "bce", 0.3)
