@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +67,23 @@ def test_usage_errors(args: tuple[str, ...], word: str) -> None:
     assert done.returncode == 2
     assert word in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_completion(tmp_path: Path) -> None:
+    """What `--install-completion` writes is bash that completes commands and options."""
+    foster = Path(sys.executable).with_name("foster")
+    home = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [foster, "--install-completion", "bash"], env=home, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (script,) = (tmp_path / ".bash_completions").iterdir()
+    asked = f"""
+source {script}
+for words in "foster compa" "foster distill --budg"; do
+  COMP_WORDS=($words); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+  _foster_completion {foster}; echo "${{COMPREPLY[@]}}"
+done
+"""
+    done = subprocess.run(["bash", "--norc", "-c", asked], env=home, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["compare", "--budget"], done.stderr

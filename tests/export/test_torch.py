@@ -23,6 +23,7 @@ from foster_cli.export import FORMATS
 from foster_cli.export.job import Job
 
 DOCS = Path(__file__).parents[2] / "docs" / "export.md"
+README = Path(__file__).parents[2] / "README.md"
 ALONE = """
 import sys
 class Nothing:
@@ -128,6 +129,7 @@ def test_the_training_loop_of_the_docs(shop_bundle: Callable[..., Path], tmp_pat
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
     (loop,) = [block for block in blocks if "foster_loader" in block]
     assert len(loop.splitlines()) <= 25
+    assert loop in README.read_text(encoding="utf-8")
     exported(shop_bundle("own", 20.0), tmp_path / "games-torch")
     count = "    if 'first' not in globals(): first = loss.item()\n    optimizer.zero_grad()\n"
     assert loop.count("    optimizer.zero_grad()\n") == 1
