@@ -42,8 +42,9 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Up to four processes, one thread each: a test's numbers do not depend on how many cores there are.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 # Exports, read by the programs they are for, in an environment of their own (Python 3.10 to 3.13).
 CONSUMERS := .venv-consumers
