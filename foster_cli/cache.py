@@ -115,7 +115,9 @@ def _held(entry: Entry) -> Iterator[bool]:
         yield False
         return
     except OSError as error:
-        raise FosterError(f"cannot write the cache {entry.path.parent}: {error.strerror or error}") from error
+        raise FosterError(
+            f"cannot write the cache {entry.path.parent}: {error.strerror or error}", "set FOSTER_CACHE"
+        ) from error
     try:
         yield True
     finally:
@@ -140,5 +142,5 @@ def remove(entry: Entry) -> bool:
                 else:
                     part.unlink(missing_ok=True)
             except OSError as error:
-                raise FosterError(f"cannot remove {part}: {error.strerror or error}") from error
+                raise FosterError(f"cannot remove {part}: {error.strerror or error}", "see who owns it") from error
         return True

@@ -204,14 +204,8 @@ def command(
         if going is None:
             return
         r, out, seeded = going.request, going.out, going.seeded
-        data, prepare, model, train, config, student = (
-            [*map(Path, r.paths)],
-            r.prepare,
-            r.model,
-            r.train,
-            r.config,
-            r.student,
-        )
+        data, prepare, model, train = [*map(Path, r.paths)], r.prepare, r.model, r.train
+        config, student = r.config, r.student
         seed, method, cache, budget, length = r.seed, r.method, r.use_cache, r.config.budget, r.config.length
         device = r.device if r.device != "auto" else device
         kind, loop = METHODS[method], td3_loop(TD3Config()) if method == "td3" else distill

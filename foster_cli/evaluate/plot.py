@@ -26,7 +26,7 @@ def need_matplotlib() -> None:
     if importlib.util.find_spec("matplotlib") is None:
         raise FosterError(
             "drawing needs matplotlib, which is not installed",
-            "pip install 'foster-cli[plot]', or give --no-plot for the CSV and JSON alone",
+            "type `pip install 'foster-cli[plot]'`, or give --no-plot for the CSV and JSON alone",
         )
 
 

@@ -125,7 +125,7 @@ def blocks(bundle: BundleLike) -> Iterator[Block]:
         yield _checked(read, user, n), _checked(bundle.goals(rows), user, n) if bundle.own_goals else None
         user += 1
     if user == 0:
-        raise FosterError("the bundle holds no synthetic users", "distil again: this bundle is damaged")
+        raise FosterError("the bundle holds no synthetic users", "distill again: this bundle is damaged")
 
 
 def _likeliest(p: npt.NDArray[np.float64], top: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
@@ -144,12 +144,12 @@ def _checked(block: torch.Tensor, user: int, n: int) -> npt.NDArray[np.float64]:
     if p.shape[1] != n:
         raise FosterError(
             f"synthetic user {user}: distributions over {p.shape[1]} items, the bundle names {n}",
-            "distil again: this bundle is damaged",
+            "distill again: this bundle is damaged",
         )
     if not np.isfinite(p).all():
         raise FosterError(
             f"synthetic user {user}: probabilities that are not finite",
-            "distil again: this bundle is damaged",
+            "distill again: this bundle is damaged",
         )
     return p
 

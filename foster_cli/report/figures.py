@@ -19,7 +19,7 @@ from foster_cli.report.content import Chart, ItemMap, Report, Results, Sequence
 from foster_cli.report.svg import tick_label
 from foster_cli.runtime import writing
 
-INSTALL = "pip install 'foster-cli[plot]'"
+INSTALL = "type `pip install 'foster-cli[plot]'`"
 #: Okabe and Ito's colours, as on the page.
 COLOURS = {"real": "#0072b2", "synthetic": "#d55e00", "goal": "#009e73", "other": "#5b616a"}
 #: matplotlib wants a dict of its own names, which differ between versions: untyped here.

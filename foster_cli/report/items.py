@@ -35,7 +35,7 @@ def _positions(block: Tensor, mass: Float, top: int, where: str) -> list[Positio
     """The positions of one (L, n) block of probabilities; adds them to `mass` (n,)."""
     p = block.double()
     if not bool(torch.isfinite(p).all()):
-        raise FosterError(f"{where}: probabilities that are not finite", "distil again: this bundle is damaged")
+        raise FosterError(f"{where}: probabilities that are not finite", "distill again: this bundle is damaged")
     spread = torch.special.entr(p).sum(-1).exp()
     value, index = p.topk(top, dim=-1)
     mass += p.sum(0).numpy()

@@ -14,7 +14,7 @@ from typing import Any
 from foster_cli.console import Console
 from foster_cli.errors import FosterError
 
-INSTALL = "pip install 'foster-cli[tensorboard]'"
+INSTALL = "type `pip install 'foster-cli[tensorboard]'`"
 #: A step's columns by the tag they get; any other column is written under step/.
 TAGS = {
     "inner_before": "inner/before", "inner_after": "inner/after", "q": "constraint/q", "lambda": "constraint/lambda",

@@ -10,4 +10,4 @@ from foster_cli.errors import FosterError
 def need_optuna() -> None:
     """FosterError unless Optuna is installed."""
     if importlib.util.find_spec("optuna") is None:
-        raise FosterError("foster tune needs optuna", "install it with: pip install 'foster-cli[tune]'")
+        raise FosterError("foster tune needs optuna, which is not installed", "type `pip install 'foster-cli[tune]'`")

@@ -360,4 +360,7 @@ def test_settings_mean_nothing_to_other_methods(foster: Call, tmp_path: Path) ->
 def test_without_optuna(foster: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     code, _, err = foster("tune", "x.csv")
-    assert code == 2 and err == "foster: foster tune needs optuna; install it with: pip install 'foster-cli[tune]'\n"
+    assert (
+        code == 2
+        and err == "foster: foster tune needs optuna, which is not installed; type `pip install 'foster-cli[tune]'`\n"
+    )
