@@ -149,7 +149,8 @@ def train_on(
 def training_fields(shrunk: Shrunk, rate: float, seed: int) -> dict[str, Any]:
     """What decides a model trained on the bundle: how the bundle was made, what it holds, rate and seed."""
     sums = (shrunk.path / bundle.SUMS).read_text(encoding="utf-8").splitlines()
-    content = sorted(line for line in sums if line.endswith(".safetensors"))
+    unread = bundle.STATE_FILES  # where its own making ended: nothing trains on that
+    content = sorted(line for line in sums if line.endswith(".safetensors") and not line.endswith(unread))
     return {**shrunk.fields, "content": content, "rate": rate, "seed": seed}
 
 

@@ -358,3 +358,15 @@ def test_what_decides_a_cell_decides_its_name(dataset_of: Callable[..., Any], tm
     changed = [a.rsplit("-", 1)[0] for a, b in zip(plain, names("valid", 1e-3), strict=True) if a != b]
     assert changed == ["foster-s0", "random-s0", "rollout-s0", "td3-s0", "full-s0", "untrained-s0", "popularity-s0",
                        "text_similarity-s0"]  # fmt: skip
+
+
+def test_where_a_distillation_ended_decides_no_training(tmp_path: Path) -> None:
+    """Bundles that differ in `state.safetensors` alone train the same models; those of other factors do not."""
+    variant = method_variant("foster", DistillConfig(), StudentConfig())
+
+    def fields(factors: str, state: str) -> dict[str, Any]:
+        (tmp_path / "SHA256SUMS").write_text(f"0  bundle.json\n{factors}  factors.safetensors\n{state}")
+        return table.training_fields(Shrunk(variant, tmp_path, {}, {}), 1e-3, 0)
+
+    first = fields("1", "")
+    assert fields("1", "2  state.safetensors\n3  state.json\n") == first != fields("4", "")
