@@ -23,6 +23,7 @@ from foster_cli.data.windows import window_users
 from foster_cli.distill.pipeline import check_budget, check_settings, identity
 from foster_cli.ops.precision import matmul_precision
 from foster_cli.runtime import machine, peak_memory_mb, reset_peak, stream_seed
+from foster_cli.train.memory import note_memory
 from foster_cli.train.setting import full_teacher, make_setting
 
 
@@ -37,6 +38,7 @@ def run_coreset(
     with matmul_precision(model.precision, device):
         setting = make_setting(data, model, config.length, device, console, use_cache)
         check_budget(setting, config)
+        note_memory(setting, train, 0, config.budget, console)
         teacher = full_teacher(setting, train, seed, console, use_cache)
         reset_peak()
         users = window_users(data, config.length)

@@ -44,6 +44,7 @@ from foster_cli.models.recommender import ITEMS, Recommender
 from foster_cli.ops.precision import PRECISIONS, matmul_precision
 from foster_cli.ops.reading import Reading, make_reading
 from foster_cli.runtime import machine, peak_memory_mb, reset_peak, sha256_json, stream_seed
+from foster_cli.train.memory import note_memory
 from foster_cli.train.micro import Micro
 from foster_cli.train.setting import Setting, full_teacher, make_setting
 
@@ -258,6 +259,7 @@ def run(
     with matmul_precision(model.precision, device):
         setting = make_setting(data, model, config.length, device, console, use_cache)
         check_budget(setting, config)
+        note_memory(setting, train, config.real_batch, 2 * config.budget, console)
         request = Request(paths, prepare, model, train, config, student, seed, str(device), method, use_cache)
         fields = deciding(request, data.hash, None if setting.source is None else setting.source.hash, device)
         with keeping(out, request, fields, resume, console, seeded) as kept:

@@ -179,7 +179,7 @@ def test_gzip_is_told_by_content(tmp_path: Path) -> None:
     assert _strings(read_table(tmp_path / "a.csv"), "title") == ["x"]
 
 
-_GZ = gzip.compress(b"id,title\n" + b"1,x\n" * 1000)
+_GZ = gzip.compress(b"id,title\n" + b"1,x\n" * 1000, mtime=0)
 
 
 @pytest.mark.parametrize(
