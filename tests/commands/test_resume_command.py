@@ -62,6 +62,8 @@ def _until_done(data: Path, work: Path, cache: Path, out: str, kills: int, most:
     begin, done = ["distill", str(data), "--out", out, *CONFIG], 0
     while done < kills:
         kept = list((work / f"{out}.run").glob("run-*.json"))
+        if (work / out).exists() and not kept:
+            break  # killed after its last word: all is done
         if _killed(work, cache, ["distill", "--resume", out] if kept else begin, rng.uniform(0.5, most)):
             break
         done += 1
