@@ -23,28 +23,6 @@ SHORT = ("--steps", "1", "--student-steps", "20")
 RATES = ("--rates", "1e-3,1e-2", "--seeds", "2")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("compare")
-
-
-@pytest.fixture
-def foster(folder: Path, monkeypatch: pytest.MonkeyPatch, call_foster: Call) -> Call:
-    """`call_foster`, in one folder with one cache."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("FOSTER_CACHE", str(folder / "cache"))
-    return call_foster
-
-
-@pytest.fixture
-def shop(folder: Path, foster: Call) -> Path:
-    """Generated data, made once for this module."""
-    path = folder / "shop.parquet"
-    if not path.exists():
-        assert foster("sample", "--out", path, "--users", "60", "--items", "40")[0] == 0
-    return path
-
-
 @pytest.fixture
 def options(shop: Path, mean_encoder: Path) -> tuple[str | Path, ...]:
     return (shop, "--methods", METHODS, *SIZE, *SHORT, *RATES, "--encoder", mean_encoder)

@@ -22,27 +22,6 @@ SHORT = ("--steps", "4", "--check-every", "2", "--student-steps", "40")
 TRIALS = ("--trials", "6", "--seeds", "3")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tune")
-
-
-@pytest.fixture
-def foster(folder: Path, monkeypatch: pytest.MonkeyPatch, call_foster: Call) -> Call:
-    """`call_foster`, in one folder with one cache."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("FOSTER_CACHE", str(folder / "cache"))
-    return call_foster
-
-
-@pytest.fixture
-def shop(folder: Path, foster: Call) -> Path:
-    path = folder / "shop.parquet"
-    if not path.exists():
-        assert foster("sample", "--out", path, "--users", "60", "--items", "40")[0] == 0
-    return path
-
-
 @pytest.fixture
 def options(shop: Path, mean_encoder: Path, folder: Path) -> tuple[str | Path, ...]:
     """A quick search. The file raises a rate that no option sets, so that the search has something to find."""

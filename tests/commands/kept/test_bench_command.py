@@ -23,27 +23,6 @@ SIZE = ("--budget", "3", "--length", "6", "--width", "8", "--k-core", "2")
 ALL = "td3-all-last,foster-all-last,td3-few-last,foster-few-last,td3-few-all,foster-few-all"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("bench")
-
-
-@pytest.fixture
-def foster(folder: Path, monkeypatch: pytest.MonkeyPatch, call_foster: Call) -> Call:
-    """`call_foster`, in one folder with one cache."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("FOSTER_CACHE", str(folder / "cache"))
-    return call_foster
-
-
-@pytest.fixture
-def shop(folder: Path, foster: Call) -> Path:
-    path = folder / "shop.parquet"
-    if not path.exists():
-        assert foster("sample", "--out", path, "--users", "60", "--items", "40")[0] == 0
-    return path
-
-
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Rows are answered in this process, as their own would; the requests, in order."""

@@ -22,28 +22,6 @@ ROWS = "foster,bilevel,kmeans,start_only"
 OVER = ("--over", "M=2,3", "--over", "tau=1,100")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("ablate")
-
-
-@pytest.fixture
-def foster(folder: Path, monkeypatch: pytest.MonkeyPatch, call_foster: Call) -> Call:
-    """`call_foster`, in one folder with one cache."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("FOSTER_CACHE", str(folder / "cache"))
-    return call_foster
-
-
-@pytest.fixture
-def shop(folder: Path, foster: Call) -> Path:
-    """Generated data, made once for this module."""
-    path = folder / "shop.parquet"
-    if not path.exists():
-        assert foster("sample", "--out", path, "--users", "60", "--items", "40")[0] == 0
-    return path
-
-
 @pytest.fixture
 def common(shop: Path, mean_encoder: Path) -> tuple[str | Path, ...]:
     return (shop, *SIZE, *SHORT, "--encoder", mean_encoder)
