@@ -14,7 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from foster_cli import bundle
 from foster_cli.console import SILENT, Console
@@ -38,6 +40,7 @@ from foster_cli.evaluate.compare import (
     untrained_model,
 )
 from foster_cli.evaluate.plan import SEED, Plan, Variant, check_plan, make_out
+from foster_cli.models.recommender import Recommender
 from foster_cli.ops.precision import matmul_precision
 from foster_cli.runtime import machine, writing_dir
 from foster_cli.train.setting import Setting, make_setting
@@ -46,10 +49,29 @@ from foster_cli.train.setting import Setting, make_setting
 SEEDED = ("full", "untrained")
 
 
+class Learned(NamedTuple):
+    """What is left of a `Trained`: what learned in it, on the CPU, and what it took. A row's first seed needs no second
+    training after the choice of a rate."""
+
+    state: dict[str, Tensor]
+    seconds: float
+    peak_mb: float
+    chosen: Any
+    valid: float
+
+    def on(self, fresh: Recommender) -> Trained:
+        """The trained model again, in the place of `fresh`."""
+        fresh.restore(self.state)
+        return Trained(fresh, *self[1:])
+
+
 @dataclass(frozen=True)
 class Shrunk:
     """A variant's bundle: where it lies, its manifest, the fields of its cell; then the rate for training on it and
-    R@10 on validation for each rate. The bundle itself is read when it is trained on: it holds V."""
+    R@10 on validation for each rate. The bundle itself is read when it is trained on: it holds V.
+
+    `first`: the model of seed 0 with that rate, if this call trained it.
+    """
 
     variant: Variant
     path: Path
@@ -57,6 +79,7 @@ class Shrunk:
     fields: dict[str, Any]
     rate: float = 0.0
     valid: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    first: Learned | None = None
 
 
 @dataclass(frozen=True)
@@ -163,14 +186,20 @@ def choose_rate(plan: Plan, cells: Cells, setting: Setting, shrunk: Shrunk, cons
     if len(plan.rates) == 1:
         return replace(shrunk, rate=plan.rates[0])
 
+    first: dict[float, Learned] = {}
+
     def train(rate: float) -> Trained:
-        return train_on(plan, setting, shrunk, rate, SEED, console, f"{name}, rate {rate:g}")
+        found = train_on(plan, setting, shrunk, rate, SEED, console, f"{name}, rate {rate:g}")
+        if found.valid is not None and all(found.valid > kept.valid for kept in first.values()):
+            first.clear()
+            first[rate] = Learned(found.model.learnables(), *found[1:4], found.valid)
+        return found
 
     def fields(rate: float) -> dict[str, Any]:
         return training_fields(shrunk, rate, SEED)
 
     rate, valid = best_rate(cells, f"{shrunk.variant.cell}-rate", name, "--rates", plan.rates, fields, train, console)
-    return replace(shrunk, rate=rate, valid=valid)
+    return replace(shrunk, rate=rate, valid=valid, first=first.get(rate))
 
 
 def full_rate(
@@ -224,6 +253,8 @@ def variant_row(plan: Plan, cells: Cells, setting: Setting, test: Test, shrunk: 
     name = shrunk.variant.name
 
     def train(seed: int) -> Trained:
+        if seed == SEED and shrunk.first is not None:
+            return shrunk.first.on(setting.fresh(seed))
         return train_on(plan, setting, shrunk, shrunk.rate, seed, console, f"{name}, seed {seed}")
 
     def make(seed: int) -> Cell:

@@ -175,7 +175,8 @@ def _choose(values: dict[float, float | None], tmp_path: Path, setting: Any, mon
         if value is None:
             raise NotFinite("the loss became nan", "use a lower learning rate")
         assert seed == 0
-        return table.Trained(None, 1.0, 1.0, "step 5", value)  # type: ignore[arg-type]
+        model = SimpleNamespace(learnables=lambda: {"rate": rate})
+        return table.Trained(model, 1.0, 1.0, "step 5", value)  # type: ignore[arg-type]
 
     monkeypatch.setattr(table, "train_on", train_on)
     plan = _plan(tuple(values), tmp_path, setting.data)
@@ -199,6 +200,9 @@ def test_the_best_rate_on_validation(
     found = _choose(values, tmp_path, setting, monkeypatch)
     assert found.rate == rate
     assert found.valid == {f"{k:g}": v for k, v in values.items()}
+    assert found.first is not None and found.first.state == {"rate": rate} and found.first.valid == values[rate]
+    again = _choose(values, tmp_path, setting, monkeypatch)  # its cells are read
+    assert again == replace(found, first=None)
 
 
 def test_no_rate_that_works(tmp_path: Path, setting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
