@@ -139,6 +139,10 @@ class Store:
         """Seconds since it was opened, and before that in earlier processes, up to what they last wrote."""
         return self.earlier + time.perf_counter() - self.opened
 
+    def spent(self, seconds: float) -> None:
+        """Count what was read in the place of being worked out: `seconds` that it took elsewhere."""
+        self.earlier += seconds
+
     def due(self) -> bool:
         """Whether enough time has passed that writing costs no more than `share` of it, by what it took last."""
         return time.perf_counter() - self.last >= self.cost / self.share

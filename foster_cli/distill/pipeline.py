@@ -51,8 +51,11 @@ from foster_cli.train.setting import Setting, full_teacher, make_setting
 STARTS = ("probe", "guided", "rollout", "real", "random")
 #: Makes D~ better, from a start, by validation: Algorithm 2 (`loop.distill`), or a compared method's.
 Loop = Callable[[Problem, Synthetic, Check, Console], Distilled]
-#: Stands in for the validation of D~ by some fresh models, with its reading and their number: remembers what it found.
-Memory = Callable[[Check, Reading, int], Check]
+#: Told the seconds that something took in an earlier process.
+Spent = Callable[[float], None]
+#: Stands in for the validation of D~ by some fresh models, with its reading and their number: remembers what it found,
+#: and says how long that took, which counts as this run's time.
+Memory = Callable[[Check, Reading, int, Spent], Check]
 #: Starts that ask the teacher about items: their goals are its answers, not the next items.
 ASKING = {"probe", "guided"}
 
@@ -245,7 +248,7 @@ def run(
     use_cache: bool = True,
     method: str = "foster",
     loop: Loop = distill,
-    memory: Memory = lambda check, reading, count: check,
+    memory: Memory = lambda check, reading, count, spent: check,
     resume: bool | None = None,
     seeded: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -292,7 +295,7 @@ def _run(
     def check_of(reading: Reading, count: int) -> Check:
         quiet = Console(quiet=True)
         own = fresh_check(setting.fresh, V, students_subset, setting.valid, student, seed, count, quiet, reading)
-        return memory(own, reading, count)
+        return memory(own, reading, count, store.spent)
 
     chosen = kept_start(store, V)
     if chosen is None:

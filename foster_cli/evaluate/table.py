@@ -40,6 +40,7 @@ from foster_cli.evaluate.compare import (
     untrained_model,
 )
 from foster_cli.evaluate.plan import SEED, Plan, Variant, check_plan, make_out
+from foster_cli.evaluate.remembered import memory
 from foster_cli.models.recommender import Recommender
 from foster_cli.ops.precision import matmul_precision
 from foster_cli.runtime import machine, writing_dir
@@ -151,7 +152,8 @@ def shrink(plan: Plan, cells: Cells, base: dict[str, Any], variant: Variant, con
     def make(path: Path) -> object:
         if variant.real:
             return run_coreset(variant.method, *given, path, console, plan.use_cache)
-        return run(*given, path, console, plan.use_cache, variant.method, variant.loop)
+        kept = memory(cells, base, variant.config, variant.student, SEED)
+        return run(*given, path, console, plan.use_cache, variant.method, variant.loop, kept)
 
     made = cells.bundle(variant.cell, fields, make)
     return Shrunk(variant, made.path, made.manifest, fields)

@@ -33,12 +33,13 @@ from foster_cli.distill.loop import fresh_check, make_subset
 from foster_cli.distill.pipeline import check_settings, check_windows
 from foster_cli.errors import FosterError, NotFinite
 from foster_cli.evaluate.cells import Cells
+from foster_cli.evaluate.remembered import check_fields, remembered
 from foster_cli.ops.precision import matmul_precision
 from foster_cli.runtime import machine, sha256_json, stream_seed, writing
 from foster_cli.train.setting import Setting, make_setting
 from foster_cli.tune.space import Parameter, apply, space
 from foster_cli.tune.study import Report, Study, Tried, alone
-from foster_cli.tune.trial import Plan, as_file, attempt, check_fields, remembered
+from foster_cli.tune.trial import Plan, as_file, attempt
 
 #: The best trials that are confirmed.
 FINALISTS = 3

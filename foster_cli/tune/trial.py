@@ -1,14 +1,13 @@
 """One trial: a distillation with the trial's settings, watched at every validation of D~.
 
 In: the `Plan`, a point of the search. Out: a bundle, as `foster distill` makes it with the same settings and seed, and
-an `Outcome`. What a validation of a D~ found is kept by content (`remembered`): a start that another trial has tried
+an `Outcome`. What a validation of a D~ found is kept by content (`remembered.py`): a start that another trial has tried
 with the same students, the first validation of the outer loop, and all of an interrupted trial's are not made again.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import shutil
 import time
 from dataclasses import dataclass
@@ -28,9 +27,9 @@ from foster_cli.distill.loop import Check, Distilled, Problem, distill
 from foster_cli.distill.pipeline import Loop, run
 from foster_cli.distill.synthetic import Synthetic
 from foster_cli.errors import NotFinite
-from foster_cli.evaluate.cells import Cell, Cells
+from foster_cli.evaluate.cells import Cells
+from foster_cli.evaluate.remembered import memory
 from foster_cli.models.source import find_encoder
-from foster_cli.ops.reading import Reading
 from foster_cli.tune.study import Outcome, Pruned, Report
 
 #: Raised whenever a study with the same fields would go another way.
@@ -83,29 +82,6 @@ def as_file(model: ModelConfig, train: TrainConfig, config: DistillConfig, stude
     }  # fmt: skip
 
 
-def remembered(check: Check, cells: Cells, fields: dict[str, Any]) -> Check:
-    """`check`, once for each D~: what it found is kept under `fields` and the bytes of Q."""
-
-    def recalled(Q: Tensor) -> dict[str, float]:
-        content = hashlib.sha256(Q.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
-        where = {**fields, "shape": list(Q.shape), "Q": content}
-        return cells.cell("check", where, lambda: Cell(dict(check(Q)))).record
-
-    return recalled
-
-
-def check_fields(
-    base: dict[str, Any], config: DistillConfig, student: StudentConfig, reading: Reading, count: int, seed: int
-) -> dict[str, Any]:
-    """What decides a validation of Q beside Q: `base` (from `Plan.fields`), the students, how they read."""
-    items = None if reading.items is None else reading.items.tolist()
-    fixed = config.items_per_step if config.subset == "kmeans" else None
-    return {
-        **base, "student": dataclasses.asdict(student), "own": reading.own, "items": items, "mix": reading.mix,
-        "subset": [config.subset, fixed], "count": count, "seed": seed,
-    }  # fmt: skip
-
-
 def watched(check: Check, steps: int, every: int, report: Report) -> Check:
     """`check`, reporting every R@10 with the outer step it stands at: 0, every, 2 every, …, steps."""
     calls = 0
@@ -130,9 +106,6 @@ def attempt(
     """
     began = time.perf_counter()
 
-    def memory(check: Check, reading: Reading, count: int) -> Check:
-        return remembered(check, cells, check_fields(base, config, student, reading, count, plan.seed))
-
     def outcome(state: str, value: float = 0.0) -> Outcome:
         return Outcome(state, value, time.perf_counter() - began)
 
@@ -141,7 +114,7 @@ def attempt(
     try:
         manifest = run(
             plan.data, plan.paths, plan.prepare, plan.model, plan.train, config, student, plan.seed, plan.device, out,
-            console, loop=_watching(report), memory=memory,
+            console, loop=_watching(report), memory=memory(cells, base, config, student, plan.seed),
         )  # fmt: skip
     except Pruned:
         shutil.rmtree(run_folder(out))

@@ -151,13 +151,42 @@ def test_an_interrupted_ablation_goes_on(
         code, text, err = foster("ablate", *common, "--rows", ROWS, "--out", out)
     assert code == 130 and not text and "interrupted" in err and calls == [0, 1]
     kept = sorted(p.name.rsplit("-", 1)[0] for p in (out / "cells").iterdir())
-    assert kept == ["bilevel", "foster"] and [p.suffix for p in (out / "cells").glob("bilevel-*")] == [".run"]
+    assert kept == ["bilevel", "check", "check", "foster"] and [
+        p.suffix for p in (out / "cells").glob("bilevel-*")
+    ] == [".run"]
     assert not (out / "ablate.json").exists()
     monkeypatch.setattr(bilevel, "bilevel_step", lambda *args: (calls.append(args[2]), real(*args))[1])
     code, _, err = foster("ablate", *common, "--rows", ROWS, "--out", out)
     assert code == 0, err
     assert calls == [0, 1, 0, 1]
     assert numbers(_read(out / "ablate.json")) == numbers(_read(ablated / "ablate.json"))
+
+
+def test_rows_with_one_start_share_its_validations(
+    foster: Call, folder: Path, common: tuple[str | Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two draws, step 0 and step 2 of two rows: five validations where eight are read. Each bundle is what `foster
+    distill` makes, and its seconds are all that it stands for."""
+    from foster_cli.distill import loop
+
+    real, fits = loop.fit_synthetic, []
+    monkeypatch.setattr(loop, "fit_synthetic", lambda *args: (fits.append(args[6]), real(*args))[1])
+    out, given = folder / "shared", (*common[:-2], "--draws", "2", *common[-2:])
+    code, _, err = foster("ablate", *given, "--rows", "foster,no_dh", "--seeds", "1", "--out", out)
+    assert code == 0, err
+    assert len(list((out / "cells").glob("check-*.json"))) == 5
+    assert len(fits) == 2 * 1 + 3 * 2  # a start has one fresh model, an outer step two
+    fits.clear()
+    seconds = [_read(path)["record"]["seconds"] for path in (out / "cells").glob("check-*.json")]
+    for row, extra in (("foster", ()), ("no_dh", ("--dh-weight", "0"))):
+        keep = [x for i, x in enumerate(given) if x != "--seeds" and (i == 0 or given[i - 1] != "--seeds")]
+        code, _, err = foster("distill", *keep, *extra, "--out", folder / f"alone-{row}")
+        assert code == 0, err
+        name = "factors.safetensors"
+        assert (out / row / name).read_bytes() == (folder / f"alone-{row}" / name).read_bytes()
+        manifest = foster_cli.load(out / row).manifest["metrics"]
+        assert manifest["seconds_distill"] > sum(sorted(seconds)[:4])
+    assert len(fits) == 2 * (2 * 1 + 2 * 2)
 
 
 def test_rows_with_several_layers(foster: Call, folder: Path, common: tuple[str | Path, ...]) -> None:

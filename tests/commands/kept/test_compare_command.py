@@ -136,7 +136,8 @@ def test_an_interruption_loses_nothing(
     assert [p.name for p in out.rglob(".*")] == [] and not (out / "compare.json").exists()
     assert calls == ["foster, rate 0.001", "foster, rate 0.01", "random, rate 0.001"]
     kept = [p.name for p in (out / "cells").iterdir()]
-    assert len(kept) == 5 and not any("-s0-" in name for name in kept)  # 3 bundles, 2 rates; the test is not read
+    # 3 bundles, 2 validations of the first, 2 rates; the test is not read
+    assert len(kept) == 7 and not any("-s0-" in name for name in kept)
 
     seen: list[str] = []
     monkeypatch.setattr(table, "train_on", lambda *args: (seen.append(args[-1]), real(*args))[1])
