@@ -216,8 +216,10 @@ def rows(
     return out
 
 
-def _seed_draws(count: int, draws: int, rng: np.random.Generator) -> Float:
-    """How often each of `count` seeds is drawn in each resample, as shares, (B, count)."""
+def _seed_draws(count: int, draws: int) -> Float:
+    """How often each of `count` seeds is drawn in each resample, as shares, (B, count): the same for all rows that have
+    as many, as models of one seed begin with the same weights, whatever they are trained on."""
+    rng = np.random.default_rng(stream_seed(0, "bootstrap seeds", count))
     return rng.multinomial(count, np.full(count, 1.0 / count), size=draws) / count
 
 
@@ -234,7 +236,7 @@ def summarise(
     table: dict[str, Any] = {}
     resampled: dict[str, dict[str, Float]] = {}
     for name, row in found.items():
-        shares = _seed_draws(len(row.ranks), draws, rng)
+        shares = _seed_draws(len(row.ranks), draws)
         entry: dict[str, Any] = {}
         resampled[name] = {}
         for metric, value in per_case(row.ranks, ks).items():

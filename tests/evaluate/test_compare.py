@@ -155,6 +155,21 @@ def test_intervals_have_the_width_of_users_and_seeds() -> None:
     assert two["rows"]["full"]["R@10"]["high"] - two["rows"]["full"]["R@10"]["low"] > 5 * (one["high"] - one["low"])
 
 
+def test_pairing_removes_what_the_seeds_share() -> None:
+    """A row that is as much better with every seed: its difference knows nothing of how far the seeds lie apart. And a
+    row's interval is the same whatever rows stand beside it."""
+    rng = np.random.default_rng(3)
+    low = [np.where(rng.random(400) < share, 1.0, 99.0) for share in (0.1, 0.3, 0.6)]
+    high = [np.where(np.arange(400) % 20 == 0, 1.0, row) for row in low]
+    lows, highs = (_row([r.tolist() for r in rows]) for rows in (low, high))
+    test, seeds = _test_of(np.arange(400)), [0, 1, 2]
+    out = summarise({"synthetic": highs, "random": _row([[1.0] * 400]), "full": lows}, test, (10,), seeds)
+    pair, row = out["paired"]["synthetic-full"]["R@10"], out["rows"]["full"]["R@10"]
+    assert pair["diff"] == pytest.approx(0.05 * (1 - np.mean([(r == 1.0)[::20].mean() for r in low])))
+    assert pair["high"] - pair["low"] < 0.05 < 0.2 < row["high"] - row["low"]
+    assert summarise({"full": lows}, test, (10,), seeds)["rows"]["full"] == out["rows"]["full"]
+
+
 def test_pairing_removes_what_both_rows_share() -> None:
     """Two rows that differ in a few cases only: the interval of the difference is that of these cases."""
     rng = np.random.default_rng(2)

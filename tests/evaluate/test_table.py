@@ -63,11 +63,10 @@ def test_paired_differences_by_brute_force() -> None:
     )
     assert list(found["paired"]) == ["a-b"] and list(found["rows"]) == ["b", "a", "c"]
 
-    rng = np.random.default_rng(stream_seed(0, "bootstrap"))
-    weights = Bootstrap.of(np.array(users), draws, rng).weights
+    weights = Bootstrap.of(np.array(users), draws, np.random.default_rng(stream_seed(0, "bootstrap"))).weights
+    times = np.random.default_rng(stream_seed(0, "bootstrap seeds", 2)).multinomial(2, [0.5, 0.5], size=draws)
     values: dict[str, list[float]] = {}
     for name in ranks:
-        times = rng.multinomial(2, [0.5, 0.5], size=draws)
         values[name] = []
         for b in range(draws):
             hits = [
