@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from foster_cli.baselines import METHODS
+from foster_cli.commands import options
 from foster_cli.commands.settings import DATA_HELP, NO_CONTEXT, AlphaOption, LoraOption, PoolingOption
 from foster_cli.commands.settings import opt as _opt
 from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
@@ -39,9 +40,9 @@ def command(
     settings_file: Annotated[
         Path | None, _opt("--settings", "A file of settings, as foster tune writes it; options that are typed win.")
     ] = None,
-    length: Annotated[int, _opt("--length", "L, positions of a sequence, real or synthetic.")] = _D.length,
+    length: options.Length = _D.length,
     seed: Annotated[int, _opt("--seed", "Fixes the result on a given machine.")] = 0,
-    device: Annotated[str, _opt("--device", "cpu, cuda, cuda:N, mps or auto.")] = "auto",
+    device: options.Device = "auto",
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Reuse a teacher trained before.")] = True,
     json: Annotated[bool, _opt("--json", "Events as JSON lines on standard output.")] = False,
     live: Annotated[
@@ -50,19 +51,13 @@ def command(
     tensorboard: Annotated[
         Path | None, _opt("--tensorboard", "A folder for TensorBoard's event files (needs tensorboard).")
     ] = None,
-    encoder: Annotated[
-        str, _opt("--encoder", "minilm, tinybert, a folder or org/name: a text encoder or a causal LM.")
-    ] = _M.encoder,
+    encoder: options.Encoder = _M.encoder,
     pooling: PoolingOption = None,
-    backbone: Annotated[
-        str, _opt("--backbone", "The sequence model: sasrec, gru4rec, bert4rec, narm or hstu.")
-    ] = _M.backbone,
+    backbone: options.Backbone = _M.backbone,
     items: Annotated[
         str, _opt("--items", "What an item is known by: text, or id (an embedding that learns; no text encoder).")
     ] = _M.items,
-    train_layers: Annotated[
-        str, _opt("--train-layers", "all, a number of top layers, or none (a linear head learns).")
-    ] = _M.train_layers,
+    train_layers: options.TrainLayers = _M.train_layers,
     lora: LoraOption = None,
     lora_alpha: AlphaOption = None,
     cache_precision: Annotated[
@@ -72,9 +67,9 @@ def command(
         int | None, _opt("--width", "d, width of the recommender; the encoder's own without it (64 with --items id).")
     ] = None,
     max_tokens: Annotated[int, _opt("--max-tokens", "Texts are cut to this many tokens.")] = _M.max_tokens,
-    precision: Annotated[str, _opt("--precision", "fp32, or bf16 for the encoder's layers that learn.")] = _M.precision,
+    precision: options.Precision = _M.precision,
     loss: Annotated[str, _opt("--loss", "softmax (512 shared negatives) or bce (the paper's).")] = _T.loss,
-    epochs: Annotated[int, _opt("--epochs", "Most epochs; stops early on validation.")] = _T.epochs,
+    epochs: options.Epochs = _T.epochs,
     patience: Annotated[int, _opt("--patience", "Epochs without a better validation.")] = _T.patience,
     lr: Annotated[float, _opt("--lr", "AdamW rate on real data.")] = _T.lr,
     init: Annotated[
@@ -117,19 +112,14 @@ def command(
     check_every: Annotated[int, _opt("--check-every", "Outer steps between validations.")] = _D.check_every,
     check_seeds: Annotated[int, _opt("--check-seeds", "Fresh models per validation.")] = _D.check_seeds,
     student_lr: Annotated[float, _opt("--student-lr", "AdamW rate for training on D~.")] = _S.lr,
-    student_steps: Annotated[int, _opt("--student-steps", "Most steps of training on D~.")] = _S.steps,
-    student_items: Annotated[str, _opt("--student-items", "Items drawn at each of these steps, or all.")] = str(
-        _S.items_per_step
-    ),
-    user_column: Annotated[str | None, _opt("--user-column", "Column of user ids.")] = None,
-    item_column: Annotated[str | None, _opt("--item-column", "Column of item ids.")] = None,
-    time_column: Annotated[str | None, _opt("--time-column", "Column of times.")] = None,
-    text_columns: Annotated[str | None, _opt("--text-columns", "Columns of the item texts: A,B.")] = None,
-    split_column: Annotated[str | None, _opt("--split-column", "Column of train/valid/test; none: by time.")] = None,
-    k_core: Annotated[
-        int | None,
-        _opt("--k-core", "Keep users and items with this many interactions; 5, or 1 where the table brings a split."),
-    ] = None,
+    student_steps: options.StudentSteps = _S.steps,
+    student_items: options.StudentItems = str(_S.items_per_step),
+    user_column: options.UserColumn = None,
+    item_column: options.ItemColumn = None,
+    time_column: options.TimeColumn = None,
+    text_columns: options.TextColumns = None,
+    split_column: options.SplitColumn = None,
+    k_core: options.KCore = None,
     ctx: typer.Context = NO_CONTEXT,
 ) -> None:
     """Distil a dataset into a few synthetic sequences.

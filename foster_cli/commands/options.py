@@ -1,4 +1,4 @@
-"""Options that `foster compare`, `foster ablate` and `foster sweep` share; what all three do first."""
+"""Options that several commands share; what `foster compare`, `foster ablate` and `foster sweep` do first."""
 
 from __future__ import annotations
 

@@ -7,14 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from foster_cli.commands.settings import DATA_HELP, NO_CONTEXT, opt
+from foster_cli.commands import options
+from foster_cli.commands.settings import NO_CONTEXT, opt
 from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
 
 _D, _M, _T, _S = DistillConfig(), ModelConfig(), TrainConfig(), StudentConfig()
 
 
 def command(
-    data: Annotated[list[Path], typer.Argument(metavar="DATA", help=DATA_HELP)],
+    data: options.Data,
     trials: Annotated[
         int, typer.Option("--trials", min=1, help="Distillations in all, the one with the settings as given included.")
     ] = 20,
@@ -31,35 +32,28 @@ def command(
         Path | None, opt("--out", "Folder of the study and its answer; runs/<data>-tune-b<budget> without it.")
     ] = None,
     budget: Annotated[int, opt("--budget", "M, synthetic sequences.")] = _D.budget,
-    length: Annotated[int, opt("--length", "L, positions of a sequence, real or synthetic.")] = _D.length,
+    length: options.Length = _D.length,
     steps: Annotated[int, opt("--steps", "K, outer steps of a trial.")] = _D.steps,
     check_every: Annotated[
         int, opt("--check-every", "Outer steps between validations; at each of them a trial may be given up.")
     ] = _D.check_every,
     draws: Annotated[int, opt("--draws", "Draws tried for the start.")] = _D.draws,
-    student_steps: Annotated[int, opt("--student-steps", "Most steps of training on D~.")] = _S.steps,
-    encoder: Annotated[str, opt("--encoder", "minilm, tinybert, a folder or org/name.")] = _M.encoder,
-    backbone: Annotated[
-        str, opt("--backbone", "The sequence model: sasrec, gru4rec, bert4rec, narm or hstu.")
-    ] = _M.backbone,
-    items: Annotated[str, opt("--items", "What an item is known by: text, or id.")] = _M.items,
-    train_layers: Annotated[
-        str, opt("--train-layers", "all, a number of top layers, or none (a linear head learns).")
-    ] = _M.train_layers,
-    width: Annotated[int | None, opt("--width", "d, width of the recommender; the encoder's own without it.")] = None,
-    epochs: Annotated[int, opt("--epochs", "Most epochs on the full data; stops early on validation.")] = _T.epochs,
+    student_steps: options.StudentSteps = _S.steps,
+    encoder: options.Encoder = _M.encoder,
+    backbone: options.Backbone = _M.backbone,
+    items: options.Items = _M.items,
+    train_layers: options.TrainLayers = _M.train_layers,
+    width: options.Width = None,
+    epochs: options.Epochs = _T.epochs,
     seed: Annotated[int, opt("--seed", "Fixes the result on a given machine.")] = 0,
-    device: Annotated[str, opt("--device", "cpu, cuda, cuda:N, mps or auto.")] = "auto",
-    json: Annotated[bool, opt("--json", "Print JSON instead of the table.")] = False,
-    user_column: Annotated[str | None, opt("--user-column", "Column of user ids.")] = None,
-    item_column: Annotated[str | None, opt("--item-column", "Column of item ids.")] = None,
-    time_column: Annotated[str | None, opt("--time-column", "Column of times.")] = None,
-    text_columns: Annotated[str | None, opt("--text-columns", "Columns of the item texts: A,B.")] = None,
-    split_column: Annotated[str | None, opt("--split-column", "Column of train/valid/test; none: by time.")] = None,
-    k_core: Annotated[
-        int | None,
-        opt("--k-core", "Keep users and items with this many interactions; 5, or 1 where the table brings a split."),
-    ] = None,
+    device: options.Device = "auto",
+    json: options.Json = False,
+    user_column: options.UserColumn = None,
+    item_column: options.ItemColumn = None,
+    time_column: options.TimeColumn = None,
+    text_columns: options.TextColumns = None,
+    split_column: options.SplitColumn = None,
+    k_core: options.KCore = None,
     ctx: typer.Context = NO_CONTEXT,
 ) -> None:
     """Choose the settings of a distillation on validation.
