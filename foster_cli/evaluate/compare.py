@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,21 +70,29 @@ class Test:
     k: int
 
 
+#: Gives a row of one seed, by its name: as an interrupted evaluation kept it, or made now.
+Keep = Callable[[str, int, Callable[[], Row]], Row]
+
+
 def ranked(H: Tensor, E: Tensor, test: Test) -> tuple[Float, float]:
     """Ranks (C,) and catalogue coverage of the top k."""
     return ranks(H, E, test.cases.target, test.seen), covered(H, E, test.k, test.seen) / len(E)
 
 
-def model_row(test: Test, seeds: list[int], train: Callable[[int], Trained]) -> Row:
-    """A row of trained models, one `train(seed)` for each seed."""
-    found = []
-    for seed in seeds:
-        model, seconds, peak, chosen, valid = train(seed)
-        E = model.embed_all()
-        rank, share = ranked(last_outputs(model, E, test.cases), E, test)
-        found.append((rank, share, seconds, peak, chosen, valid))
-    first, *columns = zip(*found, strict=True)
-    return Row(np.stack(first), *map(list, columns))
+def model_row(test: Test, seed: int, train: Callable[[int], Trained]) -> Row:
+    """The row of one trained model, `train(seed)`."""
+    model, *cost, valid = train(seed)
+    E = model.embed_all()
+    rank, share = ranked(last_outputs(model, E, test.cases), E, test)
+    seconds, peak, chosen = cost
+    return Row(rank[None], [share], [seconds], [peak], [chosen], [valid])
+
+
+def joined(rows: list[Row]) -> Row:
+    """Rows of some seeds each as one, ranks (all seeds, C)."""
+    names = ("coverage", "train_seconds", "peak_mb", "chosen", "valid")
+    columns = ([x for row in rows for x in getattr(row, name)] for name in names)
+    return Row(np.concatenate([row.ranks for row in rows]), *columns)
 
 
 def popularity_row(setting: Setting, test: Test) -> Row:
@@ -174,13 +183,14 @@ def untrained_model(setting: Setting, seed: int) -> Trained:
 def rows(
     setting: Setting, test: Test, Q: Tensor | Windows, V: Tensor, subset: Subset, reading: Reading,
     student: StudentConfig, train: TrainConfig, budget: int, names: tuple[str, ...], seeds: list[int],
-    console: Console = SILENT, use_cache: bool = True,
+    console: Console = SILENT, use_cache: bool = True, kept: Keep = lambda name, seed, make: make(),
 ) -> dict[str, Row]:  # fmt: skip
     """The asked-for rows, in the table's order. `Q`: the synthetic set, or the real windows of a coreset, on which
     the row `synthetic` then trains as the row `random` does on its own (V, subset and reading play no part).
 
     A recommender of ids needs no text encoder: where all rows are asked for and there is none, `text_similarity` is
-    left out with a note. Raises FosterError where it was asked for by name.
+    left out with a note. Raises FosterError where it was asked for by name. `kept` stands in for the making of one
+    seed of a row of models.
     """
 
     def random(seed: int) -> Trained:
@@ -196,11 +206,14 @@ def rows(
     def full(seed: int) -> Trained:
         return full_model(setting, train, seed, console, use_cache)
 
+    def trained(name: str, train: Callable[[int], Trained]) -> Row:
+        return joined([kept(name, seed, partial(model_row, test, seed, train)) for seed in seeds])
+
     makers: dict[str, Callable[[], Row]] = {
-        "synthetic": lambda: model_row(test, seeds, synthetic),
-        "full": lambda: model_row(test, seeds, full),
-        "random": lambda: model_row(test, seeds, random),
-        "untrained": lambda: model_row(test, seeds, lambda seed: untrained_model(setting, seed)),
+        "synthetic": lambda: trained("synthetic", synthetic),
+        "full": lambda: trained("full", full),
+        "random": lambda: trained("random", random),
+        "untrained": lambda: trained("untrained", lambda seed: untrained_model(setting, seed)),
         "popularity": lambda: popularity_row(setting, test),
         "text_similarity": lambda: text_row(setting, test, console, use_cache),
     }

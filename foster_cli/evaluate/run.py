@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from foster_cli.bundle import Bundle
+from foster_cli import __version__
+from foster_cli.bundle import SUMS, Bundle
 from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig, from_dict
 from foster_cli.console import SILENT, Console
 from foster_cli.data.schema import Dataset
 from foster_cli.distill.loop import make_subset
 from foster_cli.distill.pipeline import check_model
 from foster_cli.errors import FosterError
-from foster_cli.evaluate.compare import make_test, rows, summarise
+from foster_cli.evaluate.cells import Cells, as_cell, as_row
+from foster_cli.evaluate.compare import Keep, Row, make_test, rows, summarise
 from foster_cli.models.source import find_encoder
 from foster_cli.ops.precision import matmul_precision
 from foster_cli.runtime import machine
@@ -81,6 +86,37 @@ class Other:
         return changed
 
 
+@contextmanager
+def keeping(bundle: Bundle, fields: dict[str, Any], console: Console) -> Iterator[Keep]:
+    """Keep each seed of a row in the folder `<bundle>.eval` until the evaluation is whole; what an interrupted one of
+    the same `fields` left there is read. Where that folder cannot be made, a note says that nothing is kept."""
+    folder = bundle.path.with_name(bundle.path.name + ".eval")
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        console.note(f"{folder}: {error.strerror or error}; an interrupted evaluation begins anew")
+        yield lambda name, seed, make: make()
+        return
+    cells, used = Cells(folder, console), []
+
+    def keep(name: str, seed: int, make: Callable[[], Row]) -> Row:
+        own = {**fields, "row": name, "seed": seed}
+        used.append(cells.path(f"{name}-s{seed}", own))
+        return as_row([cells.cell(f"{name}-s{seed}", own, lambda: as_cell(make()))])
+
+    try:
+        yield keep
+        for stem in used:
+            for ending in (".json", ".safetensors"):
+                stem.with_name(stem.name + ending).unlink(missing_ok=True)
+    except KeyboardInterrupt:
+        console.note(f"interrupted; the same command goes on with what is kept in {folder}")
+        raise
+    finally:
+        with contextlib.suppress(OSError):  # another evaluation of the bundle keeps something there
+            folder.rmdir()
+
+
 def evaluate_bundle(
     bundle: Bundle, data: Dataset, names: tuple[str, ...], seeds: int, ks: tuple[int, ...], mask_seen: bool,
     device: torch.device, console: Console = SILENT, use_cache: bool = True, other: Other | None = None,
@@ -88,8 +124,8 @@ def evaluate_bundle(
     """The evaluation JSON of README: data, cases, rows, paired. Seeds are the bundle's seed and those after it.
 
     `other`: every row is of such recommenders (Table 4), whatever the set was distilled with; None: of its own.
-    Raises FosterError for a backbone or an encoder there is not, another catalogue than the bundle's, or a text
-    encoder of the bundle's name that is another one.
+    Rows are kept while it runs (`keeping`). Raises FosterError for a backbone or an encoder there is not, another
+    catalogue than the bundle's, or a text encoder of the bundle's name that is another one.
     """
     m = bundle.manifest
     own, train = from_dict(ModelConfig, m["model"]), from_dict(TrainConfig, m["train"])
@@ -104,9 +140,18 @@ def evaluate_bundle(
         V = bundle.V.to(device)
         subset = make_subset(config, V, int(m["seed"]), student)
         reading = bundle.reading.to(device)
-        found = rows(
-            setting, test, Q, V, subset, reading, student, train, config.budget, names, used, console, use_cache
-        )
+        sums = (bundle.path / SUMS).read_text(encoding="utf-8")
+        fields = {
+            "foster": __version__, "torch": torch.__version__, "device": device.type,
+            "threads": torch.get_num_threads(), "bundle": sums, "data": data.hash,
+            "encoder": None if setting.source is None else setting.source.hash,
+            "model": {**dataclasses.asdict(model), "encoder": None}, "mask_seen": mask_seen, "k": min(ks),
+        }  # fmt: skip
+        with keeping(bundle, fields, console) as kept:
+            found = rows(
+                setting, test, Q, V, subset, reading, student, train, config.budget, names, used, console, use_cache,
+                kept,
+            )  # fmt: skip
     head: dict[str, Any] = {"data": {"name": data.name, "hash": data.hash}, "bundle": str(bundle.path)}
     head["method"] = m["method"]
     head["backbone"] = {"distilled": own.backbone, "evaluated": model.backbone}

@@ -261,7 +261,7 @@ def variant_row(plan: Plan, cells: Cells, setting: Setting, test: Test, shrunk: 
 
     def make(seed: int) -> Cell:
         console.note(f"row {name}, seed {seed}")
-        return as_cell(model_row(test, [seed], train))
+        return as_cell(model_row(test, seed, train))
 
     found = []
     for seed in range(plan.seeds):
@@ -282,8 +282,8 @@ def common_rows(
     def maker(name: str, ending: str, seed: int) -> Callable[[], Row]:
         setting, train = shared[ending], replace(plan.train, lr=full[ending][0])
         makers: dict[str, Callable[[], Row]] = {
-            "full": lambda: model_row(test, [seed], lambda s: full_model(setting, train, s, console, plan.use_cache)),
-            "untrained": lambda: model_row(test, [seed], lambda s: untrained_model(setting, s)),
+            "full": lambda: model_row(test, seed, lambda s: full_model(setting, train, s, console, plan.use_cache)),
+            "untrained": lambda: model_row(test, seed, lambda s: untrained_model(setting, s)),
             "popularity": lambda: popularity_row(setting, test),
             "text_similarity": lambda: text_row(setting, test, console, plan.use_cache),
         }

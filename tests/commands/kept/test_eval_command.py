@@ -1,0 +1,100 @@
+"""`foster eval` interrupted: what was trained is kept beside the bundle until the table is whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foster_cli.evaluate import compare
+
+Call = Callable[..., tuple[int, str, str]]
+QUICK = ("--budget", "3", "--length", "6", "--steps", "0", "--epochs", "1", "--draws", "1", "--student-steps", "20",
+         "--check-seeds", "1", "--k-core", "2", "--width", "8")  # fmt: skip
+
+
+@pytest.fixture
+def bundle(folder: Path, foster: Call, shop: Path, mean_encoder: Path) -> Path:
+    path = folder / "bundle"
+    if not path.exists():
+        code, _, err = foster("distill", shop, *QUICK, "--encoder", mean_encoder, "--out", path)
+        assert code == 0, err
+    return path
+
+
+def _numbers(text: str) -> dict[str, Any]:
+    """All of the JSON but times and memory."""
+    found: dict[str, Any] = json.loads(text)
+    for row in found["rows"].values():
+        del row["train_seconds"], row["peak_mb"]
+    return found
+
+
+def _ok(said: tuple[int, str, str]) -> str:
+    assert said[0] == 0, said[2]
+    return said[1]
+
+
+def _watch(monkeypatch: pytest.MonkeyPatch, end: str = "") -> list[str]:
+    """The labels of all trainings on a few sequences from now on; the one labelled `end` is interrupted."""
+    seen: list[str] = []
+
+    def watched(name: str, place: int) -> Callable[..., Any]:
+        real = getattr(compare, name)
+
+        def train(*args: Any) -> Any:
+            seen.append(args[place])
+            if args[place] == end:
+                raise KeyboardInterrupt
+            return real(*args)
+
+        return train
+
+    monkeypatch.setattr(compare, "synthetic_model", watched("synthetic_model", 8))
+    monkeypatch.setattr(compare, "few_model", watched("few_model", 5))
+    return seen
+
+
+def test_an_interrupted_evaluation_goes_on(foster: Call, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in the second seed; the same command trains the rest, to the same numbers, and leaves nothing behind."""
+    kept = bundle.with_name("bundle.eval")
+    whole = _numbers(_ok(foster("eval", bundle, "--seeds", "2", "--json")))
+    assert not kept.exists()
+    with monkeypatch.context() as patch:
+        seen = _watch(patch, "synthetic, seed 1")
+        code, out, err = foster("eval", bundle, "--seeds", "2", "--json")
+    assert code == 130 and not out and "interrupted" in err and seen == ["synthetic, seed 0", "synthetic, seed 1"]
+    assert [p.name.rsplit("-", 1)[0] for p in kept.glob("*.json")] == ["synthetic-s0"]
+    seen = _watch(monkeypatch)
+    assert _numbers(_ok(foster("eval", bundle, "--seeds", "2", "--json"))) == whole
+    assert seen == ["synthetic, seed 1", "random 3", "random 3"] and not kept.exists()
+
+
+@pytest.mark.parametrize("other", [("--backbone", "gru4rec"), ("--mask-seen",), ("--k", "5,20")])
+def test_another_evaluation_reads_none_of_it(
+    foster: Call, bundle: Path, monkeypatch: pytest.MonkeyPatch, other: tuple[str, ...]
+) -> None:
+    """What an interrupted one left stays for its own command."""
+    rows = ("--rows", "synthetic,untrained", "--seeds", "2")
+    whole = _numbers(_ok(foster("eval", bundle, *rows, *other, "--json")))
+    with monkeypatch.context() as patch:
+        _watch(patch, "synthetic, seed 1")
+        assert foster("eval", bundle, *rows)[0] == 130
+    seen = _watch(monkeypatch)
+    assert _numbers(_ok(foster("eval", bundle, *rows, *other, "--json"))) == whole
+    assert seen == ["synthetic, seed 0", "synthetic, seed 1"]
+    seen.clear()
+    _ok(foster("eval", bundle, *rows))
+    assert seen == ["synthetic, seed 1"] and not bundle.with_name("bundle.eval").exists()
+
+
+def test_where_nothing_can_be_kept_it_says_so(foster: Call, bundle: Path) -> None:
+    kept = bundle.with_name("bundle.eval")
+    kept.write_text("a file in its place")
+    code, out, err = foster("eval", bundle, "--rows", "synthetic,untrained", "--seeds", "1", "--json")
+    assert code == 0 and json.loads(out)["rows"]
+    assert "bundle.eval: " in err and "an interrupted evaluation begins anew" in err
+    kept.unlink()
