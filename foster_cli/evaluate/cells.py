@@ -108,8 +108,8 @@ def as_cell(row: Row) -> Cell:
     return Cell({**record, "chosen": row.chosen[0], "valid": row.valid[0] if row.valid else None}, row.ranks[0])
 
 
-def as_row(cells: list[Cell]) -> Row:
-    """Cells of several seeds as one row, ranks (seeds, C). One written before `valid` was kept has none."""
-    records = [{"valid": None, **c.record} for c in cells]
-    columns = ([r[key] for r in records] for key in ("coverage", "train_seconds", "peak_mb", "chosen", "valid"))
-    return Row(np.stack([c.ranks for c in cells if c.ranks is not None]), *columns)
+def as_row(cell: Cell) -> Row:
+    """A cell as the row of one seed, ranks (1, C). One written before `valid` was kept has none."""
+    assert cell.ranks is not None
+    r = {"valid": None, **cell.record}
+    return Row(cell.ranks[None], [r["coverage"]], [r["train_seconds"]], [r["peak_mb"]], [r["chosen"]], [r["valid"]])

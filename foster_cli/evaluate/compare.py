@@ -81,11 +81,10 @@ def ranked(H: Tensor, E: Tensor, test: Test) -> tuple[Float, float]:
 
 def model_row(test: Test, seed: int, train: Callable[[int], Trained]) -> Row:
     """The row of one trained model, `train(seed)`."""
-    model, *cost, valid = train(seed)
-    E = model.embed_all()
-    rank, share = ranked(last_outputs(model, E, test.cases), E, test)
-    seconds, peak, chosen = cost
-    return Row(rank[None], [share], [seconds], [peak], [chosen], [valid])
+    t = train(seed)
+    E = t.model.embed_all()
+    rank, share = ranked(last_outputs(t.model, E, test.cases), E, test)
+    return Row(rank[None], [share], [t.seconds], [t.peak_mb], [t.chosen], [t.valid])
 
 
 def joined(rows: list[Row]) -> Row:

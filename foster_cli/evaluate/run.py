@@ -102,7 +102,7 @@ def keeping(bundle: Bundle, fields: dict[str, Any], console: Console) -> Iterato
     def keep(name: str, seed: int, make: Callable[[], Row]) -> Row:
         own = {**fields, "row": name, "seed": seed}
         used.append(cells.path(f"{name}-s{seed}", own))
-        return as_row([cells.cell(f"{name}-s{seed}", own, lambda: as_cell(make()))])
+        return as_row(cells.cell(f"{name}-s{seed}", own, lambda: as_cell(make())))
 
     try:
         yield keep

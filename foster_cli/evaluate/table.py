@@ -31,6 +31,7 @@ from foster_cli.evaluate.compare import (
     Trained,
     few_model,
     full_model,
+    joined,
     make_test,
     model_row,
     popularity_row,
@@ -266,8 +267,8 @@ def variant_row(plan: Plan, cells: Cells, setting: Setting, test: Test, shrunk: 
     found = []
     for seed in range(plan.seeds):
         fields = plan.rank_fields(training_fields(shrunk, shrunk.rate, seed), seed)
-        found.append(cells.cell(f"{shrunk.variant.cell}-s{seed}", fields, partial(make, seed)))
-    return as_row(found)
+        found.append(as_row(cells.cell(f"{shrunk.variant.cell}-s{seed}", fields, partial(make, seed))))
+    return joined(found)
 
 
 def common_rows(
@@ -304,13 +305,14 @@ def common_rows(
                 for seed in range(plan.seeds if seeded else 1):
                     fields = plan.rank_fields({**known, "row": name}, seed)
                     label = f"{row}, seed {seed}" if seeded else row
-                    found.append(cells.cell(f"{name}-s{seed}", fields, partial(make, label, maker(name, ending, seed))))
+                    cell = cells.cell(f"{name}-s{seed}", fields, partial(make, label, maker(name, ending, seed)))
+                    found.append(as_row(cell))
             except FosterError as error:
                 if name != "text_similarity" or shared[ending].source is not None:
                     raise
                 console.note(f"row {name} is left out: {error.message}")
                 continue
-            out[row] = as_row(found)
+            out[row] = joined(found)
     return out
 
 

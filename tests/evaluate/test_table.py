@@ -24,7 +24,7 @@ from foster_cli.data.windows import Cases
 from foster_cli.errors import FosterError, NotFinite
 from foster_cli.evaluate import table
 from foster_cli.evaluate.cells import Cell, Cells, as_cell, as_row
-from foster_cli.evaluate.compare import Row, summarise
+from foster_cli.evaluate.compare import Row, joined, summarise
 from foster_cli.evaluate.compare import Test as Held  # a name that pytest does not collect
 from foster_cli.evaluate.formats import md_escape, metrics, tex_escape, to_csv, to_md, to_tex
 from foster_cli.evaluate.metrics import Bootstrap
@@ -150,7 +150,7 @@ def test_a_row_comes_back_from_its_cells() -> None:
         as_cell(Row(row.ranks[[i]], [row.coverage[i]], [row.train_seconds[i]], [row.peak_mb[i]], [row.chosen[i]]))
         for i in range(2)
     ]
-    back = as_row(cells)
+    back = joined([as_row(cell) for cell in cells])
     assert back.ranks.tolist() == row.ranks.tolist()
     assert (back.coverage, back.train_seconds, back.peak_mb, back.chosen) == (
         row.coverage, row.train_seconds, row.peak_mb, row.chosen

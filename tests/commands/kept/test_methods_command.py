@@ -27,28 +27,6 @@ CORESETS = [m.name for m in METHODS.values() if m.real]
 QUICK = ("--budget", "3", "--length", "6", "--epochs", "1", "--k-core", "2", "--width", "8")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("methods")
-
-
-@pytest.fixture
-def foster(folder: Path, monkeypatch: pytest.MonkeyPatch, call_foster: Call) -> Call:
-    """`call_foster`, in one folder with one cache."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("FOSTER_CACHE", str(folder / "cache"))
-    return call_foster
-
-
-@pytest.fixture
-def shop(folder: Path, foster: Call) -> Path:
-    """Generated data, made once for this module."""
-    path = folder / "shop.parquet"
-    if not path.exists():
-        assert foster("sample", "--out", path, "--users", "60", "--items", "40")[0] == 0
-    return path
-
-
 @pytest.mark.parametrize("name", CORESETS)
 def test_a_coreset_from_distill_to_export(
     foster: Call, shop: Path, folder: Path, mean_encoder: Path, name: str, tmp_path: Path
