@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from record import record
 
 from foster_cli.config import ModelConfig, TrainConfig
 from foster_cli.data.prepare import load_dataset
-from foster_cli.runtime import machine, peak_memory_mb, reset_peak
+from foster_cli.runtime import peak_memory_mb, reset_peak
 from foster_cli.train.fit import fit_real
 from foster_cli.train.memory import estimate
 from foster_cli.train.setting import make_setting
@@ -65,11 +66,7 @@ def main() -> None:
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             rows.append(json.loads(done.stdout))
             print(rows[-1], file=sys.stderr)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    text = json.dumps({"command": " ".join(sys.argv), "commit": commit, "machine": machine(), "rows": rows}, indent=1)
-    print(text)
-    if a.out:
-        a.out.write_text(text + "\n")
+    record(rows, a.out)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from record import record
 from torch import Tensor
 
 from foster_cli.config import DistillConfig, ModelConfig, TrainConfig
@@ -27,7 +28,7 @@ from foster_cli.distill.synthetic import from_tensor, probe_items, probe_tensor
 from foster_cli.models.encoder import TextCache, TextEncoder
 from foster_cli.models.recommender import Recommender
 from foster_cli.ops.reading import make_reading
-from foster_cli.runtime import adamw, generator, machine, peak_memory_mb, reset_peak
+from foster_cli.runtime import adamw, generator, peak_memory_mb, reset_peak
 from foster_cli.train.anchors import Teacher
 
 
@@ -100,11 +101,7 @@ def main() -> None:
         print(rows[-1], file=sys.stderr)
     for row in rows:
         row["time_ratio_to_first"] = row["median_s"] / rows[0]["median_s"]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    text = json.dumps({"command": " ".join(sys.argv), "commit": commit, "machine": machine(), "rows": rows}, indent=1)
-    print(text)
-    if a.out:
-        a.out.write_text(text + "\n")
+    record(rows, a.out)
 
 
 if __name__ == "__main__":

@@ -8,17 +8,15 @@ Prints resident peak during ranking minus what the process held with the embeddi
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import torch
+from record import record
 
 from foster_cli.ops import rank_counts
-from foster_cli.runtime import generator, machine, peak_memory_mb, reset_peak
+from foster_cli.runtime import generator, peak_memory_mb, reset_peak
 
 
 def main() -> None:
@@ -38,13 +36,9 @@ def main() -> None:
     began = time.perf_counter()
     rank_counts(H, E, target)
     seconds = time.perf_counter() - began
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     row = {"items": a.items, "cases": a.cases, "width": a.width, "seconds": seconds}
     row |= {"extra_mb": peak_memory_mb(torch.device("cpu")) - base, "embeddings_mb": E.numel() * 4 / 2**20}
-    text = json.dumps({"command": " ".join(sys.argv), "commit": commit, "machine": machine(), "rows": [row]}, indent=1)
-    print(text)
-    if a.out:
-        a.out.write_text(text + "\n")
+    record([row], a.out)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from record import record
 from torch import Tensor, nn
 
 from foster_cli.baselines import td3
@@ -37,7 +38,7 @@ from foster_cli.distill.loop import Problem, State, make_subset, outer_step
 from foster_cli.distill.synthetic import random_start
 from foster_cli.models.encoder import TextEncoder
 from foster_cli.models.recommender import Recommender
-from foster_cli.runtime import adamw, generator, machine, peak_memory_mb, reset_peak
+from foster_cli.runtime import adamw, generator, peak_memory_mb, reset_peak
 from foster_cli.train.anchors import Teacher
 
 M, L, D, WINDOWS, WARM_UP = 30, 50, 32, 8192, 68
@@ -144,11 +145,7 @@ def main() -> None:
             command += ["--steps", str(a.steps)]
             rows.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
             print(rows[-1], file=sys.stderr)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    text = json.dumps({"command": " ".join(sys.argv), "commit": commit, "machine": machine(), "rows": rows}, indent=1)
-    print(text)
-    if a.out:
-        a.out.write_text(text + "\n")
+    record(rows, a.out)
 
 
 if __name__ == "__main__":

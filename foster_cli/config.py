@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from foster_cli.errors import FosterError
+from foster_cli.errors import FosterError, did_you_mean
 
 T = TypeVar("T")
 
@@ -178,10 +177,10 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
     known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
+            near = did_you_mean(key, known)
             raise FosterError(
                 f"unknown setting {key!r} for {kind.__name__}",
-                f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}",
+                f"did you mean {near!r}?" if near else f"known: {', '.join(sorted(known))}",
             )
     return kind(**values)
 

@@ -6,6 +6,9 @@ exits with code 2; code that uses foster as a library catches it as any exceptio
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class FosterError(Exception):
     """Bad input. `message` says what is wrong and where, `hint` what to type instead."""
@@ -25,3 +28,8 @@ class NotFinite(FosterError):
 
 class OutOfMemory(FosterError):
     """Memory is too small for what was asked for."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that `name`, mistyped, comes near to; None where there is none."""
+    return next(iter(difflib.get_close_matches(name, known, 1)), None)

@@ -1,4 +1,4 @@
-"""Options that several commands share; what `foster compare`, `foster ablate` and `foster sweep` do first."""
+"""Options that several commands share; what `foster compare`, `ablate`, `sweep` and `tune` do first."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Begun(NamedTuple):
 
 
 def begin(paths: list[Path], device: str, out: Path | None, kind: str, budget: int, prepare: PrepareSettings) -> Begun:
-    """Check folder and device, read the data, say where finished cells are kept. FosterError for what does not fit.
+    """Check folder and device, read the data, say where it is kept what is finished. FosterError for what does not fit.
 
     Without `out`: runs/<data>-<kind>-b<budget>.
     """
@@ -80,5 +80,5 @@ def begin(paths: list[Path], device: str, out: Path | None, kind: str, budget: i
     note_ops(console, where)
     dataset = load_dataset(paths, prepare)
     out = out or RUNS / f"{safe_name(dataset.name)}-{kind}-b{budget}"
-    console.note(f"finished cells are kept in {out / 'cells'}; the same command goes on from there")
+    console.note(f"what is finished is kept in {out}; the same command goes on from there")
     return Begun(console, where, dataset, settings.absolute(paths), prepare, out)

@@ -47,6 +47,7 @@ def resumed(
         if out is not None:
             raise FosterError("--out: --resume goes on where the run began", "leave --out out, or give --extend N")
         if finished(resume):
+            check_given(ctx, made_of(resume), data, unknown=("cache",))
             console.result(f"{resume}: was finished already; next: foster eval {resume}")
             return None
         going = Going(kept_request(resume), resume)
@@ -56,35 +57,49 @@ def resumed(
 
 def more_steps(path: Path, out: Path, count: int) -> Going:
     """`count` more steps of the finished bundle at `path`, into `out`."""
-    from foster_cli.bundle import load, read_state
+    from foster_cli.bundle import read_state
+
+    made = made_of(path)
+    tree = read_state(path)
+    if out != path and out.exists():
+        raise FosterError(f"--out {out}: exists already", "give another name, or remove it first")
+    request = replace(made, config=replace(made.config, steps=made.config.steps + count))
+    try:
+        outer = tree["outer"]
+        seeded = {"outer": outer, "start": {**tree["start"], "factors": outer["state"]["synthetic"]}}
+    except (KeyError, TypeError) as error:
+        raise FosterError(f"{path}: its state lacks {error}", "distill again") from error
+    return Going(request, out, seeded)
+
+
+def made_of(path: Path) -> Request:
+    """What the finished bundle at `path` was asked for, by its manifest."""
+    from foster_cli.bundle import load
     from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig, from_dict
     from foster_cli.data.columns import PrepareSettings
     from foster_cli.distill.keep import Request
 
-    b = load(path)
-    tree = read_state(path)
-    if out != path and out.exists():
-        raise FosterError(f"--out {out}: exists already", "give another name, or remove it first")
-    m = b.manifest
+    m = load(path).manifest
     try:
         used = dict(m["data"]["prepare"])
         if used["text_columns"] is not None:
             used["text_columns"] = tuple(used["text_columns"])
-        config = from_dict(DistillConfig, m["distill"])
-        request = Request(
+        return Request(
             [str(p) for p in m["data"]["path"]], from_dict(PrepareSettings, used), from_dict(ModelConfig, m["model"]),
-            from_dict(TrainConfig, m["train"]), replace(config, steps=config.steps + count),
+            from_dict(TrainConfig, m["train"]), from_dict(DistillConfig, m["distill"]),
             from_dict(StudentConfig, m["student"]), m["seed"], "auto", m["method"], True,
         )  # fmt: skip
-        outer = tree["outer"]
-        seeded = {"outer": outer, "start": {**tree["start"], "factors": outer["state"]["synthetic"]}}
     except (KeyError, TypeError) as error:
-        raise FosterError(f"{path}: its manifest or state lacks {error}", "distill again") from error
-    return Going(request, out, seeded)
+        raise FosterError(f"{path}: its manifest lacks {error}", "distill again") from error
 
 
-def check_given(ctx: typer.Context, request: Request, data: list[Path] | None) -> None:
-    """FosterError for the first option on the command line that differs from what the run began with."""
+def check_given(
+    ctx: typer.Context, request: Request, data: list[Path] | None, unknown: tuple[str, ...] = ()
+) -> None:  # fmt: skip
+    """FosterError for the first option on the command line that differs from what the run began with.
+
+    `unknown`: options of which nothing is known any more; they are passed over.
+    """
     from foster_cli.commands.settings import absolute, was_given
 
     if data and absolute(data) != request.paths:
@@ -99,7 +114,7 @@ def check_given(ctx: typer.Context, request: Request, data: list[Path] | None) -
     if request.device != "auto":
         values["device"] = request.device
     for name, given in ctx.params.items():
-        if not was_given(ctx, name) or name not in values:
+        if not was_given(ctx, name) or name not in values or name in unknown:
             continue
         began = values[name]
         if isinstance(began, tuple):

@@ -73,13 +73,8 @@ def command(
     import sys
 
     from foster_cli.commands import settings
-    from foster_cli.commands.common import RUNS, note_ops, safe_name
     from foster_cli.commands.settings_file import beneath
-    from foster_cli.console import Console
-    from foster_cli.data.prepare import load_dataset
     from foster_cli.distill.pipeline import check_settings
-    from foster_cli.errors import FosterError
-    from foster_cli.runtime import pick_device
     from foster_cli.tune import need_optuna
 
     need_optuna()
@@ -94,25 +89,18 @@ def command(
         ctx, settings_file, model, TrainConfig(epochs=epochs), config, StudentConfig(steps=student_steps)
     )
     check_settings(model, train, config, student)
-    if out is not None and out.exists() and not out.is_dir():
-        raise FosterError(f"--out {out}: is a file", "give the name of a folder")
-    where = pick_device(device)
-    console = Console()  # its lines go to stderr; stdout is for the table, or the JSON
-    note_ops(console, where)
     prepare = settings.prepare_settings(user_column, item_column, time_column, text_columns, split_column, k_core)
-    dataset = load_dataset(data, prepare)
-    out = out or RUNS / f"{safe_name(dataset.name)}-tune-b{config.budget}"
+    begun = options.begin(data, device, out, "tune", config.budget, prepare)
     plan = Plan(
-        dataset, settings.absolute(data), prepare, model, train, config, student, seed, where, out, trials, timeout,
+        begun.data, begun.paths, prepare, model, train, config, student, seed, begun.device, begun.out, trials, timeout,
         students,
     )  # fmt: skip
-    console.note(f"finished trials are kept in {out}; the same command goes on from there")
-    found = tune(plan, console)
+    found = tune(plan, begun.console)
     if json:
         sys.stdout.write(json_module.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         return
-    show(console, found)
-    console.result(f"next: foster distill {' '.join(map(str, data))} --settings {out / 'settings.json'}")
+    show(begun.console, found)
+    begun.console.result(f"next: foster distill {' '.join(map(str, data))} --settings {begun.out / 'settings.json'}")
 
 
 def show(console: Any, found: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ Each is written beside and renamed, so an interruption leaves whole cells only. 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,15 +23,32 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_file
 
-from foster_cli import bundle
+from foster_cli import __version__, bundle
+from foster_cli.config import LATER, ModelConfig, TrainConfig, without
 from foster_cli.console import Console
+from foster_cli.data.schema import Dataset
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.compare import Row
+from foster_cli.models.source import find_encoder
 from foster_cli.runtime import machine, save_tensors, sha256_file, sha256_json, writing
 
 Float = npt.NDArray[np.float64]
 #: Raised whenever a cell with the same fields would hold something else.
 FORMAT = 1
+
+
+def base_fields(
+    data: Dataset, model: ModelConfig, train: TrainConfig, length: int, device: torch.device
+) -> dict[str, Any]:  # fmt: skip
+    """What decides every cell of one teacher: data, encoder, model, training on real data, kind of device, versions."""
+    shape = without(dataclasses.asdict(model), LATER)
+    encoder = None
+    if model.items == "text":  # known by its hash, wherever it lies
+        encoder = find_encoder(shape.pop("encoder"), model.pooling).hash
+    return {
+        "foster": __version__, "torch": torch.__version__, "device": device.type, "data": data.hash,
+        "encoder": encoder, "model": shape, "train": dataclasses.asdict(train), "length": length,
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)

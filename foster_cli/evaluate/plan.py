@@ -13,16 +13,16 @@ from typing import Any
 
 import torch
 
-from foster_cli import __version__, bundle
+from foster_cli import bundle
 from foster_cli.baselines import METHODS, bilevel, td3
-from foster_cli.config import LATER, DistillConfig, ModelConfig, StudentConfig, TrainConfig, without
+from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
 from foster_cli.data.columns import PrepareSettings
 from foster_cli.data.schema import Dataset
 from foster_cli.data.windows import training_windows
 from foster_cli.distill.loop import distill
 from foster_cli.distill.pipeline import Loop, check_settings, check_windows
 from foster_cli.errors import FosterError
-from foster_cli.models.source import find_encoder
+from foster_cli.evaluate.cells import base_fields
 
 #: Of the bundles and of the choice of rates.
 SEED = 0
@@ -110,15 +110,8 @@ class Plan:
     full_rates: tuple[float, ...] = ()
 
     def fields(self, model: str = "") -> dict[str, Any]:
-        """What decides every cell of `model`: data, encoder, model, training on real data, kind of device, versions."""
-        shape = without(dataclasses.asdict(self.models[model]), LATER)
-        encoder = None
-        if self.models[model].items == "text":  # known by its hash, wherever it lies
-            encoder = find_encoder(shape.pop("encoder"), self.models[model].pooling).hash
-        return {
-            "foster": __version__, "torch": torch.__version__, "device": self.device.type, "data": self.data.hash,
-            "encoder": encoder, "model": shape, "train": dataclasses.asdict(self.train), "length": self.config.length,
-        }  # fmt: skip
+        """What decides every cell of `model` (`cells.base_fields`)."""
+        return base_fields(self.data, self.models[model], self.train, self.config.length, self.device)
 
     def bundle_fields(self, variant: Variant, base: dict[str, Any]) -> dict[str, Any]:
         """What decides the variant's bundle. `base`: `fields` of its model."""

@@ -5,11 +5,10 @@ In: the text of `--rows` and `--layers`. Out: `Picked` rows, each a `Kind` made 
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from foster_cli.errors import FosterError
+from foster_cli.errors import FosterError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,8 @@ class Picked(NamedTuple):
 
 def nearest(option: str, value: str, known: tuple[str, ...]) -> FosterError:
     """The error for a name that is not known: it says which one comes nearest."""
-    near = difflib.get_close_matches(value, known, 1)
-    return FosterError(f"{option} {value}: unknown", f"did you mean {near[0]}?" if near else f"use {', '.join(known)}")
+    near = did_you_mean(value, known)
+    return FosterError(f"{option} {value}: unknown", f"did you mean {near}?" if near else f"use {', '.join(known)}")
 
 
 def parse_layers(option: str, value: str) -> dict[str, str]:

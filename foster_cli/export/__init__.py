@@ -5,12 +5,11 @@ To add one: a module here with `write(job, file)` (or `write(job, folder)`), and
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from foster_cli.errors import FosterError
+from foster_cli.errors import FosterError, did_you_mean
 from foster_cli.export import csv, hf, interactions, jsonl, llm, parquet, recbole, soft_torch
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def get_format(name: str) -> Format:
     """The format called `name`, in any case. Raises FosterError that lists the formats."""
     if name.lower() in FORMATS:
         return FORMATS[name.lower()]
-    near = difflib.get_close_matches(name.lower(), FORMATS, n=1, cutoff=0.4)
+    near = did_you_mean(name.lower(), FORMATS)
     known = ", ".join(FORMATS)
-    hint = f"did you mean {near[0]}? Formats are {known}" if near else f"formats are {known}"
+    hint = f"did you mean {near}? Formats are {known}" if near else f"formats are {known}"
     raise FosterError(f"--format {name}: no such format", hint)

@@ -7,14 +7,13 @@ taken for a placeholder.
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
 from foster_cli.console import clean
-from foster_cli.errors import FosterError
+from foster_cli.errors import FosterError, did_you_mean
 from foster_cli.export.hard import Example, HardSet
 from foster_cli.export.text import spoken
 
@@ -107,7 +106,7 @@ def _template(text: str, section: str, where: str) -> Template:
             raise FosterError(f"{where}: a lone $ in [{section}]", f"write $$ for a dollar sign; known: {listed}")
         name = found.group("named") or found.group("braced")
         if name is not None and name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            meant = f"did you mean ${near[0]}? Known: " if near else "known: "
+            near = did_you_mean(name, names)
+            meant = f"did you mean ${near}? Known: " if near else "known: "
             raise FosterError(f"{where}: unknown placeholder ${clean(name)} in [{section}]", meant + listed)
     return Template(text)

@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foster_cli import __version__
-from foster_cli.config import LATER, DistillConfig, ModelConfig, StudentConfig, TrainConfig, without
+from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
 from foster_cli.console import Console
 from foster_cli.data.columns import PrepareSettings
 from foster_cli.data.schema import Dataset
@@ -27,9 +26,8 @@ from foster_cli.distill.loop import Check, Distilled, Problem, distill
 from foster_cli.distill.pipeline import Loop, run
 from foster_cli.distill.synthetic import Synthetic
 from foster_cli.errors import NotFinite
-from foster_cli.evaluate.cells import Cells
+from foster_cli.evaluate.cells import Cells, base_fields
 from foster_cli.evaluate.remembered import memory
-from foster_cli.models.source import find_encoder
 from foster_cli.tune.study import Outcome, Pruned, Report
 
 #: Raised whenever a study with the same fields would go another way.
@@ -58,15 +56,8 @@ class Plan:
     @property
     def fields(self) -> dict[str, Any]:
         """What decides every validation beside D~ and the students: data, encoder, teacher, device, versions."""
-        model = without(dataclasses.asdict(self.model), LATER)
-        encoder = None
-        if self.model.items == "text":  # known by its hash, wherever it lies
-            encoder = find_encoder(model.pop("encoder"), self.model.pooling).hash
-        return {
-            "format": FORMAT, "foster": __version__, "torch": torch.__version__, "device": self.device.type,
-            "data": self.data.hash, "encoder": encoder, "model": model, "train": dataclasses.asdict(self.train),
-            "length": self.config.length, "seed": self.seed,
-        }  # fmt: skip
+        base = base_fields(self.data, self.model, self.train, self.config.length, self.device)
+        return {"format": FORMAT, "seed": self.seed, **base}
 
     @property
     def given(self) -> dict[str, Any]:

@@ -134,8 +134,11 @@ def test_ctrl_c_and_on(foster: Foster, data: Path, whole: Path, cut: Path) -> No
     assert said.code == 0, said.err
     assert "going on after outer step" in said.err
     assert _sums(cut) == _sums(whole) and not cut.with_name("cut.run").exists()
-    said = foster("distill", "--resume", "cut")
+    said = foster("distill", "--resume", "cut", "--steps", "8", "--no-cache")
     assert said.code == 0 and "finished already" in said.out
+    for options, words in ((("--steps", "13"), "began with 8"), (("--seed", "1"), "began with 0")):
+        said = foster("distill", "--resume", "cut", *options)
+        assert said.code == 2 and words in said.err and said.err.count("\n") == 1
 
 
 def test_another_table_or_other_files_are_refused(foster: Foster, data: Path, cut: Path, tmp_path: Path) -> None:
