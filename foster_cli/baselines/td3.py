@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from foster_cli.baselines.bilevel import last_entropy
 from foster_cli.baselines.bptt import Adam, Functional, draw_warm_up, rat_bptt
-from foster_cli.baselines.td3_inner import AllItemsInner, Draw, SubsetInner
+from foster_cli.baselines.td3_inner import Draw, make_inner
 from foster_cli.checkpoint import load_optimizer, numpy_state, set_numpy
 from foster_cli.config import DistillConfig, choice, positive
 from foster_cli.console import SILENT, Console
@@ -253,7 +253,7 @@ def td3_step(
     all_items = c.items_per_step is None or c.items_per_step >= len(V)
     draws = draw_steps(problem, settings, warm_up + settings.window, all_items, state.rng)
     Q = state.synthetic()
-    inner = (AllItemsInner if all_items else SubsetInner)(functional, Q.detach(), V, draws)
+    inner = make_inner(functional, Q.detach(), V, draws)
     batch = last_batch(problem, index, settings.outer_items == "sampled", state.numpy_rng)
     parts: dict[str, float] = {}
 

@@ -5,8 +5,9 @@ whose gradients `bptt` needs. Term one predicts the last position from all befor
 from those before it. Attention is causal, so that both outputs stand in one pass, and of the last block nothing but
 those two positions is computed.
 
-With all items P is the same at every step of an outer step. It is made once, and its gradient is gathered in place
-(`Data.gathering`): no step makes another tensor of its size.
+With all items P is the same at every step of an outer step. It is made once. Where the texts are frozen, a step reads
+P B (M L, w) alone, B (n, w) their vectors (`FrozenTextInner`). Elsewhere it reads P, and P's gradient is gathered in
+place (`Data.gathering`): no step makes another tensor of its size.
 """
 
 from __future__ import annotations
@@ -157,6 +158,41 @@ class SubsetInner(AutogradInner):
         return self.Q.gradient
 
 
+def _through_softmax(P: Tensor, gradient: Tensor, V: Tensor) -> Tensor:
+    """From the gradient to P (r, n) = softmax(Q V^T), which is used up, to that of Q (r, d)."""
+    inside = torch.linalg.vecdot(gradient, P)
+    gradient.sub_(inside[:, None]).mul_(P)
+    return gradient @ V
+
+
+class FrozenTextInner(AutogradInner):
+    """The inner loss over all items whose embeddings are E = B W^T + b, the texts B (n, w) frozen; gathered on Y = P B.
+
+    As rows of P sum to 1: P E = Y W^T + b, and H E^T = (H W) B^T up to one number for each row, which no softmax sees,
+    so that a target's cross-entropy is logsumexp((H W) B^T) - y (H W), y its row of Y. Neither P nor E is in a step.
+    """
+
+    def __init__(self, functional: Functional, Q: Tensor, V: Tensor, draws: list[Draw], B: Tensor) -> None:
+        self.V, self.B, self.draws, self.length = V, B, draws, Q.shape[1]
+        self.P = torch.softmax(Q.detach().flatten(0, 1) @ V.T, dim=-1)
+        self.Y = Data(self.P @ B)
+        super().__init__(functional, [self.Y])
+
+    def loss(self, model: Recommender, step: int) -> Tensor:
+        """The mean of the two cross-entropies of step `step`."""
+        draw, L, head = self.draws[step], self.length, model.head
+        assert head is not None
+        _replay(model, draw)
+        Y = self.Y.value.view(-1, L, self.B.shape[1])[draw.rows]
+        targets = [draw.position, L - 1]
+        K = outputs_at(model, head(Y[:, :-1]), [t - 1 for t in targets]) @ head.weight
+        return (torch.logsumexp(K @ self.B.T, dim=-1) - torch.linalg.vecdot(Y[:, targets], K)).mean()
+
+    def to_synthetic(self) -> Tensor:
+        """The gathered gradient, to Q (M, L, d)."""
+        return _through_softmax(self.P, self.Y.gradient @ self.B.T, self.V).view(-1, self.length, self.V.shape[1])
+
+
 class AllItemsInner(AutogradInner):
     """The inner loss over all items; the gradient is gathered on P (M L, n), which is made once."""
 
@@ -182,7 +218,15 @@ class AllItemsInner(AutogradInner):
 
     def to_synthetic(self) -> Tensor:
         """The gathered gradient through the softmax, to Q (M, L, d). It is used up: call once."""
-        P, gradient = self.P.value.detach(), self.P.gradient
-        inside = torch.linalg.vecdot(gradient, P)
-        gradient.sub_(inside[:, None]).mul_(P)
-        return (gradient @ self.V).view(-1, self.length, self.V.shape[1])
+        found = _through_softmax(self.P.value.detach(), self.P.gradient, self.V)
+        return found.view(-1, self.length, self.V.shape[1])
+
+
+def make_inner(
+    functional: Functional, Q: Tensor, V: Tensor, draws: list[Draw]
+) -> SubsetInner | FrozenTextInner | AllItemsInner:
+    """The inner loss of Q (M, L, d) on the items that `draws` name, in the form that is fastest for the recommender."""
+    if draws[0].items is not None:
+        return SubsetInner(functional, Q, V, draws)
+    B = functional.model.frozen_texts()
+    return AllItemsInner(functional, Q, V, draws) if B is None else FrozenTextInner(functional, Q, V, draws, B)

@@ -79,6 +79,10 @@ class Recommender(nn.Module):
         e: Tensor = source(items)
         return e if self.head is None else self.head(e)
 
+    def frozen_texts(self) -> Tensor | None:
+        """B (n, w), the texts' vectors, where they are frozen and the item embeddings are head(B); else None."""
+        return None if self.text is None or self.head is None else self.text.cache.pooled
+
     @torch.no_grad()
     def embed_all(self, block: int = 8192) -> Tensor:
         """E (n, d) of the whole catalogue, without gradient."""

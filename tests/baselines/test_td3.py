@@ -20,7 +20,7 @@ from foster_cli.baselines import bilevel, td3
 from foster_cli.baselines.bilevel import bilevel_gradient, bilevel_step, distill_bilevel
 from foster_cli.baselines.bptt import Adam, Functional, plain_steps
 from foster_cli.baselines.td3 import TD3Config, TD3State, check_td3, distill_td3, td3_state, td3_step
-from foster_cli.baselines.td3_inner import AllItemsInner, Draw, SubsetInner, outputs_at
+from foster_cli.baselines.td3_inner import AllItemsInner, Draw, FrozenTextInner, SubsetInner, make_inner, outputs_at
 from foster_cli.config import DistillConfig, ModelConfig, TrainConfig
 from foster_cli.data.windows import Windows
 from foster_cli.distill import loop
@@ -28,6 +28,7 @@ from foster_cli.distill.inner import inner_loss, uniform_subset
 from foster_cli.distill.loop import Problem, State
 from foster_cli.distill.synthetic import from_tensor
 from foster_cli.errors import FosterError, NotFinite
+from foster_cli.models.recommender import Recommender
 from foster_cli.ops.reading import make_reading
 from foster_cli.runtime import adamw, generator
 from foster_cli.train.anchors import Teacher
@@ -89,14 +90,18 @@ def _draws(all_items: bool) -> list[Draw]:
     return [Draw(p, s, r, 0) for p, s, r in zip((2, 5, 3, 4), items, rows, strict=True)]
 
 
-@pytest.mark.parametrize("all_items", [True, False])
+def _inner(kind: type, functional: Functional, Q: Tensor, V: Tensor, draws: list[Draw]) -> Any:
+    return kind(functional, Q, V, draws, *([functional.model.frozen_texts()] if kind is FrozenTextInner else []))
+
+
+@pytest.mark.parametrize("kind", [AllItemsInner, FrozenTextInner, SubsetInner])
 @pytest.mark.parametrize("layers", [1, 2])
 def test_inner_gradient_and_pullback_are_those_of_the_plain_loss(
-    small_model: Callable[..., Any], all_items: bool, layers: int
+    small_model: Callable[..., Any], kind: type, layers: int
 ) -> None:
     model, V = small_model(N, D, L, seed=1, layers=layers), small_model(N, D, L, seed=5).embed_all()
-    functional, draws = Functional(model), _draws(all_items)
-    inner = (AllItemsInner if all_items else SubsetInner)(functional, _q(), V, draws)
+    functional, draws = Functional(model), _draws(kind is not SubsetInner)
+    inner = _inner(kind, functional, _q(), V, draws)
     weights = functional.flat()
     leaf, expected = _q().requires_grad_(), torch.zeros(M, L, D, dtype=torch.float64)
     for step, draw in enumerate(draws):
@@ -114,16 +119,30 @@ def test_inner_gradient_and_pullback_are_those_of_the_plain_loss(
 
 
 def test_gradient_is_gathered_where_item_embeddings_are_frozen(small_model: Callable[..., Any]) -> None:
-    """X̄ E^T must reach P though E itself needs none."""
+    """X̄ E^T must reach P, and X̄ W must reach P B, though E itself needs no gradient."""
     model, V = small_model(N, D, L, seed=1), small_model(N, D, L, seed=5).embed_all()
     model.head.requires_grad_(False)
     functional, found = Functional(model), []
-    for kind, items in ((AllItemsInner, None), (SubsetInner, torch.arange(N))):
-        inner = kind(functional, _q(), V, [Draw(3, items, slice(0, M), 0)])
+    for kind, items in ((AllItemsInner, None), (FrozenTextInner, None), (SubsetInner, torch.arange(N))):
+        inner = _inner(kind, functional, _q(), V, [Draw(3, items, slice(0, M), 0)])
         inner.pullback(functional.flat(), 0, torch.ones_like(functional.flat()))
         found.append(inner.to_synthetic())
     assert found[0].abs().max() > 1e-4
-    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
+    for other in found[1:]:
+        torch.testing.assert_close(found[0], other, rtol=1e-9, atol=1e-12)
+
+
+def test_the_form_follows_the_recommender(small_model: Callable[..., Any]) -> None:
+    """Items known by their ids, or whose layers learn, are no linear map of something frozen."""
+    frozen, ids = small_model(N, D, L), Recommender(N, ModelConfig(items="id", width=D), L, 0).double()
+    V, draws = frozen.embed_all(), _draws(True)
+    functional = Functional(frozen)
+    quick, plain = make_inner(functional, _q(), V, draws), AllItemsInner(functional, _q(), V, draws)
+    assert type(quick) is FrozenTextInner
+    for step in range(4):
+        assert quick.value(functional.flat(), step) == pytest.approx(plain.value(functional.flat(), step), rel=1e-12)
+    assert type(make_inner(Functional(ids), _q(), V, draws)) is AllItemsInner
+    assert type(make_inner(Functional(frozen), _q(), V, _draws(False))) is SubsetInner
 
 
 @pytest.mark.parametrize("layers", [1, 3])
