@@ -10,7 +10,7 @@ from foster_cli.commands import options
 from foster_cli.commands.options import DISTILL, MODEL, STUDENT, TRAIN
 from foster_cli.commands.settings import AlphaOption, LoraOption, PoolingOption, opt
 
-#: All but the one that needs minutes for each outer step.
+#: All but the one that needs more than an hour on one core.
 _DEFAULT = ",".join(name for name in METHODS if name != "td3")
 
 
