@@ -30,6 +30,6 @@ class OutOfMemory(FosterError):
     """Memory is too small for what was asked for."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """The one of `known` that `name`, mistyped, comes near to; None where there is none."""
-    return next(iter(difflib.get_close_matches(name, known, 1)), None)
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The one of `known` that `name`, mistyped, comes near to (similarity from `cutoff`); None where there is none."""
+    return next(iter(difflib.get_close_matches(name, known, 1, cutoff)), None)

@@ -90,7 +90,7 @@ def get_format(name: str) -> Format:
     """The format called `name`, in any case. Raises FosterError that lists the formats."""
     if name.lower() in FORMATS:
         return FORMATS[name.lower()]
-    near = did_you_mean(name.lower(), FORMATS)
+    near = did_you_mean(name.lower(), FORMATS, 0.4)
     known = ", ".join(FORMATS)
     hint = f"did you mean {near}? Formats are {known}" if near else f"formats are {known}"
     raise FosterError(f"--format {name}: no such format", hint)
