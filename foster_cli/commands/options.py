@@ -62,7 +62,7 @@ class Begun(NamedTuple):
 
 
 def begin(paths: list[Path], device: str, out: Path | None, kind: str, budget: int, prepare: PrepareSettings) -> Begun:
-    """Check folder and device, read the data, say where it is kept what is finished. FosterError for what does not fit.
+    """Check folder and device, read the data, say where what is finished is kept. FosterError for what does not fit.
 
     Without `out`: runs/<data>-<kind>-b<budget>.
     """

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from foster_cli import __version__
 from foster_cli.bundle import SUMS, Bundle
 from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig, from_dict
 from foster_cli.console import SILENT, Console
@@ -19,7 +18,7 @@ from foster_cli.data.schema import Dataset
 from foster_cli.distill.loop import make_subset
 from foster_cli.distill.pipeline import check_model
 from foster_cli.errors import FosterError
-from foster_cli.evaluate.cells import Cells, as_cell, as_row
+from foster_cli.evaluate.cells import Cells, as_cell, as_row, base_fields
 from foster_cli.evaluate.compare import Keep, Row, make_test, rows, summarise
 from foster_cli.models.source import find_encoder
 from foster_cli.ops.precision import matmul_precision
@@ -142,10 +141,8 @@ def evaluate_bundle(
         reading = bundle.reading.to(device)
         sums = (bundle.path / SUMS).read_text(encoding="utf-8")
         fields = {
-            "foster": __version__, "torch": torch.__version__, "device": device.type,
-            "threads": torch.get_num_threads(), "bundle": sums, "data": data.hash,
-            "encoder": None if setting.source is None else setting.source.hash,
-            "model": {**dataclasses.asdict(model), "encoder": None}, "mask_seen": mask_seen, "k": min(ks),
+            **base_fields(data, model, train, config.length, device), "threads": torch.get_num_threads(),
+            "bundle": sums, "mask_seen": mask_seen, "k": min(ks),
         }  # fmt: skip
         with keeping(bundle, fields, console) as kept:
             found = rows(
