@@ -1,14 +1,17 @@
-"""A tiny surrogate: a recommender in double with large random weights, random windows and cases."""
+"""A tiny surrogate and a tiny problem: recommenders in double with large random weights, windows and cases."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from foster_cli.data.windows import Cases, Windows
+
+if TYPE_CHECKING:
+    from foster_cli.distill.loop import Problem
 
 
 def random_windows(count: int, n: int, longest: int, seed: int) -> Windows:
@@ -50,3 +53,34 @@ def surrogate_of(torch_one: None) -> Callable[..., Any]:
         return Surrogate(teacher, some, users, valid, TrainConfig(loss=loss, negatives=negatives))
 
     return make
+
+
+def next_number_windows(count: int, n: int, longest: int) -> Windows:
+    """`count` windows of 2…longest items out of n; the next item is the next number: there is something to learn."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(2, longest + 1, count)
+    items = (rng.integers(0, n, (count, 1)) + np.arange(longest)) % n
+    return Windows(np.where(np.arange(longest) < lengths[:, None], items, -1), lengths)
+
+
+@pytest.fixture
+def problem(small_model: Callable[..., Any]) -> Problem:
+    """In double, 11 items of width 8, all of them at each step; M = 4, L = 6; three anchors."""
+    import torch
+
+    from foster_cli.config import DistillConfig, TrainConfig
+    from foster_cli.distill.inner import uniform_subset
+    from foster_cli.distill.loop import Problem
+    from foster_cli.train.anchors import Teacher
+
+    n, d, length = 11, 8, 6
+    config = DistillConfig(
+        budget=4, length=length, steps=3, items_per_step=None, check_every=2, targets="next", mix=False
+    )
+    teacher = small_model(n, d, length, seed=5)
+    anchors = [small_model(n, d, length, seed=s).learnables() for s in (6, 7, 8)]
+    return Problem(
+        Teacher(teacher, anchors, [], 0.0, 0.0, False), lambda seed: small_model(n, d, length, seed=seed % 1000),
+        teacher.embed_all(), next_number_windows(32, n, length + 1), uniform_subset(n, None, torch.device("cpu")),
+        config, TrainConfig(negatives=6), 0,
+    )  # fmt: skip

@@ -16,21 +16,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from foster_cli.baselines import bilevel, td3
-from foster_cli.baselines.bilevel import bilevel_gradient, bilevel_step, distill_bilevel
+from foster_cli.baselines import td3
 from foster_cli.baselines.bptt import Adam, Functional, plain_steps
 from foster_cli.baselines.td3 import TD3Config, TD3State, check_td3, distill_td3, td3_state, td3_step
 from foster_cli.baselines.td3_inner import AllItemsInner, Draw, FrozenTextInner, SubsetInner, make_inner, outputs_at
 from foster_cli.config import DistillConfig, ModelConfig, TrainConfig
-from foster_cli.data.windows import Windows
-from foster_cli.distill import loop
-from foster_cli.distill.inner import inner_loss, uniform_subset
-from foster_cli.distill.loop import Problem, State
+from foster_cli.distill.inner import uniform_subset
+from foster_cli.distill.loop import Problem
 from foster_cli.distill.synthetic import from_tensor
-from foster_cli.errors import FosterError, NotFinite
+from foster_cli.errors import FosterError
 from foster_cli.models.recommender import Recommender
 from foster_cli.ops.reading import make_reading
-from foster_cli.runtime import adamw, generator
+from foster_cli.runtime import generator
 from foster_cli.train.anchors import Teacher
 from foster_cli.train.setting import make_setting
 
@@ -38,32 +35,11 @@ N, D, M, L = 11, 8, 4, 6
 SMALL = TD3Config(
     rank_user=3, rank_time=3, inner_steps=6, window=4, prefix_from=2, real_batch=16, first_anchor=1, chunk=7
 )
-CONFIG = DistillConfig(budget=M, length=L, steps=3, items_per_step=None, check_every=2, targets="next", mix=False)
-
-
-def _windows() -> Windows:
-    rng = np.random.default_rng(0)
-    lengths = rng.integers(2, L + 2, 32)
-    start = rng.integers(0, N, (32, 1))
-    items = (start + np.arange(L + 1)) % N  # the next item is the next number: there is something to learn
-    return Windows(np.where(np.arange(L + 1) < lengths[:, None], items, -1), lengths)
-
-
-@pytest.fixture
-def problem(small_model: Callable[..., Any]) -> Problem:
-    """In double, all items; three anchors."""
-    teacher = small_model(N, D, L, seed=5)
-    anchors = [small_model(N, D, L, seed=s).learnables() for s in (6, 7, 8)]
-    return Problem(
-        Teacher(teacher, anchors, [], 0.0, 0.0, False), lambda seed: small_model(N, D, L, seed=seed % 1000),
-        teacher.embed_all(), _windows(), uniform_subset(N, None, torch.device("cpu")), CONFIG,
-        TrainConfig(negatives=6), 0,
-    )  # fmt: skip
 
 
 @pytest.fixture
 def subset_problem(problem: Problem) -> Problem:
-    config = replace(CONFIG, items_per_step=6)
+    config = replace(problem.config, items_per_step=6)
     return replace(problem, config=config, subset=uniform_subset(N, 6, torch.device("cpu")))
 
 
@@ -272,7 +248,7 @@ def test_outer_steps_lower_the_outer_loss(problem: Problem) -> None:
     """On one start and one batch, without warm-up, so that the loss compared is one function of D~."""
     problem = replace(problem, teacher=replace(problem.teacher, anchors=problem.teacher.anchors[:1]))
     settings = replace(SMALL, inner_steps=8, window=8, real_batch=32, lr=0.03, prefix_from=5)
-    _, rows = _run(replace(problem, config=replace(CONFIG, steps=20)), settings, 12)
+    _, rows = _run(replace(problem, config=replace(problem.config, steps=20)), settings, 12)
     total = [row["outer_real"] + row["outer_feature"] for row in rows]
     assert total[1] < total[0] and total[2] < total[1] and total[-1] < 0.98 * total[0]
 
@@ -377,95 +353,6 @@ def test_every_setting_says_what_it_is() -> None:
         assert lines[at + 1].strip().startswith('"""'), f.name
 
 
-def _foster(problem: Problem, own: bool, seed: int = 0, **changes: Any) -> tuple[Problem, State]:
-    Q = torch.cat([_q(4), _q(5)], 1) if own else _q(4)
-    config = replace(CONFIG, items_per_step=6, inner_lr=0.01, real_batch=8, dh_items=4, **changes)
-    subset = uniform_subset(N, 6, torch.device("cpu"))
-    problem = replace(problem, config=config, subset=subset, reading=make_reading(own, own, Q, problem.V))
-    synthetic, _ = from_tensor(Q, None, None)
-    phi = problem.fresh(3)
-    return problem, State(
-        phi, adamw(phi.parameters()), synthetic, adamw(synthetic.parameters(), lr=1e-3), generator(seed, "s"),
-        np.random.default_rng(seed),
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("own", [False, True])
-def test_bilevel_gradient_by_finite_differences(problem: Problem, own: bool) -> None:
-    """FOSTER's own inner steps by torch's AdamW, its outer loss at the end, the draws of the same generators."""
-    problem, state = _foster(problem, own, dh_weight=0.0)
-    found, parts = bilevel_gradient(problem, state, 0, 3)
-    names = [name for name, _ in state.synthetic.named_parameters()]
-
-    def value(change: dict[str, Tensor]) -> float:
-        _, state = _foster(problem, own)
-        with torch.no_grad():
-            for name, p in state.synthetic.named_parameters():
-                p.add_(change.get(name, torch.zeros(())))
-        Q = state.synthetic().detach()
-        draws = [(problem.subset(state.rng), problem.reading.draw(len(Q), state.rng)) for _ in range(4)]
-        optimizer = adamw(state.phi.parameters(), lr=0.01, weight_decay=problem.train.weight_decay)
-        for S, weights in draws[:-1]:
-            optimizer.zero_grad()
-            inner_loss(state.phi, Q, problem.V, S, problem.reading, weights).backward()
-            optimizer.step()
-        return bilevel.outer_loss(problem, state, Q, draws[-1][0])[0].item()
-
-    assert value({}) == pytest.approx(parts["outer_real"] + parts["outer_feature"], rel=1e-9)
-    for i, name in enumerate(names):
-        line = torch.randn(found[i].shape, generator=generator(i, "line"), dtype=torch.float64)
-        slope = (value({name: 1e-7 * line}) - value({name: -1e-7 * line})) / 2e-7
-        assert slope == pytest.approx((found[i] * line).sum().item(), rel=1e-3, abs=1e-9)
-
-
-def test_bilevel_gradient_holds_that_of_the_alignment_loss(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
-    """L_DH reads D~ itself: what it adds is its own gradient."""
-    (plain, a), (aligned, b) = _foster(problem, False, dh_weight=0.0), _foster(problem, False, dh_weight=0.7)
-    without, _ = bilevel_gradient(plain, a, 1, 2)
-    seen: list[Tensor] = []
-    original = loop.alignment_loss
-
-    def watched(model: Any, V: Tensor, Q: Tensor, *rest: Any) -> Tensor:
-        loss = original(model, V, Q, *rest)
-        seen.append(torch.autograd.grad(loss, Q, retain_graph=True)[0])
-        return loss
-
-    monkeypatch.setattr(loop, "alignment_loss", watched)
-    with_it, _ = bilevel_gradient(aligned, b, 1, 2)
-    factors = list(b.synthetic.parameters())
-    added = torch.autograd.grad(b.synthetic(), factors, 0.7 * seen[0])
-    assert added[2].abs().max() > 1e-6
-    for x, y, z in zip(with_it, without, added, strict=True):
-        torch.testing.assert_close(x - y, z, rtol=1e-9, atol=1e-11)
-
-
-def test_bilevel_steps_move_the_synthetic_set_alone(problem: Problem) -> None:
-    problem, state = _foster(problem, False, dh_weight=0.0)
-    before = state.synthetic().detach()
-    row = bilevel_step(problem, state, 0, 5, 2)
-    anchor = state.phi.learnables()
-    assert any(all(torch.equal(anchor[k], a[k]) for k in a) for a in problem.teacher.anchors)
-    assert not torch.equal(before, state.synthetic().detach())
-    assert 0 <= row["warm_up"] <= 3 and all(map(math.isfinite, row.values()))
-    bilevel_step(problem, state, 1, 5, 2)
-    assert all(torch.equal(anchor[k], v) for k, v in state.phi.learnables().items())
-    with pytest.raises(FosterError, match="window"):
-        bilevel_step(problem, state, 2, 2, 3)
-
-
-def test_bilevel_run_ends_on_nan_or_after_its_steps(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
-    problem, state = _foster(problem, True)
-    out = distill_bilevel(problem, state.synthetic, lambda Q: {"R@10": 0.1, "N@10": 0.0}, 3, 2)
-    assert len(out.log) == 3 and [c["step"] for c in out.checks] == [0.0, 2.0, 3.0]
-
-    def broken(*_: Any) -> dict[str, float]:
-        raise NotFinite("the inner loss became nan", "")
-
-    monkeypatch.setattr(bilevel, "bilevel_step", broken)
-    out = distill_bilevel(problem, state.synthetic, lambda Q: {"R@10": 0.1, "N@10": 0.0}, 3, 2)
-    assert out.stopped is not None and out.log == []
-
-
 @pytest.mark.parametrize("layers", ["none", "1", "all"])
 @pytest.mark.parametrize("items", [None, 12])
 def test_text_encoders_frozen_or_learning(dataset: Any, mean_encoder: Any, layers: str, items: int | None) -> None:
@@ -474,7 +361,7 @@ def test_text_encoders_frozen_or_learning(dataset: Any, mean_encoder: Any, layer
     model = ModelConfig(encoder=str(mean_encoder), train_layers=layers, width=None, layers=1)
     setting = make_setting(dataset, model, 8, cpu, use_cache=False)
     teacher, n = setting.fresh(0), len(dataset.catalogue)
-    config = replace(CONFIG, length=8, items_per_step=items)
+    config = DistillConfig(budget=M, length=8, steps=3, items_per_step=items, check_every=2, targets="next", mix=False)
     problem = Problem(
         Teacher(teacher, [setting.fresh(1).learnables()], [], 0.0, 0.0, False), setting.fresh, teacher.embed_all(),
         setting.windows, uniform_subset(n, items, cpu), config, TrainConfig(negatives=6), 0,
