@@ -17,7 +17,7 @@ from torch import Tensor
 from foster_cli.config import TrainConfig
 from foster_cli.console import Console
 from foster_cli.models.recommender import Recommender
-from foster_cli.train.micro import ELEMENTS
+from foster_cli.train.micro import rows_at_once
 from foster_cli.train.setting import Setting
 
 #: What a step holds at its peak, gradients on their way back included, as a multiple of what the forward pass saved.
@@ -80,7 +80,7 @@ def estimate(setting: Setting, train: TrainConfig, real_batch: int, students: in
 
     window = per_row(windows, but, 2, 6)
     item = max(per_row(items, but, 4, 12), 4.0 * width)
-    at_once = min(real_batch, max(1, ELEMENTS // (length * width)))
+    at_once = min(real_batch, rows_at_once(length, width, device))
     rows = max(min(train.batch, len(setting.windows)), 2 * at_once, students)
     embedded = min(n, rows * length + train.negatives)
     vectors = 4 * n * width

@@ -12,7 +12,7 @@ import torch
 from foster_cli.data.windows import Windows
 from foster_cli.errors import FosterError
 from foster_cli.train.fit import RealBatch, real_batch, real_loss, real_outputs
-from foster_cli.train.micro import Micro, outer_real
+from foster_cli.train.micro import CPU_POSITIONS, ELEMENTS, Micro, outer_real, rows_at_once
 
 N, L = 12, 6
 Model = Callable[..., Any]
@@ -119,3 +119,12 @@ def test_no_memory_for_one_window_is_an_error_and_other_faults_are_theirs(
     fault = RuntimeError("shapes do not fit")
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         outer_real(phi, teacher, batch, "bce", 0.3)
+
+
+def test_how_many_windows_at_once() -> None:
+    """A default batch of 256 windows of 20, 384 wide, in one go; narrow ones by positions on a CPU; never none."""
+    cpu, gpu, threads = torch.device("cpu"), torch.device("cuda"), torch.get_num_threads()
+    assert rows_at_once(20, 384, cpu) >= 256 and rows_at_once(20, 384, gpu) == 273
+    assert rows_at_once(50, 32, cpu) == min(CPU_POSITIONS * threads, ELEMENTS // 32) // 50
+    assert rows_at_once(50, 32, gpu) == 1310
+    assert rows_at_once(5000, 4096, cpu) == rows_at_once(5000, 4096, gpu) == 1

@@ -28,11 +28,15 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, l, d) -> (B, l, d)."""
-        b, size, d = x.shape
-        q, k, v = self.qkv(self.norm1(x)).view(b, size, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        d = x.shape[-1]
+        q, k, v = (self.by_head(y) for y in self.qkv(self.norm1(x)).split(d, dim=-1))
         a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.dropout(self.out(a.transpose(1, 2).reshape(b, size, d)))
+        x = x + self.dropout(self.out(a.transpose(1, 2).flatten(2)))
         return self.feed_forward(x)
+
+    def by_head(self, x: Tensor) -> Tensor:
+        """(B, l, d) -> (B, heads, l, d / heads), as a view: its gradient is not copied before it is joined."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """The second half, position by position."""
@@ -45,7 +49,7 @@ class Block(nn.Module):
         y = self.norm1(x)
         weight, bias = self.qkv.weight, self.qkv.bias
         q = F.linear(y[row, last], weight[:d], bias[:d]).view(b, self.heads, 1, d // self.heads)
-        k, v = F.linear(y, weight[d:], bias[d:]).view(b, size, 2, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        k, v = (self.by_head(z) for z in F.linear(y, weight[d:], bias[d:]).split(d, dim=-1))
         mask = (torch.arange(size, device=x.device)[None, :] <= last[:, None])[:, None, None, :]
         a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.feed_forward(x[row, last] + self.dropout(self.out(a.reshape(b, d))))
