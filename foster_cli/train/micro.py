@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from foster_cli.errors import OutOfMemory
 from foster_cli.models.recommender import Recommender
@@ -134,7 +135,7 @@ def _outer_real(
             if alpha > 0:
                 with torch.no_grad():
                     H_real = _outputs(teacher, E_real, part)
-                apart = (H - H_real).square().mean()
+                apart = F.mse_loss(H, H_real)
                 value = base + alpha * apart
                 feature += share * apart.item()
             value = value * share
