@@ -42,7 +42,7 @@ def resumed(
         positive("--extend", extend)
         if run_folder(resume).exists() and not finished(resume):
             raise FosterError(f"{resume}: is not finished", f"go on with it first: foster distill --resume {resume}")
-        going = more_steps(resume, out or resume, extend)
+        going = more_steps(resume, out or resume, extend, ctx.params["cache"])
     else:
         if out is not None:
             raise FosterError("--out: --resume goes on where the run began", "leave --out out, or give --extend N")
@@ -55,15 +55,16 @@ def resumed(
     return going
 
 
-def more_steps(path: Path, out: Path, count: int) -> Going:
-    """`count` more steps of the finished bundle at `path`, into `out`."""
+def more_steps(path: Path, out: Path, count: int, use_cache: bool) -> Going:
+    """`count` more steps of the finished bundle at `path`, into `out`; the teacher is trained again, or cached."""
     from foster_cli.bundle import read_state
 
     made = made_of(path)
     tree = read_state(path)
     if out != path and out.exists():
         raise FosterError(f"--out {out}: exists already", "give another name, or remove it first")
-    request = replace(made, config=replace(made.config, steps=made.config.steps + count))
+    longer = replace(made.config, steps=made.config.steps + count)
+    request = replace(made, config=longer, use_cache=use_cache)  # a bundle does not say whether it used the cache
     try:
         outer = tree["outer"]
         seeded = {"outer": outer, "start": {**tree["start"], "factors": outer["state"]["synthetic"]}}
