@@ -13,17 +13,18 @@ from foster_cli.errors import FosterError
 
 def main() -> None:
     """Entry point of the `foster` command."""
-    from foster_cli.app import app
-    from foster_cli.console import clean
-
     debug = "--debug" in sys.argv[1:2]
 
     def fail(text: str, code: int) -> None:
+        from foster_cli.console import clean
+
         sys.stderr.write(clean(text, limit=2000) + "\n")
         sys.stderr.flush()
         raise SystemExit(code)
 
     try:
+        from foster_cli.app import app  # in here: Ctrl-C may come while it is imported
+
         app()
     except FosterError as error:
         if debug:

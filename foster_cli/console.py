@@ -102,6 +102,7 @@ class Console:
         """A table on stdout: drawn on a terminal, aligned plain text elsewhere; nothing with `--json`."""
         if self.json_mode:
             return
+        title = clean(title, limit=2000)
         if self._out.is_terminal:
             table = Table(title=escape(title), title_justify="left")
             for i, column in enumerate(columns):

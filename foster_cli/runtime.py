@@ -239,6 +239,18 @@ def writing(path: Path) -> Iterator[Path]:
             tmp.unlink(missing_ok=True)
 
 
+def check_writable(path: Path) -> None:
+    """FosterError, before anything slow, where the file `path` could not be written in the end."""
+    if path.is_dir():
+        raise FosterError(f"{path}: is a folder", "name a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent):
+            pass
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write safetensors. Its own error for a failed write becomes an OSError, so that `writing` can name it."""
     from safetensors import SafetensorError

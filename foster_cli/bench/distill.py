@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from foster_cli.baselines.td3 import TD3Config, check_td3, td3_settings, td3_state, td3_step
-from foster_cli.bench.rows import kept, read_prepare
+from foster_cli.bench.rows import kept, measured_on, read_prepare
 from foster_cli.config import DistillConfig, ModelConfig, TrainConfig, choice, from_dict
 from foster_cli.console import SILENT, Console
 from foster_cli.data.columns import PrepareSettings
@@ -75,7 +75,7 @@ def table(plan: Plan, console: Console = SILENT) -> dict[str, Any]:
         "device": str(plan.device),
     }  # fmt: skip
     fields = {
-        **shared, "data": plan.data.hash, "encoder": find_encoder(plan.model.encoder).hash, "torch": torch.__version__,
+        **shared, "data": plan.data.hash, "encoder": find_encoder(plan.model.encoder).hash, **measured_on(),
     }  # fmt: skip
 
     @cache

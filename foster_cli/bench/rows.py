@@ -31,6 +31,12 @@ def read_prepare(values: dict[str, Any]) -> PrepareSettings:
     return from_dict(PrepareSettings, {**values, "text_columns": None if columns is None else tuple(columns)})
 
 
+def measured_on() -> dict[str, Any]:
+    """What of versions and machine decides a time: a row that was measured on another one is measured again."""
+    here = machine()
+    return {key: here[key] for key in ("foster", "torch", "cpu", "threads", "ops", "gpu")}
+
+
 def load() -> float | None:
     """Load average of the last minute; None where the system has none."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None

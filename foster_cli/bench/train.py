@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from foster_cli import bundle
-from foster_cli.bench.rows import kept, read_prepare
+from foster_cli.bench.rows import kept, measured_on, read_prepare
 from foster_cli.bundle import Bundle
 from foster_cli.console import SILENT, Console
 from foster_cli.data.prepare import load_dataset
@@ -48,7 +48,7 @@ def table(plan: Plan, console: Console = SILENT) -> dict[str, Any]:
             console.note(f"row {name}")
             request = {"bench": "train", "row": row, "bundle": str(b.path.resolve()), "paths": plan.paths,
                        "seeds": plan.seeds, "device": str(plan.device)}  # fmt: skip
-            fields = {"row": row, "seeds": plan.seeds, "device": str(plan.device), "torch": torch.__version__,
+            fields = {"row": row, "seeds": plan.seeds, "device": str(plan.device), **measured_on(),
                       "sums": sha256_file(b.path / bundle.SUMS)}  # fmt: skip
             rows[row] = kept(cells, f"train-{row}", request, fields, plan.limit, console)
             console.note(f"row {name}: {rows[row]['status']}")
@@ -68,7 +68,16 @@ def measure(request: dict[str, Any], console: Console) -> dict[str, Any]:
     recorded = loaded.manifest["data"]
     data = load_dataset([Path(p) for p in request["paths"] or recorded["path"]], read_prepare(recorded["prepare"]))
     found = evaluate_bundle(
-        loaded, data, (request["row"],), request["seeds"], (10,), False, torch.device(request["device"]), console, False
+        loaded,
+        data,
+        (request["row"],),
+        request["seeds"],
+        (10,),
+        False,
+        torch.device(request["device"]),
+        console,
+        False,
+        keep=False,
     )
     row = found["rows"][request["row"]]
     return {"cases": found["cases"], **{k: row[k] for k in ("R@10", "N@10", "train_seconds", "peak_mb", "chosen")}}

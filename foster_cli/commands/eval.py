@@ -78,30 +78,34 @@ def command(
     from foster_cli.bundle import load
     from foster_cli.commands.common import bundle_data, note_ops, resolve_bundle
     from foster_cli.commands.settings import numbers
+    from foster_cli.config import ModelConfig, from_dict
     from foster_cli.console import Console
     from foster_cli.evaluate.compare import ROWS, check_rows
     from foster_cli.evaluate.run import Other, evaluate_bundle
-    from foster_cli.runtime import pick_device, writing
+    from foster_cli.runtime import check_writable, pick_device, writing
 
     console = Console(json_mode=json)
     names = check_rows(tuple(r.strip() for r in rows.split(",") if r.strip()))
     ks = numbers("--k", k)
     other = Other(backbone, encoder, pooling, train_layers, lora, lora_alpha, width, precision)
+    if out is not None:
+        check_writable(out)
     where = pick_device(device)
     note_ops(console, where)
     loaded = load(resolve_bundle(bundle, console))
     dataset = bundle_data(loaded, data)
     found = evaluate_bundle(loaded, dataset, names, seeds, ks, mask_seen, where, console, cache, other)
     text = json_module.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
-    if out is not None:
-        with writing(out) as tmp:
-            tmp.write_text(text + "\n", encoding="utf-8")
     if json:
         sys.stdout.write(text + "\n")
     else:
         show(console, found, ks)
-    own = all(found[part]["evaluated"] == found[part]["distilled"] for part in ("backbone", "encoder"))
-    if out is None and own and width is None and precision is None and not mask_seen and set(names) == set(ROWS):
+    if out is not None:  # after it is shown: a disk that has become full meanwhile costs the file alone
+        with writing(out) as tmp:
+            tmp.write_text(text + "\n", encoding="utf-8")
+    model = from_dict(ModelConfig, loaded.manifest["model"])
+    own = other.of(model) == model
+    if out is None and own and not mask_seen and set(names) == set(ROWS):
         _keep(loaded.path, text, console)
 
 

@@ -104,13 +104,17 @@ def read_prepared(path: Path) -> Dataset:
     if _KEY not in metadata:
         raise FosterError(f"{clean(path)} is not a prepared dataset", "run foster preprocess on it")
     try:
-        header = json.loads(metadata[_KEY])
+        header = json.loads(metadata[_KEY], parse_constant=_no_constant)
         version = header["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise changed from error
     if version != FORMAT:
         raise FosterError(f"{clean(path)} has format {clean(version)}, this foster reads {FORMAT}", again)
     if any(name not in table.column_names for name in _COLUMNS):
+        raise changed
+    if not isinstance(header.get("name"), str) or not all(
+        isinstance(header.get(key), dict) for key in ("settings", "statistics")
+    ):
         raise changed
     try:
         dataset = _dataset(table, header)
@@ -119,6 +123,11 @@ def read_prepared(path: Path) -> Dataset:
     if dataset_hash(dataset.user_ids, dataset.catalogue, dataset.interactions) != dataset.hash:
         raise changed
     return dataset
+
+
+def _no_constant(name: str) -> float:
+    """For NaN and Infinity, which JSON does not have."""
+    raise ValueError(f"{name} in the header")
 
 
 def _dataset(table: pa.Table, header: dict[str, Any]) -> Dataset:

@@ -79,6 +79,7 @@ def deciding(request: Request, data: str, encoder: str | None, device: torch.dev
 
 def run_folder(out: Path) -> Path:
     """Where the distillation into the bundle `out` is kept."""
+    out = out.resolve()
     return out.with_name(out.name + ".run")
 
 

@@ -104,7 +104,8 @@ def check_settings(model: ModelConfig, train: TrainConfig, config: DistillConfig
     for name, value in (("--budget", config.budget), ("--inner-steps", config.inner_steps),
                         ("--reset-every", config.reset_every), ("--check-every", config.check_every),
                         ("--check-seeds", config.check_seeds), ("--epochs", train.epochs),
-                        ("--patience", train.patience)):  # fmt: skip
+                        ("--patience", train.patience), ("train average", train.average),
+                        ("student average", student.average), ("student patience", student.patience)):  # fmt: skip
         positive(name, value)
     for name, value in (("batch", train.batch),
                         ("negatives", train.negatives), ("student check_every", student.check_every),
@@ -118,7 +119,10 @@ def check_settings(model: ModelConfig, train: TrainConfig, config: DistillConfig
     for name, number in (("--eta", config.eta), ("--alpha", config.alpha), ("--dh-weight", config.dh_weight),
                          ("--inner-lr", config.inner_lr), ("--model-lr", config.model_lr),
                          ("--synthetic-lr", config.synthetic_lr), ("--lr", train.lr), ("--student-lr", student.lr),
-                         ("--student-steps", student.steps), ("--gain", config.gain)):  # fmt: skip
+                         ("--student-steps", student.steps), ("--gain", config.gain), ("warmup", train.warmup),
+                         ("train weight_decay", train.weight_decay), ("train encoder_lr", train.encoder_lr),
+                         ("student weight_decay", student.weight_decay), ("student encoder_lr", student.encoder_lr),
+                         ("synthetic_weight_decay", config.synthetic_weight_decay)):  # fmt: skip
         positive(name, number, 0)
     for name, rank, most in (
         ("--rank-user", config.rank_user, config.budget),

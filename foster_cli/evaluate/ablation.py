@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from foster_cli.config import DistillConfig, ModelConfig, StudentConfig
+from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, positive
 from foster_cli.console import SILENT, Console
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.compare import Row
@@ -44,6 +44,7 @@ def variants(
         name, changed = f"{p.kind.name}{endings[p.label]}", replace(config, **p.kind.change)
         if p.kind.bilevel:
             steps, window = bilevel
+            positive("--bilevel-steps", steps)
             if not 1 <= window <= steps:
                 raise FosterError(
                     f"--bilevel-window {window}: out of range", f"use 1 to {steps}, or more --bilevel-steps"

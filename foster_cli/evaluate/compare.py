@@ -292,7 +292,9 @@ def make_test(setting: Setting, mask_seen: bool, k: int, split: str = "test") ->
 
 
 def check_rows(names: tuple[str, ...]) -> tuple[str, ...]:
-    """`names` if all are rows of the table, else FosterError."""
+    """`names` if all are rows of the table, and there is one, else FosterError."""
+    if not names:
+        raise FosterError("--rows: names no row", f"use some of {','.join(ROWS)}")
     for name in names:
         if name not in ROWS:
             raise FosterError(f"--rows {name}: no such row", f"use some of {','.join(ROWS)}")

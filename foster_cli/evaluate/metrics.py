@@ -40,11 +40,19 @@ def per_case(rank: Float, ks: tuple[int, ...]) -> dict[str, Float]:
     return out
 
 
+#: Counts of the bootstrap that are drawn, or multiplied, at once.
+BLOCK = 1 << 24
+
+
 @dataclass(frozen=True)
 class Bootstrap:
-    """Resampling weights: `weights` (B, users) counts each user's draws; `user` (C,) in 0…users-1."""
+    """Resampling weights: `weights` (B, users) counts each user's draws; `user` (C,) in 0…users-1.
 
-    weights: Float
+    A byte for each count: one of more than 255 does not happen (it would take as many draws of one user in a resample
+    whose mean is one draw for each).
+    """
+
+    weights: npt.NDArray[np.uint8]
     user: Int
 
     @classmethod
@@ -52,16 +60,29 @@ class Bootstrap:
         """B = `draws` resamples of the users behind the cases, with replacement."""
         _, index = np.unique(user, return_inverse=True)
         users = int(index.max()) + 1
-        return cls(rng.multinomial(users, np.full(users, 1.0 / users), size=draws).astype(np.float64), index)
+        weights, even = np.empty((draws, users), np.uint8), np.full(users, 1.0 / users)
+        for rows in _blocks(draws, users):
+            weights[rows] = rng.multinomial(users, even, size=rows.stop - rows.start)
+        return cls(weights, index)
 
     def means(self, value: Float) -> Float:
         """Mean of `value` (C,) in each resample, (B,)."""
         users = self.weights.shape[1]
         total = np.bincount(self.user, weights=value, minlength=users)
         count = np.bincount(self.user, minlength=users).astype(np.float64)
-        return (self.weights @ total) / (self.weights @ count)
+        out = np.empty(len(self.weights))
+        for rows in _blocks(*self.weights.shape):
+            drawn = self.weights[rows].astype(np.float64)
+            out[rows] = (drawn @ total) / (drawn @ count)
+        return out
 
     def interval(self, value: Float) -> tuple[float, float]:
         """95 % percentile interval of the mean of `value` (C,)."""
         low, high = np.percentile(self.means(value), [2.5, 97.5])
         return float(low), float(high)
+
+
+def _blocks(draws: int, users: int) -> list[slice]:
+    """The draws in blocks of about `BLOCK` counts."""
+    size = max(1, BLOCK // users)
+    return [slice(a, min(a + size, draws)) for a in range(0, draws, size)]

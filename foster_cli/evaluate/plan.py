@@ -142,11 +142,19 @@ def check_plan(plan: Plan) -> None:
 
 
 def make_out(plan: Plan) -> None:
-    """Make the folder, before anything slow. FosterError where that fails, or something stands in a bundle's place."""
+    """Make the folder, before anything slow.
+
+    FosterError where that fails, or something stands in a bundle's place that this command did not put there.
+    """
+    made_here = [path.read_bytes() for path in plan.out.glob(f"cells/*/{bundle.SUMS}")]
     for variant in plan.variants if plan.publish else ():
         place = plan.out / variant.name
         if place.exists() and not (place / bundle.SUMS).is_file():
             raise FosterError(f"--out {plan.out}: holds {variant.name}, which is no bundle", "give another folder")
+        if place.exists() and (place / bundle.SUMS).read_bytes() not in made_here:
+            raise FosterError(
+                f"--out {plan.out}: holds {variant.name}, a bundle that was not made there", "give another folder"
+            )
     try:
         (plan.out / "cells").mkdir(parents=True, exist_ok=True)
     except OSError as error:

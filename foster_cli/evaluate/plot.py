@@ -51,8 +51,8 @@ def _panel(ax: Any, found: dict[str, Any], curve: dict[str, Any], metric: str) -
             value = rows[name][metric]
             ax.axhspan(value["low"], value["high"], color=colour, alpha=0.10, linewidth=0)
             ax.axhline(value["mean"], color=colour, linestyle=style, linewidth=1.3, label=label)
-    below = [v["mean"] - v["low"] for v in values]
-    above = [v["high"] - v["mean"] for v in values]
+    below = [max(0.0, v["mean"] - v["low"]) for v in values]  # equal up to rounding where no resample differs
+    above = [max(0.0, v["high"] - v["mean"]) for v in values]
     ax.errorbar(xs, means, yerr=[below, above], color=BLUE, marker="o", markersize=5, linewidth=1.6, elinewidth=1.1,
                 capsize=3, label="synthetic set")  # fmt: skip
     starts = [(x, y) for p, x, y in zip(points, xs, means, strict=True) if rows[p["row"]]["best_step"] == 0]

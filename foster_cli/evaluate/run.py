@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +77,7 @@ class Other:
         if self.train_layers in ("none", "all") and self.lora is None:
             asked |= {"cache_precision": None}
         if self.width is not None:
-            if self.width != "own" and not self.width.isdecimal():
+            if self.width != "own" and not (self.width.isascii() and self.width.isdecimal()):
                 raise FosterError(f"--width {self.width}: not a number", "use a number such as 128, or own")
             asked |= {"width": None if self.width == "own" else int(self.width)}
         changed = dataclasses.replace(model, **asked)
@@ -85,16 +85,22 @@ class Other:
         return changed
 
 
+def _make_now(name: str, seed: int, make: Callable[[], Row]) -> Row:
+    """Nothing is kept."""
+    return make()
+
+
 @contextmanager
 def keeping(bundle: Bundle, fields: dict[str, Any], console: Console) -> Iterator[Keep]:
     """Keep each seed of a row in the folder `<bundle>.eval` until the evaluation is whole; what an interrupted one of
     the same `fields` left there is read. Where that folder cannot be made, a note says that nothing is kept."""
-    folder = bundle.path.with_name(bundle.path.name + ".eval")
+    path = bundle.path.resolve()
+    folder = path.with_name(path.name + ".eval")
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         console.note(f"{folder}: {error.strerror or error}; an interrupted evaluation begins anew")
-        yield lambda name, seed, make: make()
+        yield _make_now
         return
     cells, used = Cells(folder, console), []
 
@@ -119,12 +125,14 @@ def keeping(bundle: Bundle, fields: dict[str, Any], console: Console) -> Iterato
 def evaluate_bundle(
     bundle: Bundle, data: Dataset, names: tuple[str, ...], seeds: int, ks: tuple[int, ...], mask_seen: bool,
     device: torch.device, console: Console = SILENT, use_cache: bool = True, other: Other | None = None,
+    keep: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
     """The evaluation JSON of README: data, cases, rows, paired. Seeds are the bundle's seed and those after it.
 
     `other`: every row is of such recommenders (Table 4), whatever the set was distilled with; None: of its own.
-    Rows are kept while it runs (`keeping`). Raises FosterError for a backbone or an encoder there is not, another
-    catalogue than the bundle's, or a text encoder of the bundle's name that is another one.
+    Rows are kept while it runs (`keeping`); with `keep` False, all of them are made here and now. Raises FosterError
+    for a backbone or an encoder there is not, another catalogue than the bundle's, or a text encoder of the bundle's
+    name that is another one.
     """
     m = bundle.manifest
     own, train = from_dict(ModelConfig, m["model"]), from_dict(TrainConfig, m["train"])
@@ -144,7 +152,7 @@ def evaluate_bundle(
             **base_fields(data, model, train, config.length, device), "threads": torch.get_num_threads(),
             "bundle": sums, "mask_seen": mask_seen, "k": min(ks),
         }  # fmt: skip
-        with keeping(bundle, fields, console) as kept:
+        with keeping(bundle, fields, console) if keep else nullcontext(_make_now) as kept:
             found = rows(
                 setting, test, Q, V, subset, reading, student, train, config.budget, names, used, console, use_cache,
                 kept,

@@ -43,6 +43,7 @@ from foster_cli.evaluate.compare import (
 from foster_cli.evaluate.plan import SEED, Plan, Variant, check_plan, make_out
 from foster_cli.evaluate.remembered import memory
 from foster_cli.models.recommender import Recommender
+from foster_cli.models.source import find_encoder
 from foster_cli.ops.precision import matmul_precision
 from foster_cli.runtime import machine, writing_dir
 from foster_cli.train.setting import Setting, make_setting
@@ -302,6 +303,9 @@ def common_rows(
             known = with_rate(base[ending], full[ending][0]) if name == "full" else base[ending]
             found = []
             try:
+                model = shared[ending].model
+                if name == "text_similarity" and model.items == "id":  # this row alone reads the encoder
+                    known = {**known, "texts": find_encoder(model.encoder, model.pooling).hash}
                 for seed in range(plan.seeds if seeded else 1):
                     fields = plan.rank_fields({**known, "row": name}, seed)
                     label = f"{row}, seed {seed}" if seeded else row

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 from calling import Foster, shop
+
+from foster_cli.__main__ import main
+
+
+def test_ctrl_c_while_it_starts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The commands are still being imported."""
+
+    class Stop:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "foster_cli.app":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "foster_cli.app", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Stop(), *sys.meta_path])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    said = capsys.readouterr()
+    assert stop.value.code == 130 and said.err.startswith("foster: interrupted") and said.err.count("\n") == 1
 
 
 def test_ctrl_c(foster: Foster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,6 +80,12 @@ def test_eval_keeps_a_whole_table(foster: Foster, made: Path, monkeypatch: pytes
         assert said.code == 0 and f"next: foster report {made}" in " ".join(said.err.split())
         assert json.loads(kept.read_text())["cases"] == 3
         kept.unlink()
+    monkeypatch.setattr("foster_cli.evaluate.run.evaluate_bundle", lambda *args: {
+        **evaluate(*args), "data": {"name": "\x1b]0;pwn\x07\x1b[2J\u202eshop"}})  # fmt: skip
+    said = foster("eval", made, "--out", "mine.json")
+    assert said.code == 0 and "]0;pwn [2J shop: 3 test cases" in said.out
+    assert not set(said.out) & {"\x1b", "\x07", "\u202e"}
+    monkeypatch.setattr("foster_cli.evaluate.run.evaluate_bundle", evaluate)
     kept.mkdir()  # cannot be written: the table is printed all the same
     said = foster("eval", made)
     assert said.code == 0 and "3 test cases" in said.out and "is not kept in the bundle" in said.err

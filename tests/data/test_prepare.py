@@ -275,6 +275,9 @@ def test_prepared_file_of_another_format_or_damaged(tmp_path: Path) -> None:
         ("{", "was changed"),
         ("[]", "was changed"),
         (json.dumps({"format": 1}), "was changed"),
+        (json.dumps({**header, "name": None}), "was changed"),
+        (json.dumps({**header, "settings": []}), "was changed"),
+        (json.dumps({**header, "statistics": {"users": float("nan")}}), "was changed"),
     ):
         pq.write_table(table.replace_schema_metadata({b"foster": value.encode()}), path)
         assert words in _fault(load_dataset, path)

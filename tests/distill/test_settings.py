@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from foster_cli.commands.settings import items_per_step, numbers
 from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
 from foster_cli.distill.loop import make_subset
 from foster_cli.distill.pipeline import check_settings
@@ -57,6 +59,32 @@ def test_a_student_draws_as_many_items_as_it_is_told(items: int | None, expected
 def test_settings_that_cannot_work_are_refused_early(model: dict[str, Any], config: dict[str, Any]) -> None:
     with pytest.raises(FosterError):
         check_settings(ModelConfig(**model), TrainConfig(), DistillConfig(**config), StudentConfig())
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("train", {"average": 0}), ("train", {"weight_decay": -1.0}), ("train", {"encoder_lr": -1.0}),
+        ("train", {"warmup": -5}), ("student", {"average": 0}), ("student", {"weight_decay": -1.0}),
+        ("student", {"encoder_lr": math.nan}), ("student", {"patience": 0}),
+        ("distill", {"synthetic_weight_decay": -1.0}),
+    ],
+)  # fmt: skip
+def test_what_only_a_settings_file_can_say(part: str, change: dict[str, Any]) -> None:
+    given = {"train": TrainConfig(), "distill": DistillConfig(), "student": StudentConfig()}
+    check_settings(ModelConfig(), given["train"], given["distill"], given["student"])  # type: ignore[arg-type]
+    given[part] = replace(given[part], **change)  # type: ignore[type-var]
+    with pytest.raises(FosterError, match=next(iter(change))):
+        check_settings(ModelConfig(), given["train"], given["distill"], given["student"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", ["10²", "²", "٣", "0", "", "1.5"])
+def test_what_only_looks_like_a_number(value: str) -> None:
+    with pytest.raises(FosterError, match="--k"):
+        numbers("--k", value)
+    if value != "0":
+        with pytest.raises(FosterError, match="--student-items"):
+            items_per_step("--student-items", value)
 
 
 @pytest.mark.parametrize("items", [0, 1])

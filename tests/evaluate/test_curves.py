@@ -50,6 +50,11 @@ def test_rows_as_variants() -> None:
     ]
 
 
+def test_no_inner_step_is_no_row() -> None:
+    with pytest.raises(FosterError, match="--bilevel-steps 0: out of range; use a number of 1"):
+        ablation.variants(_picked("bilevel"), CONFIG, STUDENT, (0, 0))
+
+
 def test_a_row_that_changes_nothing_is_refused() -> None:
     with pytest.raises(FosterError, match="--rows one_draw"):
         ablation.variants(_picked("foster,one_draw"), replace(CONFIG, draws=1), STUDENT, (5, 5))
@@ -214,6 +219,16 @@ def test_the_picture_shows_the_numbers() -> None:
     assert panels[1][0].get_xlabel() == "$M$, synthetic sequences" and panels[0][0].get_ylabel() == "R@10"
     title = figure.get_suptitle()
     assert "shop: 1,234 validation cases" in title and "seeds 0, 1" in title
+
+
+def test_an_interval_of_nothing_but_rounding() -> None:
+    """One user and one seed: every resample gives the mean, and rounding can put an end on its other side."""
+    found = _found()
+    for row in found["rows"].values():
+        for metric in ("R@10", "N@10"):
+            mean = row[metric]["mean"]
+            row[metric] |= {"low": np.nextafter(mean, 1), "high": np.nextafter(mean, 0)}
+    assert plot.make_figure(found).axes
 
 
 @pytest.mark.parametrize("name", ["shop", r"$\frac{x$ \evil", "漢字 \x1b[31m", "a" * 500])

@@ -15,6 +15,7 @@ from scipy import stats
 from sklearn.metrics import label_ranking_average_precision_score, ndcg_score
 
 from foster_cli.data.windows import Cases
+from foster_cli.evaluate import metrics
 from foster_cli.evaluate.metrics import Bootstrap, ndcg, per_case, recall, reciprocal
 from foster_cli.evaluate.ranking import covered, last_outputs, ranks, score_model
 
@@ -134,8 +135,20 @@ def test_cases_are_resampled_by_user() -> None:
 
 
 def test_means_by_hand() -> None:
-    boot = Bootstrap(np.array([[1.0, 1.0], [2.0, 0.0], [0.0, 2.0]]), np.array([0, 0, 0, 1]))
+    boot = Bootstrap(np.array([[1, 1], [2, 0], [0, 2]], np.uint8), np.array([0, 0, 0, 1]))
     np.testing.assert_allclose(boot.means(np.array([1.0, 0.0, 0.5, 3.0])), [4.5 / 4, 0.5, 3.0])
+
+
+def test_blocks_are_the_same_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn and multiplied some at a time, against all at once in numpy."""
+    user, value = np.repeat(np.arange(7), [1, 3, 2, 5, 1, 4, 2]), np.random.default_rng(1).random(18)
+    weights = np.random.default_rng(0).multinomial(7, np.full(7, 1 / 7), size=50)
+    total, count = np.bincount(user, weights=value), np.bincount(user)
+    for block in (1, 20, 1 << 24):
+        monkeypatch.setattr(metrics, "BLOCK", block)
+        boot = Bootstrap.of(user, 50, np.random.default_rng(0))
+        np.testing.assert_array_equal(boot.weights, weights)
+        np.testing.assert_allclose(boot.means(value), (weights @ total) / (weights @ count), rtol=1e-13)
 
 
 def test_resamples_draw_as_many_users_as_there_are() -> None:

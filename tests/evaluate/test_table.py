@@ -331,8 +331,13 @@ class _Recorded(Cells):
         return SimpleNamespace(path=self.folder, manifest={})
 
 
-def test_what_decides_a_cell_decides_its_name(dataset_of: Callable[..., Any], tmp_path: Path) -> None:
-    """Every cell has a name of its own; another split or rate of the full data gives the cells it concerns others."""
+def test_what_decides_a_cell_decides_its_name(
+    dataset_of: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every cell has a name of its own; another split or rate of the full data gives the cells it concerns others, and
+    so does another encoder, which one row reads where items are known by their ids."""
+    encoder = SimpleNamespace(hash="one")
+    monkeypatch.setattr(table, "find_encoder", lambda *_: encoder)
     (tmp_path / "SHA256SUMS").write_text("0  windows.safetensors\n1  bundle.json\n")
     config, student = DistillConfig(), StudentConfig()
     plan = Plan(
@@ -345,7 +350,11 @@ def test_what_decides_a_cell_decides_its_name(dataset_of: Callable[..., Any], tm
 
     def names(split: str, full: float) -> list[str]:
         own = replace(plan, split=split)
-        cells, setting, held = _Recorded(tmp_path, SILENT), SimpleNamespace(source=None), _held([0])
+        cells, setting, held = (
+            _Recorded(tmp_path, SILENT),
+            SimpleNamespace(source=None, model=ModelConfig(items="id")),
+            _held([0]),
+        )
         cells.names.clear()
         for variant in own.variants:
             shrunk = choose_rate(own, cells, setting, table.shrink(own, cells, base, variant, SILENT), SILENT)  # type: ignore[arg-type]
@@ -361,6 +370,9 @@ def test_what_decides_a_cell_decides_its_name(dataset_of: Callable[..., Any], tm
     changed = [a.rsplit("-", 1)[0] for a, b in zip(plain, names("valid", 1e-3), strict=True) if a != b]
     assert changed == ["foster-s0", "random-s0", "rollout-s0", "td3-s0", "full-s0", "untrained-s0", "popularity-s0",
                        "text_similarity-s0"]  # fmt: skip
+    encoder.hash = "another"
+    changed = [a.rsplit("-", 1)[0] for a, b in zip(plain, names("test", 1e-3), strict=True) if a != b]
+    assert changed == ["text_similarity-s0"]
 
 
 def test_where_a_distillation_ended_decides_no_training(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from foster_cli.bench import child, rows
 from foster_cli.bench import distill as bench_distill
 from foster_cli.bench import train as bench_train
 from foster_cli.errors import FosterError
+from foster_cli.runtime import machine
 
 Call = Callable[..., tuple[int, str, str]]
 SIZE = ("--budget", "3", "--length", "6", "--width", "8", "--k-core", "2")
@@ -147,8 +148,9 @@ def test_rows_that_end_otherwise_stand_in_the_table(
 
 
 def test_training_on_all_and_on_the_set(
-    foster: Call, shop: Path, folder: Path, mean_encoder: Path, here: list[dict[str, Any]]
-) -> None:
+    foster: Call, shop: Path, folder: Path, mean_encoder: Path, here: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     """The numbers of `foster eval`; trained here, though the cache holds the teacher."""
     bundle = folder / "b"
     code, _, err = foster(
@@ -174,6 +176,10 @@ def test_training_on_all_and_on_the_set(
     assert [float(x["train_seconds"]) for x in lines] == [r["train_seconds"] for r in entry["rows"].values()]
     code, text, err = foster("bench", "train", bundle, "--seeds", "2", "--out", folder / "train")
     assert code == 0 and len(here) == 2 and err.count("kept from before") == 2
+    with monkeypatch.context() as patch:
+        patch.setattr("foster_cli.bench.rows.machine", lambda: {**machine(), "threads": 99})
+        code, _, err = foster("bench", "train", bundle, "--seeds", "2", "--out", folder / "train")
+    assert code == 0 and len(here) == 4 and "kept from before" not in err  # other threads, other times
     ratio = entry["rows"]["full"]["train_seconds"] / entry["rows"]["synthetic"]["train_seconds"]
     assert f"{ratio:.1f}" in text and f"{entry['rows']['full']['R@10']['mean']:.4f}" in text
     # elsewhere
@@ -190,8 +196,8 @@ def test_training_on_all_and_on_the_set(
 def test_full_data_is_never_from_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
 
-    def evaluate(*args: Any) -> Any:
-        given.extend(args)
+    def evaluate(*args: Any, keep: bool) -> Any:
+        given.extend([*args, keep])
         raise FosterError("enough", "")
 
     monkeypatch.setattr(bench_train, "evaluate_bundle", evaluate)
@@ -202,7 +208,7 @@ def test_full_data_is_never_from_the_cache(monkeypatch: pytest.MonkeyPatch) -> N
     request = {"bundle": "b", "paths": None, "row": "full", "seeds": 1, "device": "cpu"}
     with pytest.raises(FosterError):
         bench_train.measure(request, bench_distill.SILENT)
-    assert given[2] == ("full",) and given[-1] is False
+    assert given[2] == ("full",) and given[-2:] == [False, False]  # neither cached nor kept
     assert read[0][1].text_columns == ("title",) and read[0][1].k_core == 2
 
 

@@ -288,6 +288,10 @@ def test_a_folder_that_is_no_bundle_is_left_alone(foster: Call, folder: Path, sh
     code, _, err = foster("compare", shop, "--methods", "random", "--k-core", "2", "--out", tmp_path)
     assert code == 2 and "holds random, which is no bundle" in err
     assert [p.name for p in tmp_path.rglob("*")] == ["random", "notes.txt"]
+    (tmp_path / "random" / "SHA256SUMS").write_text("0  bundle.json\n")  # a bundle of another making
+    code, _, err = foster("compare", shop, "--methods", "random", "--k-core", "2", "--out", tmp_path)
+    assert code == 2 and "holds random, a bundle that was not made there" in err
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["SHA256SUMS", "notes.txt", "random"]
 
 
 def test_what_cannot_work_is_said_before_anything_is_trained(

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from foster_cli.bench.train import measure
+from foster_cli.console import SILENT
 from foster_cli.evaluate import compare
 
 Call = Callable[..., tuple[int, str, str]]
@@ -89,6 +91,40 @@ def test_another_evaluation_reads_none_of_it(
     seen.clear()
     _ok(foster("eval", bundle, *rows))
     assert seen == ["synthetic, seed 1"] and not bundle.with_name("bundle.eval").exists()
+
+
+def test_a_measured_training_is_not_what_was_kept(
+    foster: Call, bundle: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`foster bench train` trains anew beside an interrupted evaluation, and leaves what that one has kept."""
+    with monkeypatch.context() as patch:
+        _watch(patch, "synthetic, seed 1")
+        assert foster("eval", bundle, "--seeds", "2", "--rows", "synthetic", "--k", "10")[0] == 130
+    kept = bundle.with_name("bundle.eval")
+    before = sorted(p.name for p in kept.iterdir())
+    seen = _watch(monkeypatch)
+    asked = {"bundle": str(bundle), "paths": None, "row": "synthetic", "seeds": 1, "device": "cpu"}
+    assert measure(asked, SILENT)["train_seconds"] > 0
+    assert seen == ["synthetic, seed 0"] and sorted(p.name for p in kept.iterdir()) == before
+    _ok(foster("eval", bundle, "--seeds", "2", "--rows", "synthetic", "--k", "10"))
+
+
+def test_the_folder_one_stands_in(foster: Call, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bundle)
+    assert "text_similarity" in _ok(foster("eval", ".", "--seeds", "1", "--rows", "text_similarity"))
+
+
+def test_where_the_json_goes_is_looked_at_first(
+    foster: Call, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = _watch(monkeypatch)
+    (tmp_path / "file").write_text("x")
+    for out, words in ((tmp_path, "is a folder; name a file"), (tmp_path / "file" / "x.json", "file")):
+        code, shown, err = foster("eval", bundle, "--seeds", "1", "--out", out)
+        assert code == 2 and not shown and words in err.splitlines()[-1]
+    code, _, err = foster("eval", bundle, "--rows", ",")
+    assert code == 2 and "--rows: names no row" in err
+    assert not seen and [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def test_where_nothing_can_be_kept_it_says_so(foster: Call, bundle: Path) -> None:
