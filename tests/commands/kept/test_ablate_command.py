@@ -332,7 +332,7 @@ def test_every_option_arrives(foster: Call, shop: Path, tmp_path: Path, monkeypa
         ("ablate", ("--layers", "last", "--items", "id"), ("--layers last", "--layers none")),
         ("ablate", ("--rows", "foster,one_draw", "--draws", "1"), ("--rows one_draw", "leave the row out")),
         ("ablate", ("--bilevel-window", "9"), ("--bilevel-window 9", "1 to 5")),
-        ("ablate", ("--bilevel-steps", "0"), ("--bilevel-window 0",)),
+        ("ablate", ("--bilevel-steps", "0"), ("--bilevel-steps 0", "1 or more")),
         ("ablate", ("--split", "train"), ("--split train", "valid")),
         ("ablate", ("--rates", "fast"), ("--rates fast",)),
         ("ablate", ("--out", "file"), ("--out file", "is a file")),
