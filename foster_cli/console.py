@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from rich.cells import cell_len
 from rich.console import Console as RichConsole
 from rich.console import RenderableType
 from rich.live import Live
@@ -30,6 +31,19 @@ def clean(text: object, limit: int = 200) -> str:
     out = "".join(" " if unicodedata.category(c) in _UNSAFE else c for c in str(text))
     out = " ".join(out.split())
     return out if len(out) <= limit else out[: limit - 1] + "…"
+
+
+def _groups(lines: Sequence[Sequence[str]], room: int) -> list[list[int]]:
+    """The columns of tables that are each at most `room` characters wide, frames included; column 0 in all of them."""
+    first, *widths = [max(cell_len(line[i]) for line in lines) + 3 for i in range(len(lines[0]))]
+    groups, used = [[0]], 1 + first
+    for i, width in enumerate(widths, 1):
+        if len(groups[-1]) > 1 and used + width > room:
+            groups.append([0])
+            used = 1 + first
+        groups[-1].append(i)
+        used += width
+    return groups
 
 
 class View(Protocol):
@@ -99,17 +113,22 @@ class Console:
             self._view = None
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table on stdout: drawn on a terminal, aligned plain text elsewhere; nothing with `--json`."""
+        """A table on stdout: drawn on a terminal, aligned plain text elsewhere; nothing with `--json`.
+
+        Where the terminal is too narrow, the columns stand in several tables, the first one in each of them.
+        """
         if self.json_mode:
             return
         title = clean(title, limit=2000)
         if self._out.is_terminal:
-            table = Table(title=escape(title), title_justify="left")
-            for i, column in enumerate(columns):
-                table.add_column(escape(column), justify="left" if i == 0 else "right", no_wrap=True)
-            for row in rows:
-                table.add_row(*[escape(clean(cell)) for cell in row])
-            self._out.print(table, soft_wrap=False)
+            whole = [list(columns), *[[clean(cell) for cell in row] for row in rows]]
+            for k, group in enumerate(_groups(whole, self._out.width)):
+                table = Table(title=escape(title) if k == 0 else None, title_justify="left")
+                for i in group:
+                    table.add_column(escape(columns[i]), justify="left" if i == 0 else "right", overflow="fold")
+                for line in whole[1:]:
+                    table.add_row(*[escape(line[i]) for i in group])
+                self._out.print(table, soft_wrap=False)
             return
         cells = [list(columns), *[[clean(c) for c in row] for row in rows]]
         widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]

@@ -58,6 +58,13 @@ def next_run(name: str, method: str, budget: int) -> Path:
     return RUNS / f"{stem}-{n}"
 
 
+def spare_data(target: Path, bundle: Bundle) -> None:
+    """FosterError where `--out` names a file that the bundle was made from."""
+    recorded = bundle.manifest.get("data", {}).get("path", [])
+    if any(target.resolve() == Path(p).resolve() for p in recorded):
+        raise FosterError(f"--out {target}: is the data that the bundle was made from", "give another name")
+
+
 def bundle_data(bundle: Bundle, data: list[Path] | None) -> Dataset:
     """The dataset a bundle was distilled from: its recorded files, or `data`; FosterError if it is another one."""
     from foster_cli.config import from_dict

@@ -76,7 +76,7 @@ def command(
     import sys
 
     from foster_cli.bundle import load
-    from foster_cli.commands.common import bundle_data, note_ops, resolve_bundle
+    from foster_cli.commands.common import bundle_data, note_ops, resolve_bundle, spare_data
     from foster_cli.commands.settings import numbers
     from foster_cli.config import ModelConfig, from_dict
     from foster_cli.console import Console
@@ -93,6 +93,8 @@ def command(
     where = pick_device(device)
     note_ops(console, where)
     loaded = load(resolve_bundle(bundle, console))
+    if out is not None:
+        spare_data(out, loaded)
     dataset = bundle_data(loaded, data)
     found = evaluate_bundle(loaded, dataset, names, seeds, ks, mask_seen, where, console, cache, other)
     text = json_module.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)

@@ -92,7 +92,7 @@ def command(
         check_stdout(chosen, measure)
 
     from foster_cli.bundle import load
-    from foster_cli.commands.common import bundle_data, resolve_bundle
+    from foster_cli.commands.common import bundle_data, resolve_bundle, spare_data
     from foster_cli.export.job import Job
 
     path = resolve_bundle(bundle, console)
@@ -100,6 +100,8 @@ def command(
     if not piped:
         check_target(chosen, target, path)
     loaded = load(path)
+    if not piped:
+        spare_data(target, loaded)
 
     job = Job(
         loaded, target.name, 10 if top is None else top, decode or "argmax", 1 if copies is None else copies, seed or 0,

@@ -41,7 +41,7 @@ def command(
     Example: foster report --open, or: foster report runs/games-foster-b20-1 --out games.html
     """
     from foster_cli.bundle import load
-    from foster_cli.commands.common import resolve_bundle
+    from foster_cli.commands.common import resolve_bundle, spare_data
     from foster_cli.console import Console, clean
     from foster_cli.report.figures import check_matplotlib, write_figures
     from foster_cli.report.gather import gather
@@ -56,6 +56,7 @@ def command(
     target = out if out is not None else path / "report.html"
     _check_targets(target, figures, path)
     loaded = load(path)
+    spare_data(target, loaded)
     evaluation = read_evaluation(loaded, eval)
     report = gather(loaded, evaluation, _data(loaded, data))
     text = page(report)

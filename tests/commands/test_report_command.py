@@ -109,6 +109,14 @@ def test_report_alone(foster: Foster, made: Path, data: Path, monkeypatch: pytes
     assert "The real data is not shown" not in (made / "report.html").read_text(encoding="utf-8")
 
 
+def test_the_data_are_not_written_over(foster: Foster, made: Path, data: Path) -> None:
+    before = data.read_bytes()
+    for command in (("report", made), ("export", made, "--format", "jsonl"), ("eval", made)):
+        said = foster(*command, "--out", data)
+        assert said.code == 2 and "is the data that the bundle was made from; give another name" in said.err
+    assert data.read_bytes() == before
+
+
 def test_what_report_refuses(foster: Foster, made: Path, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("x")

@@ -284,7 +284,10 @@ def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     for name, attributes in (
         ("foster_cli.bundle", {"load": lambda path: fake()}),
-        ("foster_cli.commands.common", {"resolve_bundle": resolve_bundle, "bundle_data": None}),
+        (
+            "foster_cli.commands.common",
+            {"resolve_bundle": resolve_bundle, "bundle_data": None, "spare_data": lambda target, bundle: None},
+        ),
     ):
         module = ModuleType(name)
         vars(module).update(attributes)
@@ -391,7 +394,7 @@ class B:
 bundle.load = lambda path: B()
 common = types.ModuleType("foster_cli.commands.common")
 common.resolve_bundle = lambda bundle, console: bundle
-common.bundle_data = None
+common.bundle_data = common.spare_data = None
 sys.modules["foster_cli.bundle"], sys.modules["foster_cli.commands.common"] = bundle, common
 from foster_cli.commands.export import command
 command(bundle=Path("."), format=sys.argv[1], out=Path("-"), top=int(sys.argv[2]) or None, json=False)
