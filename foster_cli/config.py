@@ -201,6 +201,11 @@ def choice(name: str, value: str, allowed: tuple[str, ...]) -> str:
     return value
 
 
+def is_number(text: str) -> bool:
+    """Whether `text` is a whole number in the digits 0 to 9 alone: what `int` reads, without ² and other scripts."""
+    return text.isascii() and text.isdecimal()
+
+
 def positive(name: str, value: float, least: float = 1) -> None:
     """FosterError unless value >= least."""
     if not (math.isfinite(value) and value >= least):

@@ -120,17 +120,16 @@ class Console:
         if self.json_mode:
             return
         title = clean(title, limit=2000)
+        cells = [list(columns), *[[clean(c) for c in row] for row in rows]]
         if self._out.is_terminal:
-            whole = [list(columns), *[[clean(cell) for cell in row] for row in rows]]
-            for k, group in enumerate(_groups(whole, self._out.width)):
+            for k, group in enumerate(_groups(cells, self._out.width)):
                 table = Table(title=escape(title) if k == 0 else None, title_justify="left")
                 for i in group:
                     table.add_column(escape(columns[i]), justify="left" if i == 0 else "right", overflow="fold")
-                for line in whole[1:]:
+                for line in cells[1:]:
                     table.add_row(*[escape(line[i]) for i in group])
                 self._out.print(table, soft_wrap=False)
             return
-        cells = [list(columns), *[[clean(c) for c in row] for row in rows]]
         widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
         lines = [title] if title else []
         for row in cells:

@@ -68,16 +68,8 @@ def measure(request: dict[str, Any], console: Console) -> dict[str, Any]:
     recorded = loaded.manifest["data"]
     data = load_dataset([Path(p) for p in request["paths"] or recorded["path"]], read_prepare(recorded["prepare"]))
     found = evaluate_bundle(
-        loaded,
-        data,
-        (request["row"],),
-        request["seeds"],
-        (10,),
-        False,
-        torch.device(request["device"]),
-        console,
-        False,
-        keep=False,
-    )
+        loaded, data, (request["row"],), request["seeds"], (10,), False, torch.device(request["device"]), console,
+        False, keep=False,
+    )  # fmt: skip
     row = found["rows"][request["row"]]
     return {"cases": found["cases"], **{k: row[k] for k in ("R@10", "N@10", "train_seconds", "peak_mb", "chosen")}}

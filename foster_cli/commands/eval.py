@@ -88,13 +88,12 @@ def command(
     names = check_rows(tuple(r.strip() for r in rows.split(",") if r.strip()))
     ks = numbers("--k", k)
     other = Other(backbone, encoder, pooling, train_layers, lora, lora_alpha, width, precision)
-    if out is not None:
-        check_writable(out)
     where = pick_device(device)
     note_ops(console, where)
     loaded = load(resolve_bundle(bundle, console))
     if out is not None:
         spare_data(out, loaded)
+        check_writable(out)
     dataset = bundle_data(loaded, data)
     found = evaluate_bundle(loaded, dataset, names, seeds, ks, mask_seen, where, console, cache, other)
     text = json_module.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperCommand
 
-from foster_cli.config import choice
+from foster_cli.config import choice, is_number
 from foster_cli.errors import FosterError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def items_per_step(name: str, value: str) -> int | None:
     """`all` or a number."""
     if value == "all":
         return None
-    if not (value.isascii() and value.isdecimal()):
+    if not is_number(value):
         raise FosterError(f"{name} {value}: not a number", "use a number such as 512, or all")
     return int(value)
 
@@ -61,7 +61,7 @@ def items_per_step(name: str, value: str) -> int | None:
 def numbers(name: str, value: str) -> tuple[int, ...]:
     """`10,20` as numbers of at least 1."""
     parts = [p.strip() for p in value.split(",")]
-    if not all(p.isascii() and p.isdecimal() and int(p) > 0 for p in parts):
+    if not all(is_number(p) and int(p) > 0 for p in parts):
         raise FosterError(f"{name} {value}: not a list of numbers", f"use for example {name} 10,20")
     return tuple(dict.fromkeys(int(p) for p in parts))
 

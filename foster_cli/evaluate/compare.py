@@ -74,6 +74,11 @@ class Test:
 Keep = Callable[[str, int, Callable[[], Row]], Row]
 
 
+def make_now(name: str, seed: int, make: Callable[[], Row]) -> Row:
+    """The `Keep` that keeps nothing."""
+    return make()
+
+
 def ranked(H: Tensor, E: Tensor, test: Test) -> tuple[Float, float]:
     """Ranks (C,) and catalogue coverage of the top k."""
     return ranks(H, E, test.cases.target, test.seen), covered(H, E, test.k, test.seen) / len(E)
@@ -182,7 +187,7 @@ def untrained_model(setting: Setting, seed: int) -> Trained:
 def rows(
     setting: Setting, test: Test, Q: Tensor | Windows, V: Tensor, subset: Subset, reading: Reading,
     student: StudentConfig, train: TrainConfig, budget: int, names: tuple[str, ...], seeds: list[int],
-    console: Console = SILENT, use_cache: bool = True, kept: Keep = lambda name, seed, make: make(),
+    console: Console = SILENT, use_cache: bool = True, kept: Keep = make_now,
 ) -> dict[str, Row]:  # fmt: skip
     """The asked-for rows, in the table's order. `Q`: the synthetic set, or the real windows of a coreset, on which
     the row `synthetic` then trains as the row `random` does on its own (V, subset and reading play no part).

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 
 from foster_cli.bundle import SUMS, Bundle
-from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig, from_dict
+from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig, from_dict, is_number
 from foster_cli.console import SILENT, Console
 from foster_cli.data.schema import Dataset
 from foster_cli.distill.loop import make_subset
 from foster_cli.distill.pipeline import check_model
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.cells import Cells, as_cell, as_row, base_fields
-from foster_cli.evaluate.compare import Keep, Row, make_test, rows, summarise
+from foster_cli.evaluate.compare import Keep, Row, make_now, make_test, rows, summarise
 from foster_cli.models.source import find_encoder
 from foster_cli.ops.precision import matmul_precision
 from foster_cli.runtime import machine
@@ -77,17 +77,12 @@ class Other:
         if self.train_layers in ("none", "all") and self.lora is None:
             asked |= {"cache_precision": None}
         if self.width is not None:
-            if self.width != "own" and not (self.width.isascii() and self.width.isdecimal()):
+            if self.width != "own" and not is_number(self.width):
                 raise FosterError(f"--width {self.width}: not a number", "use a number such as 128, or own")
             asked |= {"width": None if self.width == "own" else int(self.width)}
         changed = dataclasses.replace(model, **asked)
         check_model(changed)
         return changed
-
-
-def _make_now(name: str, seed: int, make: Callable[[], Row]) -> Row:
-    """Nothing is kept."""
-    return make()
 
 
 @contextmanager
@@ -100,7 +95,7 @@ def keeping(bundle: Bundle, fields: dict[str, Any], console: Console) -> Iterato
         folder.mkdir(exist_ok=True)
     except OSError as error:
         console.note(f"{folder}: {error.strerror or error}; an interrupted evaluation begins anew")
-        yield _make_now
+        yield make_now
         return
     cells, used = Cells(folder, console), []
 
@@ -152,7 +147,7 @@ def evaluate_bundle(
             **base_fields(data, model, train, config.length, device), "threads": torch.get_num_threads(),
             "bundle": sums, "mask_seen": mask_seen, "k": min(ks),
         }  # fmt: skip
-        with keeping(bundle, fields, console) if keep else nullcontext(_make_now) as kept:
+        with keeping(bundle, fields, console) if keep else nullcontext(make_now) as kept:
             found = rows(
                 setting, test, Q, V, subset, reading, student, train, config.budget, names, used, console, use_cache,
                 kept,
