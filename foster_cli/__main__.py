@@ -6,13 +6,20 @@ Exit codes: 0 done, 2 bad input, 130 interrupted, 1 a fault of foster itself.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import time
+from types import FrameType
+from typing import Any
 
 from foster_cli.errors import FosterError
 
+#: Seconds after Ctrl-C in which another is the same wish to stop, and does not break into what is put in order.
+IMPATIENCE = 1.0
+
 
 def main() -> None:
-    """Entry point of the `foster` command."""
+    """What `foster ARGS…` does."""
     debug = "--debug" in sys.argv[1:2]
 
     def fail(text: str, code: int) -> None:
@@ -25,28 +32,73 @@ def main() -> None:
     try:
         from foster_cli.app import app  # in here: Ctrl-C may come while it is imported
 
-        app()
+        code = app(standalone_mode=False)
+        if code == 130:  # Typer turns Ctrl-C into this code
+            raise KeyboardInterrupt
+        if code:
+            raise SystemExit(code)
     except FosterError as error:
         if debug:
             raise
         fail(f"foster: {error}", 2)
-    except (KeyboardInterrupt, SystemExit) as stop:
-        if isinstance(stop, SystemExit) and stop.code != 130:  # Typer turns Ctrl-C into this code
-            raise
+    except KeyboardInterrupt:
         fail("foster: interrupted; nothing half-written is left, and what was finished is kept", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise SystemExit(0) from None
     except Exception as error:
+        if hasattr(error, "format_message"):  # an option or command that is not there, or cannot be read
+            _usage(error, fail)
         if debug:
             raise
         from foster_cli.runtime import out_of_memory
 
+        if type(error).__name__ == "Abort":  # Ctrl-D where a question was asked
+            fail("foster: no answer, nothing was done; `--yes` answers beforehand", 2)
         if out_of_memory(error):
             fail("foster: out of memory; use a smaller --width, --student-items or --items-per-step, fewer "
                  "--train-layers, or a machine with more", 2)  # fmt: skip
         fail(f"foster: internal fault ({type(error).__name__}: {error}); `foster --debug …` shows where", 1)
 
 
+def _usage(error: Any, fail: Any) -> None:
+    """Typer's own complaint in one line; where no command was named, the help that it brings."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        raise SystemExit(2)
+    context = error.ctx
+    words: list[str] = []
+    while context is not None and context.parent is not None:
+        words.insert(0, context.info_name)
+        context = context.parent
+    command = " ".join(["foster", *words])
+    said = error.format_message().rstrip(".")
+    fail(f"foster: {said}{'' if said.endswith('?') else ';'} see {command} --help", 2)
+
+
+class _Patience:
+    """A handler of SIGINT: raises KeyboardInterrupt, and passes over more of them within `IMPATIENCE` seconds."""
+
+    def __init__(self) -> None:
+        self.last = -IMPATIENCE
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        before, self.last = self.last, time.monotonic()
+        if self.last - before >= IMPATIENCE:
+            raise KeyboardInterrupt
+
+
+def run() -> None:
+    """Entry point of the `foster` command: `main` in a process of its own."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where the shell has it ignored
+        signal.signal(signal.SIGINT, _Patience())
+    try:
+        main()
+    except SystemExit as stop:
+        if stop.code == 130:  # Python gives all but an ignored signal its default at the end: a kill
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise
+
+
 if __name__ == "__main__":
-    main()
+    run()

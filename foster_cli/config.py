@@ -14,6 +14,9 @@ from foster_cli.errors import FosterError, did_you_mean
 
 T = TypeVar("T")
 
+#: Characters of the longest id and the longest title that a bundle holds.
+MOST_TITLE = 1 << 16
+
 
 @dataclass(frozen=True)
 class ModelConfig:

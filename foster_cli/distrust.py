@@ -20,10 +20,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from foster_cli.config import MOST_TITLE
+
 #: Bytes of a manifest, and of the header of a safetensors file: both are kilobytes.
 MOST_JSON, MOST_HEADER = 16 << 20, 1 << 16
-#: Bytes of all ids and titles together, and of one of them.
-MOST_TEXT, MOST_TITLE = 1 << 30, 1 << 16
+#: Characters of all ids and titles together.
+MOST_TEXT = 1 << 30
 DEEPEST = 32
 _FLOATS = {torch.float32, torch.float64}
 #: How pyarrow and pandas write a table: no codec that turns a kilobyte into a gigabyte, no encoding that repeats text.

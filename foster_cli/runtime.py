@@ -173,6 +173,11 @@ def cache_lock(path: Path, waiting: Callable[[], None] | None = None) -> Iterato
         lock.release()
 
 
+def real_path(path: Path) -> Path:
+    """`path` from the root, links followed; unlike `Path.resolve` without a fault where they form a ring."""
+    return Path(os.path.realpath(path))
+
+
 def sha256_file(path: Path) -> str:
     """Hex sha256 of a file's bytes, read in blocks."""
     digest = hashlib.sha256()

@@ -60,8 +60,10 @@ def next_run(name: str, method: str, budget: int) -> Path:
 
 def spare_data(target: Path, bundle: Bundle) -> None:
     """FosterError where `--out` names a file that the bundle was made from."""
+    from foster_cli.runtime import real_path
+
     recorded = bundle.manifest.get("data", {}).get("path", [])
-    if any(target.resolve() == Path(p).resolve() for p in recorded):
+    if any(real_path(target) == real_path(Path(p)) for p in recorded):
         raise FosterError(f"--out {target}: is the data that the bundle was made from", "give another name")
 
 

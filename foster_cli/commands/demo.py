@@ -39,6 +39,7 @@ def command(
         shutil.rmtree(bundle)
     shutil.rmtree(out / "bundle.run", ignore_errors=True)  # of a demo that was interrupted
     shop = out / "shop.parquet"
+    shop.unlink(missing_ok=True)  # of an earlier demo
     sample.command(out=shop, users=users, items=items, seed=seed)
     distill.command(
         data=[shop], out=bundle, seed=seed, steps=steps, width=width, draws=1, check_every=max(1, steps),

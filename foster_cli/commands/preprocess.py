@@ -104,12 +104,14 @@ _COUNTS = ("interactions", "users", "items", "cases")
 
 
 def _check_out(out: Path, inputs: list[Path]) -> None:
+    from foster_cli.runtime import real_path
+
     if out.suffix.lower() != ".parquet":
         raise FosterError(f"--out {clean(out)} does not end in .parquet", f"use --out {clean(out.stem)}.parquet")
     if out.is_dir():
         raise FosterError(f"--out {clean(out)} is a folder", f"use --out {clean(out / 'data.parquet')}")
     for path in inputs:
-        if out.resolve() == path.resolve() or (out.exists() and path.exists() and out.samefile(path)):
+        if real_path(out) == real_path(path) or (out.exists() and path.exists() and out.samefile(path)):
             raise FosterError(f"--out {clean(out)} would overwrite an input", "give another --out")
 
 

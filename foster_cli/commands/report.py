@@ -94,10 +94,11 @@ def _data(bundle: Bundle, data: list[Path] | None) -> Dataset | str:
 def _check_targets(target: Path, figures: Path | None, bundle: Path) -> None:
     """FosterError where writing would destroy something."""
     from foster_cli.errors import FosterError
+    from foster_cli.runtime import real_path
 
     if target.is_dir():
         raise FosterError(f"--out {target} is a folder", f"give a file, such as {target / 'report.html'}")
-    inside = target.exists() and target.parent.resolve() == bundle.resolve()
+    inside = target.exists() and real_path(target.parent) == real_path(bundle)
     if inside and target.name != "report.html":
         raise FosterError(f"--out {target} is a file of the bundle itself", "give another name")
     if figures is not None and figures.exists() and not figures.is_dir():

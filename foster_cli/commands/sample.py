@@ -32,6 +32,8 @@ def command(
         raise FosterError(f"--out {out}: samples are written as parquet", f"use --out {_parquet_name(out)}")
     if out.is_dir():
         raise FosterError(f"--out {out} is a folder", f"use --out {out / 'shop.parquet'}")
+    if out.exists():
+        raise FosterError(f"--out {out}: exists already", "give another name, or remove it first")
 
     import numpy as np
 

@@ -113,4 +113,6 @@ def prepare_settings(
 
 def absolute(paths: list[Path]) -> list[str]:
     """Paths as a bundle keeps them."""
-    return [str(p.resolve()) for p in paths]
+    from foster_cli.runtime import real_path
+
+    return [str(real_path(p)) for p in paths]

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from foster_cli.config import MOST_TITLE
 from foster_cli.console import clean
 from foster_cli.data.readers.parquet import flat
 from foster_cli.data.schema import (
@@ -34,6 +35,8 @@ _UNITS = ((1e17, 1_000_000), (1e14, 1_000), (1e11, 1))
 #: The end of an ISO time that names its zone.
 _ZONE = r"[ Tt]\d{2}.*(?:[Zz]|[+-]\d{2}:?\d{0,2})$"
 _LIMIT = 2**62  # largest time kept, in milliseconds
+#: 1990 and 2100 in milliseconds: no number is a time between them in more than one of the units.
+_TODAY = (631_152_000_000, 4_102_444_800_000)
 
 
 #: `--split-column none`: the table's own split is ignored and made anew by time.
@@ -157,13 +160,20 @@ def factorise(series: pd.Series) -> tuple[Int64, list[str]]:
 
 
 def encode_ids(series: pd.Series, what: str) -> tuple[Int64, list[str]]:
-    """`factorise` for ids, of which none may be missing or blank."""
+    """`factorise` for ids, of which none may be missing, blank or longer than `MOST_TITLE`."""
     codes, ids = factorise(series)
     blank = np.array([not name.strip() for name in ids] + [True])  # the last for code -1
     missing = blank[codes]
     if missing.any():
         row = int(missing.argmax()) + 1
         raise FosterError(f"column {clean(series.name)}, row {row}: no {what} id", "fill it in or remove the row")
+    long = np.array([len(name) > MOST_TITLE for name in ids], dtype=bool)
+    if long.any():
+        row = int(long[codes].argmax()) + 1
+        raise FosterError(
+            f"column {clean(series.name)}, row {row}: the {what} id has more than {MOST_TITLE:,} characters",
+            f"give the column of ids with --{what}-column",
+        )
     return codes, ids
 
 
@@ -207,12 +217,37 @@ def _from_numbers(numbers: pd.Series, raw: pd.Series) -> Int64:
     _all_good(good, raw)
     median = float(np.median(approximate))
     divisor = next((factor for bound, factor in _UNITS if median > bound), 0)
-    _all_good(np.abs(approximate) * (1.0 / divisor if divisor else 1000.0) < _LIMIT, raw)
+    scaled = approximate / divisor if divisor else approximate * 1000.0
+    _one_unit(approximate, divisor, raw)
+    _all_good(np.abs(scaled) < _LIMIT, raw)
     if pd.api.types.is_integer_dtype(numbers.dtype):
         exact = numbers.to_numpy(np.int64)
         return exact // divisor if divisor else exact * 1000
-    scaled = approximate / divisor if divisor else approximate * 1000.0
     return np.rint(scaled).astype(np.int64)
+
+
+def _one_unit(numbers: npt.NDArray[np.float64], divisor: int, raw: pd.Series) -> None:
+    """Error where most of `numbers` (R,) are times of today in their unit, and one of them is such in another unit.
+
+    `divisor`: units per millisecond, 0 for seconds.
+    """
+    here = _of_today(numbers, divisor)
+    if 2 * int(here.sum()) <= len(here):
+        return
+    for other in (0, *(factor for _, factor in _UNITS)):
+        odd = _of_today(numbers, other)
+        if other != divisor and odd.any():
+            row = int(odd.argmax())
+            raise FosterError(
+                f"column {clean(raw.name)}, row {row + 1}: {clean(flat(raw.iloc[row]), 60)} is not in the unit of most "
+                "other rows",
+                "bring the column to one unit, seconds or milliseconds",
+            )
+
+
+def _of_today(numbers: npt.NDArray[np.float64], divisor: int) -> npt.NDArray[np.bool_]:
+    scaled = numbers / divisor if divisor else numbers * 1000.0
+    return (_TODAY[0] < scaled) & (scaled < _TODAY[1])
 
 
 def _all_good(good: npt.NDArray[np.bool_], raw: pd.Series) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from foster_cli.config import MOST_TITLE
 from foster_cli.data.columns import factorise
 
 Int64 = npt.NDArray[np.int64]
@@ -51,11 +52,12 @@ def compose(ids: Sequence[str], columns: Sequence[list[str]], titles: list[str] 
     """(titles, texts) of the items `ids`, each a list of n.
 
     A text joins its columns with ". ", skipping empty ones. A missing title is the text's first 80
-    characters, else the id.
+    characters, else the id. A title is cut at `MOST_TITLE` characters; the text is whole.
     """
     texts = [". ".join(part for part in parts if part) for parts in zip(*columns, strict=True)]
     named = titles if titles is not None else [""] * len(ids)
     filled = [
-        title or text[:_TITLE_LENGTH].rstrip() or name for title, text, name in zip(named, texts, ids, strict=True)
+        title[:MOST_TITLE].rstrip() or text[:_TITLE_LENGTH].rstrip() or name
+        for title, text, name in zip(named, texts, ids, strict=True)
     ]
     return filled, texts

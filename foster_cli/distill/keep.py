@@ -35,7 +35,7 @@ from foster_cli.distill.synthetic import Start, Synthetic
 from foster_cli.distrust import read_json
 from foster_cli.errors import FosterError, NotFinite
 from foster_cli.ops.reading import Reading
-from foster_cli.runtime import disk_error
+from foster_cli.runtime import disk_error, real_path
 
 _SETTINGS: dict[str, type] = {
     "prepare": PrepareSettings, "model": ModelConfig, "train": TrainConfig, "config": DistillConfig,
@@ -79,7 +79,7 @@ def deciding(request: Request, data: str, encoder: str | None, device: torch.dev
 
 def run_folder(out: Path) -> Path:
     """Where the distillation into the bundle `out` is kept."""
-    out = out.resolve()
+    out = real_path(out)
     return out.with_name(out.name + ".run")
 
 

@@ -151,6 +151,7 @@ def outer_loss(problem: Problem, state: State, Q: Tensor, S: Tensor) -> tuple[Te
         problem.train.negatives,
         state.numpy_rng,
         Q.device,
+        state.phi.sequence.predicted,
     )
     total, base, feature = outer_real(state.phi, problem.teacher.model, real, c.outer_loss, c.alpha, problem.micro)
     parts = {"outer_real": base, "outer_feature": feature, "outer_dh": 0.0}

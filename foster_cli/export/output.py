@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foster_cli.errors import FosterError
-from foster_cli.runtime import writing, writing_dir
+from foster_cli.runtime import real_path, writing, writing_dir
 
 if TYPE_CHECKING:
     from foster_cli.export import Format
@@ -27,7 +27,7 @@ def check_target(chosen: Format, target: Path, bundle: Path) -> None:
     if not chosen.folder:
         if target.is_dir():
             raise FosterError(f"--out {target} is a folder", f"give a file, such as {target / chosen.default}")
-        inside = target.exists() and target.parent.resolve() == bundle.resolve()
+        inside = target.exists() and real_path(target.parent) == real_path(bundle)
         if inside and not target.name.startswith("synthetic."):
             raise FosterError(f"--out {target} is a file of the bundle itself", "give another name")
         return

@@ -93,6 +93,11 @@ class Recommender(nn.Module):
         h: Tensor = self.sequence(x)
         return h
 
+    def at(self, x: Tensor, chosen: Tensor) -> Tensor:
+        """H (P, d) at the P positions where `chosen` (B, l) bool holds, row by row."""
+        h: Tensor = self.sequence.at(x, chosen)
+        return h
+
     def learnables(self) -> dict[str, Tensor]:
         """What learns, by name, detached copies on the CPU: what an anchor keeps."""
         return {k: v.detach().cpu().clone() for k, v in self.named_parameters() if v.requires_grad}

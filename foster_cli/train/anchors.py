@@ -1,7 +1,7 @@
 """The teacher and its trajectory: trained once, kept in the cache folder, reused between runs.
 
 In: data, model and training settings, a seed. Out: a `Teacher` with its best state and one learnable state
-per epoch, the anchor pool of Algorithm 2. The cache key is a hash of everything that decides the result.
+per validation, the anchor pool of Algorithm 2. The cache key is a hash of everything that decides the result.
 
     teachers/<key>/            best.safetensors, anchor-NNN.safetensors, teacher.json with their sha256
     teachers/<key>.run/        while it trains: its state after an epoch, and the anchors so far (`checkpoint.py`)
@@ -43,12 +43,12 @@ from foster_cli.runtime import (
 from foster_cli.train.fit import fit_real
 
 #: Raised whenever training changes what a given key would give.
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A recommender trained on the real data. `anchors`: learnable states, one per epoch from 0."""
+    """A recommender trained on the real data. `anchors`: learnable states, one per validation from 0."""
 
     model: Recommender
     anchors: list[dict[str, Tensor]]
@@ -181,7 +181,7 @@ def _train(
         seed,
         console,
         label,
-        on_epoch=lambda _, m: anchors.append(m.learnables()),
+        on_check=lambda _, m: anchors.append(m.learnables()),
         keeper=trail,
     )
     return Teacher(model, anchors, fit.history, fit.seconds, peak_memory_mb(model.device), False)

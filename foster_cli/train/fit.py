@@ -34,7 +34,7 @@ LEAST_STEPS = 20
 
 @dataclass
 class Fit:
-    """How a training went. `history`: a dict per validation; `anchors`: learnable state per epoch, if kept."""
+    """How a training went. `history`: a dict per validation; `anchors`: learnable state per validation, if kept."""
 
     history: list[dict[str, float]] = field(default_factory=list)
     anchors: list[dict[str, Tensor]] = field(default_factory=list)
@@ -53,8 +53,9 @@ def batches(windows: Windows, size: int, rng: np.random.Generator) -> list[np.nd
 
 @dataclass(frozen=True)
 class RealBatch:
-    """A batch on the device. `unique` (u,) items; `inputs`, `targets` (B, l) index into it; `valid` (B, l) bool;
-    `negatives` (K,) index into `unique`, or (P,) for BCE, one per valid position (`per_position`)."""
+    """A batch on the device. `unique` (u,) items; `inputs`, `targets` (B, l) index into it; `valid` (B, l)
+    bool: the positions that are predicted; `negatives` (K,) index into `unique`, or (P,) for BCE, one per valid
+    position (`per_position`)."""
 
     unique: Tensor
     inputs: Tensor
@@ -64,13 +65,26 @@ class RealBatch:
     per_position: bool = False
 
 
+def some_positions(valid: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Of the positions in each row of `valid` (B, l), `share` drawn at random, to the nearest number, at least one."""
+    count = np.maximum(1, np.rint(share * valid.sum(1))).astype(np.int64)
+    order = np.where(valid, rng.random(valid.shape), 2.0).argsort(1).argsort(1)
+    return order < count[:, None]
+
+
 def real_batch(
-    windows: Windows, n: int, loss: str, negatives: int, rng: np.random.Generator, device: torch.device
-) -> RealBatch:
-    """Windows (B) with their sampled negatives, uniform over the n items (shared ones without replacement)."""
+    windows: Windows, n: int, loss: str, negatives: int, rng: np.random.Generator, device: torch.device,
+    predicted: float = 1.0,
+) -> RealBatch:  # fmt: skip
+    """Windows (B) with their sampled negatives, uniform over the n items (shared ones without replacement).
+
+    `predicted`: the share of each window's positions that is predicted (see `Backbone.predicted`).
+    """
     size = int(windows.lengths.max())
     items = windows.items[:, :size]
     valid = items[:, 1:] >= 0
+    if predicted < 1.0:
+        valid = some_positions(valid, predicted, rng)
     per_position = loss == "bce"
     drawn = rng.integers(0, n, int(valid.sum())) if per_position else rng.choice(n, min(negatives, n), replace=False)
     unique, index = np.unique(np.concatenate([items[items >= 0], drawn]), return_inverse=True)
@@ -87,7 +101,7 @@ def real_batch(
 def real_outputs(model: Recommender, batch: RealBatch) -> tuple[Tensor, Tensor]:
     """H (P, d) at the valid positions, and E (u, d) of the batch's items."""
     E = model.embed(batch.unique)
-    return model(E[batch.inputs])[batch.valid], E
+    return model.at(E[batch.inputs], batch.valid), E
 
 
 def real_loss(H: Tensor, E: Tensor, batch: RealBatch, loss: str) -> Tensor:
@@ -190,13 +204,14 @@ def fit_real(
     seed: int,
     console: Console = SILENT,
     label: str = "training",
-    on_epoch: Callable[[int, Recommender], None] | None = None,
+    on_check: Callable[[int, Recommender], None] | None = None,
     check_every: int | None = None,
     keeper: Keeper | None = None,
 ) -> Fit:
-    """Train `model` on real windows; it ends in its best validated state. `on_epoch` sees every state.
+    """Train `model` on real windows; it ends in its best validated state. `on_check` sees every state
+    that is validated.
 
-    `keeper`: reads where an interrupted training was (an epoch `on_epoch` has seen is not shown again), and keeps it.
+    `keeper`: reads where an interrupted training was (a state `on_check` has seen is not shown again), and keeps it.
 
     A state is the average of the weights over the last epoch, or `config.average` steps where an epoch has fewer.
 
@@ -222,8 +237,8 @@ def fit_real(
         console.note(f"{label}: going on after epoch {done}")
     else:
         best.check(0)
-        if on_epoch:
-            on_epoch(0, average.model)
+        if on_check:
+            on_check(0, average.model)
     with console.progress(label, epochs * total) as bar:
         for epoch in range(done + 1, epochs + 1):
             if best.stale >= config.patience:  # it was interrupted after its last epoch
@@ -231,7 +246,10 @@ def fit_real(
             model.train()
             losses = []
             for i, index in enumerate(batches(windows, config.batch, rng)):
-                batch = real_batch(windows.take(index), model.n, config.loss, config.negatives, rng, model.device)
+                batch = real_batch(
+                    windows.take(index), model.n, config.loss, config.negatives, rng, model.device,
+                    model.sequence.predicted,
+                )  # fmt: skip
                 loss = real_loss(*real_outputs(model, batch), batch, config.loss)
                 optimizer.zero_grad()
                 loss.backward()
@@ -245,10 +263,10 @@ def fit_real(
                     f"loss {losses[-1]:.3f} valid R@10 {fit.history[-1]['R@10']:.4f}",
                 )
             model.eval()
-            if on_epoch:
-                on_epoch(epoch, average.model)
             if epoch % check_every:
                 continue
+            if on_check:
+                on_check(epoch, average.model)
             best.check(epoch, loss=float(np.mean(losses)))
             if keeper is not None and keeper.due():
                 seconds = earlier + time.perf_counter() - began

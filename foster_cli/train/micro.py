@@ -81,12 +81,6 @@ def _part(batch: RealBatch, a: int, b: int) -> RealBatch:
     )
 
 
-def _outputs(model: Recommender, E: Tensor, batch: RealBatch) -> Tensor:
-    """H (P, d) at the valid positions."""
-    H = model(E[batch.inputs])
-    return H.flatten(0, 1) if bool(batch.valid.all()) else H[batch.valid]
-
-
 def outer_real(
     phi: Recommender, teacher: Recommender, batch: RealBatch, loss: str, alpha: float, micro: Micro | None = None
 ) -> tuple[Tensor, float, float]:
@@ -129,12 +123,12 @@ def _outer_real(
         part = _part(batch, a, min(a + rows, count))
         share = int(part.valid.sum()) / positions
         with torch.enable_grad():
-            H = _outputs(phi, leaf, part)
+            H = phi.at(leaf[part.inputs], part.valid)
             base = real_loss(H, leaf, part, loss)
             value = base
             if alpha > 0:
                 with torch.no_grad():
-                    H_real = _outputs(teacher, E_real, part)
+                    H_real = teacher.at(E_real[part.inputs], part.valid)
                 apart = F.mse_loss(H, H_real)
                 value = base + alpha * apart
                 feature += share * apart.item()

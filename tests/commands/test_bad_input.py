@@ -236,6 +236,24 @@ def _full(*_: Any, **__: Any) -> Any:
 
 
 @pytest.mark.usefixtures("untouched")
+def test_a_ring_of_links(foster: Foster, tmp_path: Path, encoder: Path) -> None:
+    ring = tmp_path / "ring.csv"
+    ring.symlink_to(ring)
+    one_line(foster("distill", ring, "--encoder", encoder), "ring.csv", "no such file")
+    one_line(foster("preprocess", ring, "--out", "out.parquet"), "ring.csv", "no such file")
+    one_line(foster("compare", ring, "--encoder", encoder), "ring.csv", "no such file")
+
+
+def test_a_title_longer_than_a_bundle_holds_is_cut(foster: Foster, tmp_path: Path, encoder: Path) -> None:
+    path = raw(tmp_path, lambda table: table.assign(title="word " * 20_000 + table["item_id"]))
+    few = ("--encoder", encoder, "--budget", "2", "--steps", "0", "--epochs", "1", "--student-steps", "1")
+    assert foster("distill", path, *few, "--out", "bundle").code == 0
+    said = foster("verify", "bundle")
+    assert said.code == 0, said
+    assert pd.read_parquet("bundle/items.parquet")["title"].str.len().unique().tolist() == [65_536]
+
+
+@pytest.mark.usefixtures("untouched")
 def test_a_full_disk(
     foster: Foster, data: Path, encoder: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

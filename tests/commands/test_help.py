@@ -67,6 +67,10 @@ def test_usage_errors(args: tuple[str, ...], word: str) -> None:
     assert done.returncode == 2
     assert word in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+    if args:
+        said = done.stderr.split("loaded:")[0]
+        assert said.startswith("foster: ") and said.count("\n") == 1 and not done.stdout
+        assert word in ("DATA", "") or f"see foster {'--help' if word == 'distil' else args[0]}" in said
 
 
 def test_completion(tmp_path: Path) -> None:

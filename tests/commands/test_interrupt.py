@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -39,3 +43,21 @@ def test_ctrl_c(foster: Foster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert said.out == ""
     assert said.err.startswith("foster: interrupted") and said.err.count("\n") == 1
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(("bundle", ".bundle"))] == []
+
+
+def test_ctrl_c_twice(tmp_path: Path) -> None:
+    """An impatient second Ctrl-C, 20 ms later, is the same wish: it breaks into no tidying and shows no traceback."""
+    shop().to_parquet(tmp_path / "shop.parquet")
+    words = ["--items", "id", "--width", "8", "--epochs", "1000", "--patience", "1000", "--out", "bundle"]
+    call = [sys.executable, "-m", "foster_cli", "distill", "shop.parquet", *words]
+    environment = {**os.environ, "FOSTER_CACHE": str(tmp_path / "cache")}
+    with subprocess.Popen(call, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stderr is not None
+        assert any("interactions" in line for line in child.stderr)
+        time.sleep(1)
+        for _ in range(2):
+            child.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        last = [line for line in child.stderr if not line.startswith("training on the full data")]
+        assert child.wait(60) == 130
+    assert last[-1].startswith("foster: interrupted") and not any("Traceback" in line for line in last)

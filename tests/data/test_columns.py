@@ -122,7 +122,10 @@ def test_dates_with_and_without_zone_in_one_column() -> None:
     assert times.tolist() == [86_400_000, 0, 1000, 0, 93_600_000]
 
 
-@given(st.lists(st.integers(0, 4_000_000_000), min_size=1, max_size=20))
+_SECONDS = st.integers(0, 600_000) | st.integers(5_000_000, 4_000_000_000)  # what lies between are days of 1970 in ms
+
+
+@given(st.lists(_SECONDS, min_size=1, max_size=20))
 def test_seconds_and_milliseconds_agree(seconds: list[int]) -> None:
     expected = [s * 1000 for s in seconds]
     assert parse_times(pd.Series(seconds, name="t")).tolist() == expected
@@ -152,6 +155,32 @@ def test_bad_times_name_column_row_and_value(values: list[object], words: list[s
     fault = _fault(parse_times, pd.Series(values, name="when"))
     assert all(word in fault for word in ["column when", "--time-column", *words])
     assert "\x1b" not in fault
+
+
+_EACH = st.integers(800_000_000, 3_900_000_000)  # seconds, 1995 to 2093
+
+
+@given(st.lists(_EACH, min_size=2, max_size=9), st.data())
+def test_a_time_in_another_unit_is_named(seconds: list[int], data: st.DataObject) -> None:
+    units = data.draw(st.permutations([1, 1000, 10**6, 10**9]).map(lambda p: p[:2]))
+    odd = data.draw(st.integers(0, len(seconds)))
+    values = [s * units[0] for s in (*seconds, seconds[0])]
+    values.insert(odd, seconds[-1] * units[1])
+    fault = _fault(parse_times, pd.Series(values, name="when"))
+    assert f"column when, row {odd + 1}: {values[odd]} is not in the unit" in fault and "one unit" in fault
+
+
+@pytest.mark.parametrize("filler", [0, -1, 1, 1000, 86_400, 1_000_000, 253_402_300_799])
+def test_fillers_are_no_other_unit(filler: int) -> None:
+    values = [1_600_000_000, filler, 1_700_000_000, 1_500_000_000]
+    assert parse_times(pd.Series(values, name="t")).tolist() == [1000 * v for v in values]
+
+
+def test_an_id_that_no_bundle_can_hold() -> None:
+    codes, ids = encode_ids(pd.Series(["a", "x" * 65_536], name="asin"), "item")
+    assert codes.tolist() == [0, 1] and len(ids[1]) == 65_536
+    fault = _fault(encode_ids, pd.Series(["a", "b", "x" * 65_537], name="asin"), "item")
+    assert "column asin, row 3: the item id has more than 65,536 characters" in fault
 
 
 def test_ids_are_text_without_decimal_point() -> None:

@@ -193,6 +193,7 @@ _GZ = gzip.compress(b"id,title\n" + b"1,x\n" * 1000, mtime=0)
         ("a.csv", b"id,id\n1,2\n", "two columns named id"),
         ("a.csv", "id,title\n1,a\n2,é\n".encode("latin1"), "not UTF-8 (line 3"),
         ("a.csv", "id,title\n1,a\n".encode("utf-16"), "UTF-16"),
+        ("a.csv", bytes(range(256)), "is no text"),
         ("a.xls", b"x", "unknown kind"),
         ("noending", b"x", "unknown kind"),
         ("a.csv", b"PK\x03\x04....", "zip archive"),
@@ -209,6 +210,27 @@ def test_bad_files(tmp_path: Path, name: str, data: bytes, words: str) -> None:
     fault = _fault(tmp_path / name)
     assert words in fault.message
     assert "a." in fault.message or name in fault.message
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+@pytest.mark.parametrize("delimiter", [",", "\t", ";", "|"])
+def test_the_header_says_what_parts_the_columns(tmp_path: Path, name: str, delimiter: str) -> None:
+    rows = [[" id ", "title"], ["1", "a b"], ["2", "c" if delimiter in (",", "\t") else "c, d"]]
+    (tmp_path / name).write_text("".join(delimiter.join(row) + "\n" for row in rows))
+    table = read_table(tmp_path / name)
+    assert [table.columns.tolist(), *table.to_numpy().tolist()] == [["id", "title"], *rows[1:]]
+
+
+def test_the_delimiter_of_the_name_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,genres;a;b\n1,x\n")
+    assert read_table(tmp_path / "a.csv").columns.tolist() == ["id", "genres;a;b"]
+    (tmp_path / "b.csv").write_text("id\n1;2\n")
+    assert read_table(tmp_path / "b.csv")["id"].tolist() == ["1;2"]
+
+
+def test_names_that_blanks_alone_tell_apart(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id, id\n1,2\n")
+    assert "two columns named id" in _fault(tmp_path / "a.csv").message
 
 
 @pytest.mark.parametrize("data", [_GZ[:-5], _GZ[:20], _GZ[:30] + b"\0\0\0" + _GZ[33:]])

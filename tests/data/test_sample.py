@@ -195,10 +195,14 @@ def test_bad_arguments(tmp_path: Path) -> None:
     (tmp_path / "dir.parquet").mkdir()
     with pytest.raises(FosterError, match="folder"):
         command(out=tmp_path / "dir.parquet", users=20, items=30, seed=0, json=False)
+    (tmp_path / "mine.parquet").write_text("mine")
+    with pytest.raises(FosterError, match="exists already"):
+        command(out=tmp_path / "mine.parquet", users=20, items=30, seed=0, json=False)
+    assert (tmp_path / "mine.parquet").read_text() == "mine"
     (tmp_path / "file").write_text("x")
     with pytest.raises(FosterError, match="cannot write"):
         command(out=tmp_path / "file" / "shop.parquet", users=20, items=30, seed=0, json=False)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["dir.parquet", "file"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dir.parquet", "file", "mine.parquet"]
 
 
 def test_command_module_imports_nothing_heavy() -> None:

@@ -16,7 +16,7 @@ from foster_cli.config import TrainConfig
 from foster_cli.data.windows import Windows
 from foster_cli.errors import NotFinite
 from foster_cli.train import fit as module
-from foster_cli.train.fit import batches, fit_real, real_batch, real_loss, real_outputs
+from foster_cli.train.fit import batches, fit_real, real_batch, real_loss, real_outputs, some_positions
 
 QUICK = TrainConfig(batch=32, epochs=3, negatives=20, patience=10, warmup=3, average=5)
 
@@ -71,6 +71,31 @@ def test_a_batch_holds_the_windows_and_uniform_negatives(setting: Any, loss: str
     )
 
 
+def test_some_positions_are_a_share_of_each_window_drawn_evenly() -> None:
+    lengths = np.array([1, 2, 3, 8, 13, 20])
+    valid = np.arange(20) < lengths[:, None]
+    rng, drawn = np.random.default_rng(0), np.zeros(valid.shape)
+    for _ in range(2000):
+        chosen = some_positions(valid, 0.2, rng)
+        assert not (chosen & ~valid).any()
+        assert chosen.sum(1).tolist() == [1, 1, 1, 2, 3, 4]
+        drawn += chosen
+    for row, count, size in zip(drawn, [1, 1, 1, 2, 3, 4], lengths, strict=True):
+        assert np.abs(row[:size] / 2000 - count / size).max() < 0.05
+
+
+@pytest.mark.parametrize("loss", ["softmax", "bce"])
+def test_a_batch_that_predicts_some_positions_reads_all_items(setting: Any, loss: str) -> None:
+    windows = setting.windows.take(np.arange(9))
+    some = real_batch(windows, 30, loss, 12, np.random.default_rng(0), torch.device("cpu"), 0.2)
+    items = windows.items[:, : windows.lengths.max()]
+    inside = items[:, :-1] >= 0
+    assert some.unique[some.inputs].numpy()[inside].tolist() == items[:, :-1][inside].tolist()
+    predicted = int(some.valid.sum())
+    assert 9 <= predicted < 0.4 * (items[:, 1:] >= 0).sum()
+    assert len(some.negatives) == (predicted if loss == "bce" else 12)
+
+
 def test_the_full_softmax_loss_by_hand(setting: Any) -> None:
     windows, model = setting.windows.take(np.arange(5)), setting.fresh(0)
     batch = real_batch(windows, 30, "softmax", 30, np.random.default_rng(0), torch.device("cpu"))
@@ -92,7 +117,7 @@ def test_the_same_seed_gives_the_same_weights(setting: Any) -> None:
         np.random.seed(len(states))
         trail: list[dict[str, torch.Tensor]] = []
         _fit(
-            setting, replace(QUICK, epochs=1), seed, model_seed, on_epoch=lambda _, m, t=trail: t.append(m.learnables())
+            setting, replace(QUICK, epochs=1), seed, model_seed, on_check=lambda _, m, t=trail: t.append(m.learnables())
         )
         states.append(trail[-1])
     assert _is(states[0], states[1])
@@ -114,7 +139,7 @@ def test_the_best_state_is_restored_and_patience_ends_it(
     _told(monkeypatch, values)
     trail: list[dict[str, torch.Tensor]] = []
     config = replace(QUICK, epochs=6, patience=2)
-    fit, model = _fit(setting, config, on_epoch=lambda _, m: trail.append(m.learnables()), check_every=1)
+    fit, model = _fit(setting, config, on_check=lambda _, m: trail.append(m.learnables()), check_every=1)
     assert len(fit.history) == len(trail) == checks
     assert (fit.best, fit.best_value) == (best, values[best])
     assert _is(model.learnables(), trail[best])
@@ -128,8 +153,10 @@ def test_the_validation_is_that_of_the_kept_state(setting: Any) -> None:
 
 
 def test_short_epochs_are_validated_every_twenty_steps(setting: Any) -> None:
-    fit, _ = _fit(setting, replace(QUICK, batch=10**6, epochs=2))  # one step per epoch
-    assert [row["at"] for row in fit.history] == [0.0, 20.0, 40.0]
+    seen: list[int] = []
+    fit, _ = _fit(setting, replace(QUICK, batch=10**6, epochs=2), on_check=lambda at, _: seen.append(at))
+    assert [row["at"] for row in fit.history] == [0.0, 20.0, 40.0]  # one step per epoch
+    assert seen == [0, 20, 40]  # as many anchors as validations: hundreds would fill memory
 
 
 @pytest.mark.parametrize("loss", ["softmax", "bce"])
@@ -144,7 +171,7 @@ def test_nan_weights_are_said_before_they_are_validated(setting: Any) -> None:
             model.sequence.position[0, 0] = math.nan
 
     with pytest.raises(NotFinite):
-        _fit(setting, on_epoch=spoil)
+        _fit(setting, on_check=spoil)
 
 
 def test_nan_in_the_last_step_is_said(setting: Any) -> None:
@@ -154,4 +181,4 @@ def test_nan_in_the_last_step_is_said(setting: Any) -> None:
                 model.sequence.position.fill_(math.nan)
 
     with pytest.raises(NotFinite):
-        _fit(setting, on_epoch=spoil, check_every=1)
+        _fit(setting, on_check=spoil, check_every=1)

@@ -85,15 +85,15 @@ def test_where_memory_is_short_half_as_many_give_the_same_result(
     teacher, phi = small_model(N, 8, L, seed=5), small_model(N, 8, L, seed=1)
     parameters = [p for p in phi.parameters() if p.requires_grad]
     expected = torch.autograd.grad(_at_once(phi, teacher, batch, "bce", 0.3)[0], parameters)
-    forward, tried = type(phi).forward, list[int]()
+    at, tried = type(phi).at, list[int]()
 
-    def small(model: Any, x: torch.Tensor) -> Any:
+    def small(model: Any, x: torch.Tensor, chosen: torch.Tensor) -> Any:
         tried.append(len(x))
         if len(x) > 2:
             raise error
-        return forward(model, x)
+        return at(model, x, chosen)
 
-    monkeypatch.setattr(type(phi), "forward", small)
+    monkeypatch.setattr(type(phi), "at", small)
     micro = Micro(note=said.append)
     for _ in range(2):
         total, _, _ = outer_real(phi, teacher, batch, "bce", 0.3, micro)
@@ -109,10 +109,10 @@ def test_no_memory_for_one_window_is_an_error_and_other_faults_are_theirs(
 ) -> None:
     batch, teacher, phi = _batch("bce", False), small_model(N, 8, L, seed=5), small_model(N, 8, L, seed=1)
 
-    def never(model: Any, x: torch.Tensor) -> Any:
+    def never(model: Any, x: torch.Tensor, chosen: torch.Tensor) -> Any:
         raise fault
 
-    monkeypatch.setattr(type(phi), "forward", never)
+    monkeypatch.setattr(type(phi), "at", never)
     fault: Exception = torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(FosterError, match="one real window"):
         outer_real(phi, teacher, batch, "bce", 0.3)

@@ -76,10 +76,12 @@ def check_utf8(data: bytes, path: Path) -> bytes:
         for start in range(0, len(data), step):
             decoder.decode(view[start : start + step], final=start + step >= len(data))
     except UnicodeDecodeError as error:
+        if b"\0" in data:
+            raise FosterError(f"{clean(path)} is no text, for it holds NUL bytes", "give a table") from error
         line = data.count(b"\n", 0, start + error.start) + 1
         raise FosterError(
             f"{clean(path)} is not UTF-8 (line {line}: {error.reason})",
-            "convert it: iconv -f latin1 -t utf-8 FILE",
+            f"convert it: iconv -f latin1 -t utf-8 {clean(path)} > NEW{path.suffix}",
         ) from error
     data = data.removeprefix(codecs.BOM_UTF8)
     if not data.strip():

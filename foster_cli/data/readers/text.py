@@ -35,8 +35,22 @@ _SAMPLE = 1000  # JSON lines looked at to tell which columns hold text
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+def delimiter_of(data: bytes, usual: str) -> str:
+    """What parts the columns: `usual` where the header holds it, else the commonest of comma, tab, semicolon, bar."""
+    header = next(line for line in _lines(data) if line.strip())
+    if usual in header:
+        return usual
+    best = max(",\t;|", key=header.count)
+    return best if best in header else usual
+
+
 def read_delimited(data: bytes, delimiter: str, path: Path) -> pa.Table:
-    """A table of strings from CSV or TSV text (without a byte order mark)."""
+    """A table of strings from CSV or TSV text (without a byte order mark), its columns' names without blanks around."""
+    table = _read_delimited(data, delimiter, path)
+    return table.rename_columns([name.strip() for name in table.column_names])
+
+
+def _read_delimited(data: bytes, delimiter: str, path: Path) -> pa.Table:
     if b'"' not in data:
         return _parse(data, delimiter, False, path)
     fault, multiline = _quoted_fault(data, delimiter)

@@ -31,6 +31,8 @@ class Backbone(nn.Module):
 
     #: Whether `heads` must divide the width.
     attends = True
+    #: Share of a real window's positions that a training step predicts, drawn anew each time; at least one.
+    predicted = 1.0
 
     def __init__(self, dropout: float) -> None:
         super().__init__()
@@ -44,6 +46,11 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """H (B, l, d) of X (B, l, d)."""
         raise NotImplementedError
+
+    def at(self, x: Tensor, chosen: Tensor) -> Tensor:
+        """H (P, d) at the P positions where `chosen` (B, l) bool holds, row by row: equal to `forward` there."""
+        H = self(x)
+        return H.flatten(0, 1) if bool(chosen.all()) else H[chosen]
 
     def last(self, x: Tensor, last: Tensor) -> Tensor:
         """H (B, d) at positions `last` (B,): equal to `forward` there, for ranking."""

@@ -8,11 +8,13 @@ What differs from the paper, and why:
 - Training. The cloze task masks items inside a sequence and predicts them from both sides. Distillation asks for one
   prediction after each position from those before it (KL against P[:, t+1], anchors, feature matching: all are per
   position and causal), and an output that has seen t+1 cannot be compared there. So the mask is always the last
-  position of a prefix, and all l prefixes are trained on at once. The paper itself adds such samples, with the last
-  item masked, because they are what the model is used for.
+  position of a prefix. The paper itself adds such samples, with the last item masked, because they are what the model
+  is used for.
 - Cost. A bidirectional encoder cannot share one pass among prefixes: position u has another state in each of them.
-  The l prefixes hold l (l + 3) / 2 tokens instead of l, 230 for l = 20. The first layer's products are made once,
-  and in the last layer the mask alone asks. `last`, for ranking, reads one prefix per sequence.
+  The l prefixes hold l (l + 3) / 2 tokens instead of l, 230 for l = 20. A step on real windows therefore predicts a
+  fifth of each window's items (`predicted`), drawn anew every time, as the paper masks some; `at` reads the prefixes
+  before them alone. Synthetic sequences are few, and all their prefixes are trained on: the first layer's products are
+  made once, and in the last layer the mask alone asks. `last`, for ranking, reads one prefix per sequence.
 - The item embeddings are given and tied; there is no item bias, for items are known by their vectors alone.
   Attention weights have no dropout (as in `sasrec.py`).
 As in the paper: GELU feed-forward of width 4 d, post-norm, truncated normal weights in [-0.02, 0.02]; as in the
@@ -68,6 +70,9 @@ class Block(nn.Module):
 class BERT4Rec(Backbone):
     """Mask, L + 1 positions, blocks, output projection."""
 
+    #: The paper's share of masked items for its longer sequences.
+    predicted = 0.2
+
     def __init__(self, width: int, length: int, layers: int, heads: int, dropout: float, rng: torch.Generator) -> None:
         super().__init__(dropout)
         self.mask = nn.Parameter(torch.empty(1, width))
@@ -99,6 +104,18 @@ class BERT4Rec(Backbone):
             ask = z if i + 1 < len(self.blocks) else z[:, :1]
             z = block.finish(ask, block.attend(*block.project(ask, z), seen=seen))
         return self._output(z[:, 0])
+
+    def at(self, x: Tensor, chosen: Tensor) -> Tensor:
+        """H (P, d) where `chosen` (B, l) holds: those prefixes alone, in parts of like length."""
+        row, last = chosen.nonzero(as_tuple=True)
+        order = last.argsort(stable=True)
+        found = []
+        for part in order.split(max(1, PART_TOKENS // (x.shape[1] + 1))):
+            size = int(last[part[-1]]) + 1
+            found.append(self.last(x[row[part], :size], last[part]))
+        back = torch.empty_like(order)
+        back[order] = torch.arange(len(order), device=order.device)
+        return torch.cat(found)[back]
 
     def forward(self, x: Tensor) -> Tensor:
         rows = max(1, PART_TOKENS // (x.shape[1] * (x.shape[1] + 3) // 2))

@@ -77,6 +77,23 @@ def test_last_is_forward_at_that_position(name: str, layers: int, heads: int) ->
 
 
 @every
+@shapes
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_at_is_forward_at_the_chosen_positions(
+    name: str, layers: int, heads: int, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foster_cli.models.backbones.bert4rec.PART_TOKENS", 2 * (L + 1))  # two prefixes at a time
+    model, x = _made(name, layers, heads), _x().requires_grad_()
+    chosen = torch.rand((B, L), generator=torch.Generator().manual_seed(3)) <= share
+    chosen[1, 2] = True
+    found, expected = model.at(x, chosen), model(x)[chosen]
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    weight = torch.randn(found.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    (a,), (b,) = (torch.autograd.grad((weight * h).sum(), x) for h in (found, expected))
+    torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@every
 def test_one_sequence_of_one_item(name: str) -> None:
     model, x = _made(name), _x()[:1, :1]
     assert model(x).shape == (1, 1, D)
