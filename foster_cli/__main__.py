@@ -83,8 +83,9 @@ class _Patience:
         self.last = -IMPATIENCE
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        before, self.last = self.last, time.monotonic()
-        if self.last - before >= IMPATIENCE:
+        now = time.monotonic()
+        if now - self.last >= IMPATIENCE:
+            self.last = now
             raise KeyboardInterrupt
 
 
