@@ -56,11 +56,11 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.
     def call(*args: str | Path) -> bytes:
         monkeypatch.setattr(sys, "argv", ["foster", *map(str, args)])
         capfdbinary.readouterr()
-        with pytest.raises(SystemExit) as stop:
+        try:
             main()
-        out, err = capfdbinary.readouterr()
-        assert stop.value.code in (0, None), err.decode()
-        return out
+        except SystemExit as stop:
+            assert stop.code in (0, None), capfdbinary.readouterr().err.decode()
+        return capfdbinary.readouterr().out
 
     return call
 

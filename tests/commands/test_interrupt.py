@@ -51,7 +51,10 @@ def test_ctrl_c_twice(tmp_path: Path) -> None:
     words = ["--items", "id", "--width", "8", "--epochs", "1000", "--patience", "1000", "--out", "bundle"]
     call = [sys.executable, "-m", "foster_cli", "distill", "shop.parquet", *words]
     environment = {**os.environ, "FOSTER_CACHE": str(tmp_path / "cache")}
-    with subprocess.Popen(call, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(
+        call, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+    ) as child:  # fmt: skip
         assert child.stderr is not None
         assert any("interactions" in line for line in child.stderr)
         time.sleep(1)
