@@ -213,6 +213,9 @@ def fit_real(
 
     `keeper`: reads where an interrupted training was (a state `on_check` has seen is not shown again), and keeps it.
 
+    A step predicts the backbone's share of each window's positions (`Backbone.predicted`), all of them where every step
+    sees all windows, such as those of a coreset.
+
     A state is the average of the weights over the last epoch, or `config.average` steps where an epoch has fewer.
 
     Validated every `check_every` epochs (None: every epoch, or every 20 steps where an epoch has fewer);
@@ -226,6 +229,7 @@ def fit_real(
     best = Best(average.model, valid, fit)
     optimizer = adamw(model.groups(config.lr, config.encoder_lr), weight_decay=config.weight_decay)
     warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, config.warmup)))
+    predicted = model.sequence.predicted if len(windows) > config.batch else 1.0  # a few windows cost little
     check_every = check_every or -(-LEAST_STEPS // total)
     epochs = config.epochs * check_every
     training = _Training(model, average, optimizer, warmup, rng, fit, best)
@@ -248,7 +252,7 @@ def fit_real(
             for i, index in enumerate(batches(windows, config.batch, rng)):
                 batch = real_batch(
                     windows.take(index), model.n, config.loss, config.negatives, rng, model.device,
-                    model.sequence.predicted,
+                    predicted,
                 )  # fmt: skip
                 loss = real_loss(*real_outputs(model, batch), batch, config.loss)
                 optimizer.zero_grad()

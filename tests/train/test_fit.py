@@ -96,6 +96,24 @@ def test_a_batch_that_predicts_some_positions_reads_all_items(setting: Any, loss
     assert len(some.negatives) == (predicted if loss == "bce" else 12)
 
 
+@pytest.mark.parametrize(("batch", "share"), [(32, 0.2), (10**6, 1.0)])
+def test_a_backbones_share_is_predicted_unless_a_step_sees_all_windows(
+    setting: Any, monkeypatch: pytest.MonkeyPatch, batch: int, share: float
+) -> None:
+    original, seen = real_batch, list[float]()
+
+    def watched(*args: Any) -> Any:
+        found = original(*args)
+        seen.append(float(found.valid.sum()) / float((args[0].items[:, 1:] >= 0).sum()))
+        return found
+
+    model = setting.fresh(0)
+    monkeypatch.setattr(module, "real_batch", watched)
+    monkeypatch.setattr(type(model.sequence), "predicted", 0.2)
+    fit_real(model, setting.windows, setting.valid, replace(QUICK, batch=batch, epochs=1), 0)
+    assert np.mean(seen) == pytest.approx(share, abs=0.08)
+
+
 def test_the_full_softmax_loss_by_hand(setting: Any) -> None:
     windows, model = setting.windows.take(np.arange(5)), setting.fresh(0)
     batch = real_batch(windows, 30, "softmax", 30, np.random.default_rng(0), torch.device("cpu"))

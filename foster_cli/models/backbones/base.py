@@ -31,7 +31,8 @@ class Backbone(nn.Module):
 
     #: Whether `heads` must divide the width.
     attends = True
-    #: Share of a real window's positions that a training step predicts, drawn anew each time; at least one.
+    #: Share of a real window's positions that a training step predicts, drawn anew each time; at least one
+    #: (all of them where a step sees all windows).
     predicted = 1.0
 
     def __init__(self, dropout: float) -> None:

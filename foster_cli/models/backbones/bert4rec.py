@@ -13,8 +13,9 @@ What differs from the paper, and why:
 - Cost. A bidirectional encoder cannot share one pass among prefixes: position u has another state in each of them.
   The l prefixes hold l (l + 3) / 2 tokens instead of l, 230 for l = 20. A step on real windows therefore predicts a
   fifth of each window's items (`predicted`), drawn anew every time, as the paper masks some; `at` reads the prefixes
-  before them alone. Synthetic sequences are few, and all their prefixes are trained on: the first layer's products are
-  made once, and in the last layer the mask alone asks. `last`, for ranking, reads one prefix per sequence.
+  before them alone. Synthetic sequences, and those of a coreset, are few, and all their prefixes are trained on: the
+  first layer's products are made once, and in the last layer the mask alone asks. `last`, for ranking,
+  reads one prefix per sequence.
 - The item embeddings are given and tied; there is no item bias, for items are known by their vectors alone.
   Attention weights have no dropout (as in `sasrec.py`).
 As in the paper: GELU feed-forward of width 4 d, post-norm, truncated normal weights in [-0.02, 0.02]; as in the
