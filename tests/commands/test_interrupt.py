@@ -62,6 +62,6 @@ def test_ctrl_c_twice(tmp_path: Path) -> None:
             child.send_signal(signal.SIGINT)
             time.sleep(0.02)
         last = [line for line in child.stderr if not line.startswith("training on the full data")]
-        # CPython ends itself by the signal where Ctrl-C came into text under `exec`, as in an import; to a shell both are 130
+        # CPython ends itself by the signal where Ctrl-C came into text under `exec`; to a shell both are 130
         assert child.wait(60) in (130, -signal.SIGINT)
     assert last[-1].startswith("foster: interrupted") and not any("Traceback" in line for line in last)
