@@ -66,12 +66,9 @@ def _usage(error: Any, fail: Any) -> None:
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         raise SystemExit(2)
-    context = error.ctx
-    words: list[str] = []
-    while context is not None and context.parent is not None:
-        words.insert(0, context.info_name)
-        context = context.parent
-    command = " ".join(["foster", *words])
+    command = "foster"
+    if error.ctx is not None:
+        command += error.ctx.command_path.removeprefix(error.ctx.find_root().command_path)
     said = error.format_message().rstrip(".")
     fail(f"foster: {said}{'' if said.endswith('?') else ';'} see {command} --help", 2)
 

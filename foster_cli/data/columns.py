@@ -217,13 +217,17 @@ def _from_numbers(numbers: pd.Series, raw: pd.Series) -> Int64:
     _all_good(good, raw)
     median = float(np.median(approximate))
     divisor = next((factor for bound, factor in _UNITS if median > bound), 0)
-    scaled = approximate / divisor if divisor else approximate * 1000.0
+    scaled = _milliseconds(approximate, divisor)
     _one_unit(approximate, divisor, raw)
     _all_good(np.abs(scaled) < _LIMIT, raw)
     if pd.api.types.is_integer_dtype(numbers.dtype):
         exact = numbers.to_numpy(np.int64)
         return exact // divisor if divisor else exact * 1000
     return np.rint(scaled).astype(np.int64)
+
+
+def _milliseconds(numbers: npt.NDArray[np.float64], divisor: int) -> npt.NDArray[np.float64]:
+    return numbers / divisor if divisor else numbers * 1000.0
 
 
 def _one_unit(numbers: npt.NDArray[np.float64], divisor: int, raw: pd.Series) -> None:
@@ -246,7 +250,7 @@ def _one_unit(numbers: npt.NDArray[np.float64], divisor: int, raw: pd.Series) ->
 
 
 def _of_today(numbers: npt.NDArray[np.float64], divisor: int) -> npt.NDArray[np.bool_]:
-    scaled = numbers / divisor if divisor else numbers * 1000.0
+    scaled = _milliseconds(numbers, divisor)
     return (_TODAY[0] < scaled) & (scaled < _TODAY[1])
 
 

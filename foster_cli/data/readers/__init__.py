@@ -1,8 +1,8 @@
 """Files in, one data frame out: CSV, TSV, JSON lines and parquet, each also gzipped.
 
-`read_table(path)` gives R rows with the file's own column names. CSV and TSV are told apart by the header rather than
-by the name: commas, tabs, semicolons or bars. Text (and every CSV/TSV column, so that
-"007" keeps its zeros) comes as pandas `string`, dictionary-encoded text as a categorical of strings,
+`read_table(path)` gives R rows with the file's own column names. What parts the columns of a CSV or TSV is a
+comma or a tab, or, where the header has none, what it has instead (`text.delimiter_of`). Text (and every CSV/TSV
+column, so that "007" keeps its zeros) comes as pandas `string`, dictionary-encoded text as a categorical of strings,
 integers as nullable Int64, times as datetime64. Lists are joined with ", ". Anything wrong with the file is
 a FosterError of one line.
 """
