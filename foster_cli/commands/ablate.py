@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from foster_cli.commands import options
 from foster_cli.commands.options import DISTILL, MODEL, STUDENT, TRAIN
-from foster_cli.commands.settings import opt
+from foster_cli.commands.settings import AlphaOption, LoraOption, PoolingOption, opt
 from foster_cli.evaluate.rows import GROUPS, KINDS
 
 _ROWS = f"Which, by comma: {', '.join(GROUPS)}, or of {', '.join(KINDS)}; NAME@LAYERS: with these layers alone."
@@ -45,8 +45,11 @@ def command(
         int | None, opt("--bilevel-window", "How many of them, the last ones, are differentiated; all without it.")
     ] = None,
     encoder: options.Encoder = MODEL.encoder,
+    pooling: PoolingOption = None,
     backbone: options.Backbone = MODEL.backbone,
     items: options.Items = MODEL.items,
+    lora: LoraOption = None,
+    lora_alpha: AlphaOption = None,
     width: options.Width = None,
     precision: options.Precision = MODEL.precision,
     epochs: options.Epochs = TRAIN.epochs,
@@ -87,7 +90,10 @@ def command(
 
     picked = parse_rows(rows, parse_layers("--layers", layers))
     choice("--split", split, ("test", "valid"))
-    model = ModelConfig(encoder=encoder, width=width, precision=precision, backbone=backbone, items=items)
+    model = ModelConfig(
+        encoder=encoder, width=width, precision=precision, backbone=backbone, items=items, pooling=pooling, lora=lora,
+        lora_alpha=lora_alpha,
+    )  # fmt: skip
     config = DistillConfig(
         budget=budget, length=length, steps=steps, draws=draws, inner_steps=inner_steps, reset_every=reset_every,
         dh_weight=dh_weight, items_per_step=settings.items_per_step("--items-per-step", items_per_step),
@@ -98,6 +104,8 @@ def command(
     for each in models.values():
         if items == "id" and each.train_layers != "none":
             raise FosterError(f"--layers {layers}: --items id has no text encoder", "use --layers none")
+        if lora is not None and items != "id" and each.train_layers == "none":
+            raise FosterError(f"--lora {lora}: --layers {layers} has rows without any", "give numbers: --layers 2")
         check_settings(each, train, config, student)
     most = inner_steps if bilevel_steps is None else bilevel_steps
     window = most if bilevel_window is None else bilevel_window

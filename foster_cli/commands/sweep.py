@@ -9,7 +9,7 @@ import typer
 
 from foster_cli.commands import options
 from foster_cli.commands.options import DISTILL, MODEL, STUDENT, TRAIN
-from foster_cli.commands.settings import opt
+from foster_cli.commands.settings import AlphaOption, LoraOption, PoolingOption, opt
 from foster_cli.evaluate.parameters import PARAMETERS
 
 _OVER = (
@@ -41,9 +41,12 @@ def command(
     reset_every: Annotated[int, opt("--reset-every", "tau, where it is not varied.")] = DISTILL.reset_every,
     dh_weight: Annotated[float, opt("--dh-weight", "lambda, where it is not varied.")] = DISTILL.dh_weight,
     encoder: options.Encoder = MODEL.encoder,
+    pooling: PoolingOption = None,
     backbone: options.Backbone = MODEL.backbone,
     items: options.Items = MODEL.items,
     train_layers: options.TrainLayers = MODEL.train_layers,
+    lora: LoraOption = None,
+    lora_alpha: AlphaOption = None,
     width: options.Width = None,
     precision: options.Precision = MODEL.precision,
     epochs: options.Epochs = TRAIN.epochs,
@@ -85,8 +88,9 @@ def command(
     if plot:
         plotting.need_matplotlib()
     model = ModelConfig(
-        encoder=encoder, train_layers=train_layers, width=width, precision=precision, backbone=backbone, items=items
-    )
+        encoder=encoder, train_layers=train_layers, width=width, precision=precision, backbone=backbone, items=items,
+        pooling=pooling, lora=lora, lora_alpha=lora_alpha,
+    )  # fmt: skip
     config = DistillConfig(
         budget=budget, length=length, steps=steps, draws=draws, inner_steps=inner_steps, reset_every=reset_every,
         dh_weight=dh_weight, items_per_step=settings.items_per_step("--items-per-step", items_per_step),

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from foster_cli.commands import options
-from foster_cli.commands.settings import NO_CONTEXT, opt
+from foster_cli.commands.settings import NO_CONTEXT, AlphaOption, LoraOption, PoolingOption, opt
 from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
 
 _D, _M, _T, _S = DistillConfig(), ModelConfig(), TrainConfig(), StudentConfig()
@@ -40,10 +40,14 @@ def command(
     draws: Annotated[int, opt("--draws", "Draws tried for the start.")] = _D.draws,
     student_steps: options.StudentSteps = _S.steps,
     encoder: options.Encoder = _M.encoder,
+    pooling: PoolingOption = None,
     backbone: options.Backbone = _M.backbone,
     items: options.Items = _M.items,
     train_layers: options.TrainLayers = _M.train_layers,
+    lora: LoraOption = None,
+    lora_alpha: AlphaOption = None,
     width: options.Width = None,
+    precision: options.Precision = _M.precision,
     epochs: options.Epochs = _T.epochs,
     seed: Annotated[int, opt("--seed", "Fixes the result on a given machine.")] = 0,
     device: options.Device = "auto",
@@ -82,7 +86,8 @@ def command(
     from foster_cli.tune.trial import Plan
 
     model = ModelConfig(
-        encoder=encoder, backbone=backbone, items=items, train_layers=train_layers, width=width
+        encoder=encoder, backbone=backbone, items=items, train_layers=train_layers, width=width, precision=precision,
+        pooling=pooling, lora=lora, lora_alpha=lora_alpha,
     )  # fmt: skip
     config = DistillConfig(budget=budget, length=length, steps=steps, check_every=check_every, draws=draws)
     model, train, config, student = beneath(

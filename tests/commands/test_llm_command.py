@@ -152,6 +152,34 @@ def test_lora_in_a_text_encoder_and_in_a_comparison(foster: Foster, data: Path, 
     assert made["model"]["lora"] == 4 and made["encoder"]["name"] == str(lm)
 
 
+SMALL = ("--budget", "3", "--length", "6", "--steps", "2", "--epochs", "1", "--draws", "1", "--student-steps", "10",
+         "--seeds", "1")  # fmt: skip
+
+
+def test_lora_and_pooling_in_ablate_sweep_and_tune(foster: Foster, data: Path, lm: Path) -> None:
+    """What these make has the LoRA and the pooling that were asked for, and an answer of tune keeps them."""
+    model = ("--encoder", lm, "--pooling", "mean", "--lora", "4", "--lora-alpha", "8", "--width", "16")
+    layers = ("--train-layers", "2")
+
+    def made(folder: str) -> set[tuple[Any, ...]]:
+        bundles = [json.loads(p.read_text()) for p in Path(folder).rglob("bundle.json")]
+        return {(*(b["model"][k] for k in ("train_layers", "lora", "lora_alpha")), b["encoder"]["pooling"])
+                for b in bundles}  # fmt: skip
+
+    for name, options in (
+        ("ablate", (*model, "--rows", "no_dh", "--layers", "2,1")),
+        ("sweep", (*model, *layers, "--over", "lambda=0,1", "--no-plot")),
+        ("tune", (*model, *layers, "--trials", "1", "--check-every", "1")),
+    ):
+        said = foster(name, data, *SMALL, *options, "--out", name, "--json")
+        assert said.code == 0, said.err
+        assert made(name) == {(n, 4, 8.0, "mean") for n in (("2", "1") if name == "ablate" else ("2",))}
+    own = json.loads(Path("tune", "settings.json").read_text())["model"]
+    assert (own["lora"], own["lora_alpha"], own["pooling"], own["precision"]) == (4, 8.0, "mean", "fp32")
+    said = foster("ablate", data, *SMALL, *model, "--layers", "none,2")
+    assert said.code == 2 and said.err.startswith("foster: --lora 4: --layers none,2 has rows without any; "), said.err
+
+
 def test_a_set_of_ids_has_an_encoder_for_its_row_of_texts(foster: Foster, data: Path, encoder: Path, lm: Path) -> None:
     _distill(foster, data, "--items", "id", "--width", "8", "--encoder", encoder)
     rows = ("--rows", "untrained,text_similarity")
