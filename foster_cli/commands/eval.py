@@ -50,6 +50,16 @@ def command(
     precision: Annotated[
         str | None, typer.Option("--precision", help="fp32, or bf16 for the encoder's layers that learn.")
     ] = None,
+    student_steps: Annotated[
+        int | None,
+        typer.Option("--student-steps", help="Most steps of training on the synthetic set; as the bundle has it."),
+    ] = None,
+    student_patience: Annotated[
+        int | None,
+        typer.Option(
+            "--student-patience", help="Validations without a better one, after which it ends; as the bundle has it."
+        ),
+    ] = None,
     mask_seen: Annotated[bool, typer.Option("--mask-seen", help="Leave out what the user already has.")] = False,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Reuse models trained on the full data.")] = True,
@@ -65,9 +75,9 @@ def command(
     over users and seeds.
 
     The recommenders are as the bundle says, or as the options say from --backbone to --precision: so a set is tried
-    on other models than it was distilled with.
+    on other models than it was distilled with. They may need more steps: --student-steps, --student-patience.
 
-    A whole table (all rows, the bundle's own recommenders, no --mask-seen) is kept in BUNDLE/eval.json, where foster
+    A whole table (all rows, all as in the bundle, no --mask-seen) is kept in BUNDLE/eval.json, where foster
     report finds it.
 
     Example: foster eval, or: foster eval runs/games-foster-b20-1 --seeds 3
@@ -78,7 +88,7 @@ def command(
     from foster_cli.bundle import load
     from foster_cli.commands.common import bundle_data, note_ops, resolve_bundle, spare_data
     from foster_cli.commands.settings import numbers
-    from foster_cli.config import ModelConfig, from_dict
+    from foster_cli.config import ModelConfig, StudentConfig, from_dict
     from foster_cli.console import Console
     from foster_cli.evaluate.compare import ROWS, check_rows
     from foster_cli.evaluate.run import Other, evaluate_bundle
@@ -87,7 +97,9 @@ def command(
     console = Console(json_mode=json)
     names = check_rows(tuple(r.strip() for r in rows.split(",") if r.strip()))
     ks = numbers("--k", k)
-    other = Other(backbone, encoder, pooling, train_layers, lora, lora_alpha, width, precision)
+    other = Other(
+        backbone, encoder, pooling, train_layers, lora, lora_alpha, width, precision, student_steps, student_patience
+    )
     where = pick_device(device)
     note_ops(console, where)
     loaded = load(resolve_bundle(bundle, console))
@@ -105,7 +117,8 @@ def command(
         with writing(out) as tmp:
             tmp.write_text(text + "\n", encoding="utf-8")
     model = from_dict(ModelConfig, loaded.manifest["model"])
-    own = other.of(model) == model
+    student = from_dict(StudentConfig, loaded.manifest["student"])
+    own = other.of(model) == model and other.student(student) == student
     if out is None and own and not mask_seen and set(names) == set(ROWS):
         _keep(loaded.path, text, console)
 

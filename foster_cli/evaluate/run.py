@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from foster_cli.bundle import SUMS, Bundle
-from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig, from_dict, is_number
+from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig, from_dict, is_number, positive
 from foster_cli.console import SILENT, Console
 from foster_cli.data.schema import Dataset
 from foster_cli.distill.loop import make_subset
@@ -53,7 +53,8 @@ class Other:
     """What recommenders are evaluated with in place of the bundle's own; None: the bundle's.
 
     Another encoder pools as it was trained where `pooling` is None. `train_layers` alone means without LoRA. `width`:
-    a number, or `own`, that of the encoder.
+    a number, or `own`, that of the encoder. `student_steps` and `student_patience`: how long a fresh model is trained
+    on the synthetic set (`StudentConfig.steps`, `.patience`); another recommender may need more than the bundle's.
     """
 
     backbone: str | None = None
@@ -64,11 +65,24 @@ class Other:
     lora_alpha: float | None = None
     width: str | None = None
     precision: str | None = None
+    student_steps: int | None = None
+    student_patience: int | None = None
+
+    def student(self, own: StudentConfig) -> StudentConfig:
+        """`own` with what is asked for. Raises FosterError for a number below 1."""
+        for option, value in (("--student-steps", self.student_steps), ("--student-patience", self.student_patience)):
+            if value is not None:
+                positive(option, value)
+        return dataclasses.replace(
+            own, steps=self.student_steps or own.steps, patience=self.student_patience or own.patience
+        )
 
     def of(self, model: ModelConfig) -> ModelConfig:
         """`model` with what is asked for. Raises FosterError for what there is not, or does not fit together."""
         asked: dict[str, Any] = {
-            name: value for name, value in dataclasses.asdict(self).items() if value is not None and name != "width"
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if value is not None and name not in ("width", "student_steps", "student_patience")
         }
         if self.encoder is not None:
             asked = {"pooling": None, **asked}
@@ -133,6 +147,14 @@ def evaluate_bundle(
     own, train = from_dict(ModelConfig, m["model"]), from_dict(TrainConfig, m["train"])
     model = own if other is None else other.of(own)
     config, student = from_dict(DistillConfig, m["distill"]), from_dict(StudentConfig, m["student"])
+    if other is not None:
+        longer = other.student(student)
+        if bundle.windows is not None and longer != student:
+            raise FosterError(
+                f"{bundle.path} holds real sequences, which --student-steps and --student-patience are not for",
+                "leave them out: validation says when their training ends",
+            )
+        student = longer
     encoder = other is not None and other.encoder is not None
     with matmul_precision(model.precision, device):
         setting = bundle_setting(bundle, data, model, config.length, device, console, use_cache, encoder)
@@ -145,7 +167,7 @@ def evaluate_bundle(
         sums = (bundle.path / SUMS).read_text(encoding="utf-8")
         fields = {
             **base_fields(data, model, train, config.length, device), "threads": torch.get_num_threads(),
-            "bundle": sums, "mask_seen": mask_seen, "k": min(ks),
+            "bundle": sums, "mask_seen": mask_seen, "k": min(ks), "student": dataclasses.asdict(student),
         }  # fmt: skip
         with keeping(bundle, fields, console) if keep else nullcontext(make_now) as kept:
             found = rows(
@@ -160,7 +182,7 @@ def evaluate_bundle(
         "model": dataclasses.asdict(model),
         "train": m["train"],
         "distill": m["distill"],
-        "student": m["student"],
+        "student": dataclasses.asdict(student),
     }
     return {
         **head,

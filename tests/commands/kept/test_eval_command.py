@@ -11,7 +11,9 @@ import pytest
 
 from foster_cli.bench.train import measure
 from foster_cli.console import SILENT
+from foster_cli.distill import inner
 from foster_cli.evaluate import compare
+from foster_cli.train import fit
 
 Call = Callable[..., tuple[int, str, str]]
 QUICK = ("--budget", "3", "--length", "6", "--steps", "0", "--epochs", "1", "--draws", "1", "--student-steps", "20",
@@ -75,7 +77,9 @@ def test_an_interrupted_evaluation_goes_on(foster: Call, bundle: Path, monkeypat
     assert seen == ["synthetic, seed 1", "random 3", "random 3"] and not kept.exists()
 
 
-@pytest.mark.parametrize("other", [("--backbone", "gru4rec"), ("--mask-seen",), ("--k", "5,20")])
+@pytest.mark.parametrize(
+    "other", [("--backbone", "gru4rec"), ("--mask-seen",), ("--k", "5,20"), ("--student-steps", "30")]
+)
 def test_another_evaluation_reads_none_of_it(
     foster: Call, bundle: Path, monkeypatch: pytest.MonkeyPatch, other: tuple[str, ...]
 ) -> None:
@@ -107,6 +111,49 @@ def test_a_measured_training_is_not_what_was_kept(
     assert measure(asked, SILENT)["train_seconds"] > 0
     assert seen == ["synthetic, seed 0"] and sorted(p.name for p in kept.iterdir()) == before
     _ok(foster("eval", bundle, "--seeds", "2", "--rows", "synthetic", "--k", "10"))
+
+
+def test_fresh_models_train_as_long_as_is_asked(
+    foster: Call, bundle: Path, folder: Path, shop: Path, mean_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps are counted where they are taken: all that are allowed, or until patience ends; the bundle has 20."""
+    taken: list[int] = []
+    step, best = inner.inner_steps, fit.Best.check
+
+    def counted(*args: Any) -> float:
+        taken.append(args[4])
+        return step(*args)
+
+    def worse(self: fit.Best, at: int, **extra: float) -> float:
+        found = best(self, at, **extra)
+        self.stale = at // 100  # no validation counts as a better one
+        return found
+
+    monkeypatch.setattr(inner, "inner_steps", counted)
+    monkeypatch.setattr(fit.Best, "check", worse)
+    rows, kept = ("--rows", "synthetic", "--seeds", "1"), bundle / "eval.json"
+    for asked, steps in (
+        ((), 20), (("--student-steps", "450", "--student-patience", "9"), 450),
+        (("--student-steps", "450", "--student-patience", "2"), 200), (("--student-patience", "1"), 20),
+    ):  # fmt: skip
+        taken.clear()
+        found = json.loads(_ok(foster("eval", bundle, *rows, *asked, "--json")))
+        assert sum(taken) == steps
+        named = dict(zip(asked[::2], asked[1::2], strict=True))
+        student = found["settings"]["student"]
+        assert student["steps"] == int(named.get("--student-steps", 20))
+        assert student["patience"] == int(named.get("--student-patience", 3))
+    before = kept.read_bytes() if kept.exists() else None
+    _ok(foster("eval", bundle, "--seeds", "1", "--student-steps", "30"))
+    assert (kept.read_bytes() if kept.exists() else None) == before  # it is not the bundle's own table
+    for option in ("--student-steps", "--student-patience"):
+        code, out, err = foster("eval", bundle, option, "0")
+        assert (code, out) == (2, "") and f"{option} 0: out of range" in err
+    users = folder / "users"
+    made = ("--budget", "3", "--epochs", "1", "--k-core", "2", "--width", "8", "--encoder", mean_encoder)
+    _ok(foster("distill", shop, "--method", "random", *made, "--out", users))
+    code, out, err = foster("eval", users, "--student-steps", "30")
+    assert (code, out) == (2, "") and "holds real sequences, which --student-steps" in err
 
 
 def test_the_folder_one_stands_in(foster: Call, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
