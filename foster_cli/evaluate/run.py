@@ -146,15 +146,13 @@ def evaluate_bundle(
     m = bundle.manifest
     own, train = from_dict(ModelConfig, m["model"]), from_dict(TrainConfig, m["train"])
     model = own if other is None else other.of(own)
-    config, student = from_dict(DistillConfig, m["distill"]), from_dict(StudentConfig, m["student"])
-    if other is not None:
-        longer = other.student(student)
-        if bundle.windows is not None and longer != student:
-            raise FosterError(
-                f"{bundle.path} holds real sequences, which --student-steps and --student-patience are not for",
-                "leave them out: validation says when their training ends",
-            )
-        student = longer
+    config, made_for = from_dict(DistillConfig, m["distill"]), from_dict(StudentConfig, m["student"])
+    student = made_for if other is None else other.student(made_for)
+    if bundle.windows is not None and student != made_for:
+        raise FosterError(
+            f"{bundle.path} holds real sequences, which --student-steps and --student-patience are not for",
+            "leave them out: validation says when their training ends",
+        )
     encoder = other is not None and other.encoder is not None
     with matmul_precision(model.precision, device):
         setting = bundle_setting(bundle, data, model, config.length, device, console, use_cache, encoder)
