@@ -1,8 +1,8 @@
-"""Memory of full ranking at a million items: what `rank_counts` takes beside the embeddings.
+"""The memory that `rank_counts` takes besides the embeddings when it ranks a million items.
 
     python benches/ranking.py --items 1000000 --cases 2000 --width 384 --out benches/results/ranking.json
 
-Prints resident peak during ranking minus what the process held with the embeddings in place.
+Prints the peak resident memory during ranking minus the resident memory before it, which includes the embeddings.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-// What the ops refuse, the same on every device.
+// Checks of the arguments of the ops, the same on every device.
 #pragma once
 
 #include <optional>
@@ -9,7 +9,7 @@ namespace foster {
 
 using at::Tensor;
 
-// Checks that x (r, d), w (s, d) are matrices of one type, with s > 0.
+// Checks that x (r, d) and w (s, d) are matrices of one supported type on one device, with s > 0.
 inline void check_pair(const Tensor& x, const Tensor& w, const char* names) {
   TORCH_CHECK(x.dim() == 2 && w.dim() == 2 && x.size(1) == w.size(1), names, ": matrices of one width are needed, not ",
               x.sizes(), " and ", w.sizes());

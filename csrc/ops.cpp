@@ -1,19 +1,19 @@
-// Schemas and the Python module. The fake kernels and the autograd stand beside the Python wrappers
-// (foster_cli/ops/native.py).
+// The schemas of the ops, and the Python module. Their fake kernels and autograd formulas are in foster_cli/ops/.
 #include <Python.h>
 
 #include "ops.h"
 
 TORCH_LIBRARY(foster, m) {
-  m.def("soft_embed(Tensor Q, Tensor V, Tensor E, bool keep=False) -> (Tensor, Tensor, Tensor)");
+  m.def("soft_embed(Tensor Q, Tensor V, Tensor E, bool save_scores=False) -> (Tensor, Tensor, Tensor)");
   m.def(
-      "soft_embed_backward(Tensor grad, Tensor Q, Tensor V, Tensor E, Tensor X, Tensor lse, Tensor kept, bool need_Q, "
+      "soft_embed_backward(Tensor grad, Tensor Q, Tensor V, Tensor E, Tensor X, Tensor lse, Tensor saved, bool need_Q, "
       "bool need_E) -> (Tensor, Tensor)");
   m.def(
-      "soft_kl(Tensor Q, Tensor V, Tensor H, Tensor E, bool keep=False) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "soft_kl(Tensor Q, Tensor V, Tensor H, Tensor E, bool save_scores=False) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
-      "soft_kl_backward(Tensor grad, Tensor Q, Tensor V, Tensor H, Tensor E, Tensor centre, Tensor lse_Q, Tensor lse_H, "
-      "Tensor kept, bool need_Q, bool need_H, bool need_E) -> (Tensor, Tensor, Tensor)");
+      "soft_kl_backward(Tensor grad, Tensor Q, Tensor V, Tensor H, Tensor E, Tensor mean_diff, Tensor lse_Q, "
+      "Tensor lse_H, Tensor saved, bool need_Q, bool need_H, bool need_E) -> (Tensor, Tensor, Tensor)");
   m.def(
       "rank_counts(Tensor H, Tensor E, Tensor target, Tensor? seen_items=None, Tensor? seen_offsets=None) "
       "-> (Tensor, Tensor)");
@@ -27,7 +27,7 @@ TORCH_LIBRARY_IMPL(foster, CPU, m) {
   m.impl("rank_counts", &foster::cpu::rank_counts);
 }
 
-// `import foster_cli._C` loads the library; the ops are then under torch.ops.foster.
+// `import foster_cli._C` loads this library, which defines the ops under torch.ops.foster.
 PyMODINIT_FUNC PyInit__C() {
   static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
   return PyModule_Create(&module);

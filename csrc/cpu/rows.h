@@ -1,46 +1,46 @@
-// What is done to one row of a tile of scores: plain loops, in rows.cpp, that the compiler vectorises. `shift` is the
-// largest score seen so far, so that no exponential overflows. NaN in a row comes out as NaN.
+// Loops over one row of a tile of scores (rows.cpp), which the compiler vectorises. `max` is the running maximum of the
+// row; it is subtracted before every exponential, so that none overflows. NaN in a row gives NaN.
 #pragma once
 
 #include <cstdint>
 
 namespace foster::cpu {
 
-// The largest of x (n); NaN is passed over.
+// The maximum of x (n), NaN ignored.
 float row_max(const float* x, int64_t n);
 double row_max(const double* x, int64_t n);
 
-// x <- exp(x - shift); returns the sum.
-float row_exp(float* x, int64_t n, float shift);
-double row_exp(double* x, int64_t n, double shift);
+// x <- exp(x - max); returns the sum.
+float row_exp(float* x, int64_t n, float max);
+double row_exp(double* x, int64_t n, double max);
 
 // x <- factor x.
 void row_scale(float* x, int64_t n, float factor);
 void row_scale(double* x, int64_t n, double factor);
 
-// slope <- p (slope - centre).
-void row_weigh(float* slope, const float* p, int64_t n, float centre);
-void row_weigh(double* slope, const double* p, int64_t n, double centre);
+// The backward of softmax, in place: dp <- p (dp - delta).
+void row_softmax_backward(float* dp, const float* p, int64_t n, float delta);
+void row_softmax_backward(double* dp, const double* p, int64_t n, double delta);
 
-// sum exp(x - shift).
-float row_exp_sum(const float* x, int64_t n, float shift);
-double row_exp_sum(const double* x, int64_t n, double shift);
+// sum exp(x - max).
+float row_exp_sum(const float* x, int64_t n, float max);
+double row_exp_sum(const double* x, int64_t n, double max);
 
-// z = sum exp(a - shift), difference = sum exp(a - shift) (a - b).
-void row_divergence(const float* a, const float* b, int64_t n, float shift, float* z, float* difference);
-void row_divergence(const double* a, const double* b, int64_t n, double shift, double* z, double* difference);
+// sum = sum exp(a - max), weighted_diff = sum exp(a - max) (a - b).
+void row_kl_sums(const float* a, const float* b, int64_t n, float max, float* sum, float* weighted_diff);
+void row_kl_sums(const double* a, const double* b, int64_t n, double max, double* sum, double* weighted_diff);
 
-// The gradient of softmax: p = exp(x - lse), x <- p, slope <- p (slope - centre).
-void row_softmax_gradient(float* x, float* slope, int64_t n, float lse, float centre);
-void row_softmax_gradient(double* x, double* slope, int64_t n, double lse, double centre);
+// The backward of softmax from its scores x: p = exp(x - lse), x <- p, dp <- p (dp - delta).
+void row_recompute_softmax_backward(float* x, float* dp, int64_t n, float lse, float delta);
+void row_recompute_softmax_backward(double* x, double* dp, int64_t n, double lse, double delta);
 
-// The gradients of KL to its scores: p = exp(a - lse_a), q = exp(b - lse_b), a <- grad p (a - b - centre),
-// b <- grad (q - p).
-void row_divergence_gradient(float* a, float* b, int64_t n, float lse_a, float lse_b, float centre, float grad);
-void row_divergence_gradient(double* a, double* b, int64_t n, double lse_a, double lse_b, double centre, double grad);
+// The gradients of KL to its scores, in place: with p = exp(a - lse_a) and q = exp(b - lse_b),
+// a <- grad p (a - b - mean_diff) and b <- grad (q - p).
+void row_kl_backward(float* a, float* b, int64_t n, float lse_a, float lse_b, float mean_diff, float grad);
+void row_kl_backward(double* a, double* b, int64_t n, double lse_a, double lse_b, double mean_diff, double grad);
 
-// Adds to `greater` and `equal` how many of x (n) are above and equal to `goal`.
-void row_count(const float* x, int64_t n, float goal, int64_t* greater, int64_t* equal);
-void row_count(const double* x, int64_t n, double goal, int64_t* greater, int64_t* equal);
+// Adds to `greater` and `equal` how many of x (n) are above, and equal to, `target_score`.
+void row_count(const float* x, int64_t n, float target_score, int64_t* greater, int64_t* equal);
+void row_count(const double* x, int64_t n, double target_score, int64_t* greater, int64_t* equal);
 
 }  // namespace foster::cpu

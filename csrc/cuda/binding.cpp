@@ -1,5 +1,5 @@
-// The ops on CUDA tensors: checks, outputs and workspace from torch, then the launchers of kernels.h. The only file here
-// that knows torch.
+// The ops on CUDA tensors: checks the arguments, allocates outputs and workspace, and calls the launchers of kernels.h.
+// This is the only file here that includes torch.
 #include <map>
 #include <mutex>
 
@@ -17,15 +17,16 @@ namespace foster::cuda {
 namespace {
 
 Type type_of(const Tensor& x) {
-  return x.scalar_type() == at::kFloat ? Type::kFloat : x.scalar_type() == at::kDouble ? Type::kDouble : Type::kBFloat16;
+  if (x.scalar_type() == at::kFloat) return Type::kFloat;
+  return x.scalar_type() == at::kDouble ? Type::kDouble : Type::kBFloat16;
 }
 
-at::ScalarType sum_type(const Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+at::ScalarType accumulate_type(const Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
 Device device() {
   const cudaDeviceProp* p = at::cuda::getCurrentDeviceProperties();
-  TORCH_CHECK(p->major >= 8, "foster: its CUDA ops need compute capability 8.0 or newer, this is ", p->major, ".", p->minor,
-              " (FOSTER_OPS=reference does without them)");
+  TORCH_CHECK(p->major >= 8, "foster: its CUDA ops need compute capability 8.0 or newer, this is ", p->major, ".",
+              p->minor, " (FOSTER_OPS=reference does without them)");
   return {p->multiProcessorCount, static_cast<int>(p->sharedMemPerBlockOptin)};
 }
 
@@ -34,27 +35,27 @@ int width_of(const Tensor& x) {
   return static_cast<int>(x.size(1));
 }
 
-// Counters that are 0 between calls, kept for each stream. While a graph is captured they belong to the graph.
+// Counters that are 0 between calls. Each stream reuses its own; while a graph is captured, they belong to the graph.
 Tensor counters(size_t count, const Tensor& like) {
-  constexpr int64_t kKept = 4096;
+  constexpr int64_t kCached = 4096;
   const auto options = like.options().dtype(at::kInt);
-  const auto wanted = static_cast<int64_t>(count);
+  const auto needed = static_cast<int64_t>(count);
   const bool capturing = c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None;
-  if (wanted > kKept || capturing) return at::zeros({wanted}, options);
+  if (needed > kCached || capturing) return at::zeros({needed}, options);
   static std::mutex mutex;
-  static auto& kept = *new std::map<std::pair<int, cudaStream_t>, Tensor>();  // never freed: CUDA may be gone by then
+  static auto& cache = *new std::map<std::pair<int, cudaStream_t>, Tensor>();  // not freed: CUDA may shut down before
   const std::lock_guard<std::mutex> lock(mutex);
-  Tensor& mine = kept[{like.get_device(), at::cuda::getCurrentCUDAStream().stream()}];
-  if (!mine.defined()) mine = at::zeros({kKept}, options);
-  return mine;
+  Tensor& cached = cache[{like.get_device(), at::cuda::getCurrentCUDAStream().stream()}];
+  if (!cached.defined()) cached = at::zeros({kCached}, options);
+  return cached;
 }
 
-// What a plan asks for, alive until the kernel is queued: torch's allocator then keeps it for the stream's order.
-struct Room {
+// The workspace of a plan. It may be freed once the kernel is enqueued, because torch's allocator is stream-ordered.
+struct Workspace {
   Tensor bytes, count;
   Context context;
-  Room(const Plan& p, Device device, const Tensor& like) {
-    bytes = at::empty({static_cast<int64_t>(p.bytes)}, like.options().dtype(at::kByte));
+  Workspace(const Plan& p, Device device, const Tensor& like) {
+    bytes = at::empty({static_cast<int64_t>(p.workspace_bytes)}, like.options().dtype(at::kByte));
     if (p.counters > 0) count = counters(p.counters, like);
     const bool exact = at::globalContext().float32MatmulPrecision() == at::Float32MatmulPrecision::HIGHEST;
     context = {device, exact, bytes.data_ptr(),
@@ -63,20 +64,20 @@ struct Room {
   }
 };
 
-// On a GPU nothing is kept: making a score again costs less there than reading it.
-Tensor nothing(const Tensor& like) { return at::empty({0}, like.options()); }
+// On a GPU no scores are saved for the backward: recomputing a score costs less than reading it.
+Tensor nothing_saved(const Tensor& like) { return at::empty({0}, like.options()); }
 
 std::tuple<Tensor, Tensor, Tensor> soft_embed_op(const Tensor& Q_, const Tensor& V_, const Tensor& E_, bool) {
   check_soft_embed(Q_, V_, E_);
   const c10::cuda::CUDAGuard guard(Q_.device());
   const Tensor Q = Q_.contiguous(), V = V_.contiguous(), E = E_.contiguous();
   Tensor X = at::empty({Q.size(0), E.size(1)}, E.options());
-  Tensor lse = at::empty({Q.size(0)}, Q.options().dtype(sum_type(Q)));
+  Tensor lse = at::empty({Q.size(0)}, Q.options().dtype(accumulate_type(Q)));
   const Sizes n{Q.size(0), V.size(0), width_of(Q), width_of(E)};
-  const Room room(plan_soft_embed(type_of(Q), n, device()), device(), Q);
+  const Workspace workspace(plan_soft_embed(type_of(Q), n, device()), device(), Q);
   C10_CUDA_CHECK(soft_embed(type_of(Q), n, Q.data_ptr(), V.data_ptr(), E.data_ptr(), X.data_ptr(), lse.data_ptr(),
-                            room.context));
-  return {X, lse, nothing(lse)};
+                            workspace.context));
+  return {X, lse, nothing_saved(lse)};
 }
 
 std::tuple<Tensor, Tensor> soft_embed_backward_op(const Tensor& grad, const Tensor& Q_, const Tensor& V_,
@@ -85,19 +86,20 @@ std::tuple<Tensor, Tensor> soft_embed_backward_op(const Tensor& grad, const Tens
   const c10::cuda::CUDAGuard guard(Q_.device());
   const Tensor Q = Q_.contiguous(), V = V_.contiguous(), E = E_.contiguous();
   const Tensor g = grad.to(Q.scalar_type()).contiguous();
-  const Tensor kept = lse.contiguous();
-  const Tensor centre = need_Q ? (g.to(sum_type(Q)) * X.to(sum_type(Q))).sum(1) : kept;  // the gradient to E has none
+  const Tensor row_lse = lse.contiguous();
+  // The gradient to E does not depend on delta.
+  const Tensor delta = need_Q ? (g.to(accumulate_type(Q)) * X.to(accumulate_type(Q))).sum(1) : row_lse;
   const Sizes n{Q.size(0), V.size(0), width_of(Q), width_of(E)};
-  const auto part = [&](bool needed, int which, const Tensor& like) {
+  const auto gradient = [&](bool needed, int wrt, const Tensor& like) {
     Tensor out = needed ? at::empty_like(like) : at::empty({0}, like.options());
     if (!needed) return out;
     if (Q.size(0) == 0) return out.zero_();
-    const Room room(plan_soft_embed_backward(type_of(Q), n, which, device()), device(), Q);
-    C10_CUDA_CHECK(soft_embed_backward(type_of(Q), n, which, g.data_ptr(), Q.data_ptr(), V.data_ptr(), E.data_ptr(),
-                                       centre.data_ptr(), kept.data_ptr(), out.data_ptr(), room.context));
+    const Workspace workspace(plan_soft_embed_backward(type_of(Q), n, wrt, device()), device(), Q);
+    C10_CUDA_CHECK(soft_embed_backward(type_of(Q), n, wrt, g.data_ptr(), Q.data_ptr(), V.data_ptr(), E.data_ptr(),
+                                       delta.data_ptr(), row_lse.data_ptr(), out.data_ptr(), workspace.context));
     return out;
   };
-  return {part(need_Q, 0, Q), part(need_E, 2, E)};
+  return {gradient(need_Q, 0, Q), gradient(need_E, 2, E)};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> soft_kl_op(const Tensor& Q_, const Tensor& V_, const Tensor& H_,
@@ -105,38 +107,38 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> soft_kl_op(const Tensor& Q_, 
   check_soft_kl(Q_, V_, H_, E_);
   const c10::cuda::CUDAGuard guard(Q_.device());
   const Tensor Q = Q_.contiguous(), V = V_.contiguous(), H = H_.contiguous(), E = E_.contiguous();
-  const auto row = [&] { return at::empty({Q.size(0)}, Q.options().dtype(sum_type(Q))); };
-  Tensor loss = row(), centre = row(), lse_Q = row(), lse_H = row();
+  const auto row = [&] { return at::empty({Q.size(0)}, Q.options().dtype(accumulate_type(Q))); };
+  Tensor loss = row(), mean_diff = row(), lse_Q = row(), lse_H = row();
   const Sizes n{Q.size(0), V.size(0), width_of(Q), width_of(H)};
-  const Room room(plan_soft_kl(type_of(Q), n, device()), device(), Q);
+  const Workspace workspace(plan_soft_kl(type_of(Q), n, device()), device(), Q);
   C10_CUDA_CHECK(soft_kl(type_of(Q), n, Q.data_ptr(), V.data_ptr(), H.data_ptr(), E.data_ptr(), loss.data_ptr(),
-                         centre.data_ptr(), lse_Q.data_ptr(), lse_H.data_ptr(), room.context));
-  return {loss, centre, lse_Q, lse_H, nothing(loss)};
+                         mean_diff.data_ptr(), lse_Q.data_ptr(), lse_H.data_ptr(), workspace.context));
+  return {loss, mean_diff, lse_Q, lse_H, nothing_saved(loss)};
 }
 
 std::tuple<Tensor, Tensor, Tensor> soft_kl_backward_op(const Tensor& grad, const Tensor& Q_, const Tensor& V_,
-                                                       const Tensor& H_, const Tensor& E_, const Tensor& centre_,
+                                                       const Tensor& H_, const Tensor& E_, const Tensor& mean_diff_,
                                                        const Tensor& lse_Q_, const Tensor& lse_H_, const Tensor&,
                                                        bool need_Q, bool need_H, bool need_E) {
   const c10::cuda::CUDAGuard guard(Q_.device());
   const Tensor Q = Q_.contiguous(), V = V_.contiguous(), H = H_.contiguous(), E = E_.contiguous();
-  const Tensor g = grad.to(sum_type(Q)).contiguous(), centre = centre_.contiguous();
+  const Tensor g = grad.to(accumulate_type(Q)).contiguous(), mean_diff = mean_diff_.contiguous();
   const Tensor lse_Q = lse_Q_.contiguous(), lse_H = lse_H_.contiguous();
   const Sizes n{Q.size(0), V.size(0), width_of(Q), width_of(H)};
-  const auto part = [&](bool needed, int which, const Tensor& like) {
+  const auto gradient = [&](bool needed, int wrt, const Tensor& like) {
     Tensor out = needed ? at::empty_like(like) : at::empty({0}, like.options());
     if (!needed) return out;
     if (Q.size(0) == 0) return out.zero_();
-    const Room room(plan_soft_kl_backward(type_of(Q), n, which, device()), device(), Q);
-    C10_CUDA_CHECK(soft_kl_backward(type_of(Q), n, which, g.data_ptr(), Q.data_ptr(), V.data_ptr(), H.data_ptr(),
-                                    E.data_ptr(), centre.data_ptr(), lse_Q.data_ptr(), lse_H.data_ptr(),
-                                    out.data_ptr(), room.context));
+    const Workspace workspace(plan_soft_kl_backward(type_of(Q), n, wrt, device()), device(), Q);
+    C10_CUDA_CHECK(soft_kl_backward(type_of(Q), n, wrt, g.data_ptr(), Q.data_ptr(), V.data_ptr(), H.data_ptr(),
+                                    E.data_ptr(), mean_diff.data_ptr(), lse_Q.data_ptr(), lse_H.data_ptr(),
+                                    out.data_ptr(), workspace.context));
     return out;
   };
-  return {part(need_Q, 0, Q), part(need_H, 1, H), part(need_E, 2, E)};
+  return {gradient(need_Q, 0, Q), gradient(need_H, 1, H), gradient(need_E, 2, E)};
 }
 
-// Each row's seen items in rising order.
+// The seen items, in ascending order within each row.
 Tensor sorted_rows(const Tensor& items, const Tensor& offsets) {
   const Tensor used = items.slice(0, offsets.select(0, 0).item<int64_t>(), offsets.select(0, -1).item<int64_t>());
   const Tensor row = at::repeat_interleave(offsets.diff());
@@ -158,12 +160,12 @@ std::tuple<Tensor, Tensor> rank_counts_op(const Tensor& H_, const Tensor& E_, co
     offsets = (*seen_offsets - seen_offsets->select(0, 0)).contiguous();
   }
   const bool seen = items.defined() && items.numel() > 0;
-  Room room(Plan{}, device(), H);
-  room.context.exact = true;  // a ranking is never approximate
+  Workspace workspace(Plan{}, device(), H);
+  workspace.context.exact = true;  // ranking never uses TF32
   C10_CUDA_CHECK(rank_counts(type_of(H), {H.size(0), E.size(0), width_of(H), 0}, H.data_ptr(), E.data_ptr(),
                              target.data_ptr<int64_t>(), seen ? items.data_ptr<int64_t>() : nullptr,
                              seen ? offsets.data_ptr<int64_t>() : nullptr, greater.data_ptr<int64_t>(),
-                             equal.data_ptr<int64_t>(), room.context));
+                             equal.data_ptr<int64_t>(), workspace.context));
   return {greater, equal};
 }
 

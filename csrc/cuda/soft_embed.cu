@@ -1,151 +1,155 @@
 // X = softmax(Q V^T) E, and its gradients.
 //
-// With scores a = Q V^T, p = softmax(a) and an upstream gradient g of X: dp = g E^T, da = p (dp - centre) where
-// centre = sum_k p_k dp_k = sum g X, so dQ = da V; dE = p^T g. The backward makes p again from a and its log-normaliser.
+// Let a = Q V^T be the scores, p = softmax(a), and g the gradient to X. Then dp = g E^T and da = p (dp - delta) with
+// delta = sum_k p_k dp_k = sum g X, hence dQ = da V and dE = p^T g. The backward recomputes p from a and its lse.
 #include "op.cuh"
 
 namespace foster::cuda {
 namespace {
 
-// Online softmax: sums are kept relative to the largest score so far and shrink when a larger one comes.
+// Online softmax: sums are relative to the running maximum, and are rescaled when it changes.
 template <class S>
-struct Embed : Plain<S> {
-  using A = typename Layout<S>::Sum;
+struct EmbedForward : OpBase<S> {
+  using A = typename Layout<S>::Acc;
   struct Args {
     A* lse;
   };
-  struct Shared {
-    A most[2][kRows], sum[2][kRows];
+  struct SharedStorage {
+    A row_max[2][kBlockM], row_sum[2][kBlockM];
   };
   static constexpr int kProducts = 1, kStats = 2;
   const Args& args;
-  Shared& own;
-  const Place& at;
+  SharedStorage& shared;
+  const Position& pos;
   const int64_t row0, rows, cols;
-  A most[2], sum[2], factor[2];
+  A row_max[2], row_sum[2], rescale[2];
 
-  __device__ Embed(const Args& args, Shared& own, const Place& at, int64_t row0, int64_t rows, int64_t cols, int64_t)
-      : args(args), own(own), at(at), row0(row0), rows(rows), cols(cols) {
+  __device__ EmbedForward(const Args& args, SharedStorage& shared, const Position& pos, int64_t row0, int64_t rows,
+                          int64_t cols, int64_t)
+      : args(args), shared(shared), pos(pos), row0(row0), rows(rows), cols(cols) {
     for (int h = 0; h < 2; ++h) {
-      most[h] = -INFINITY;
-      sum[h] = 0;
+      row_max[h] = -INFINITY;
+      row_sum[h] = 0;
     }
   }
 
-  __device__ void see(A (&a)[4][4], A (&)[4][4], int64_t tile) {
-    const int64_t left = cols - tile * kTile;
-    A now[2] = {-INFINITY, -INFINITY};
+  __device__ void process_tile(A (&a)[4][4], A (&)[4][4], int64_t tile) {
+    const int64_t valid_cols = cols - tile * kBlockN;
+    A new_max[2] = {-INFINITY, -INFINITY};
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
-      if (at.column(i / 4, i % 4) >= left) a[i / 4][i % 4] = -INFINITY;
-      now[i % 4 / 2] = larger(now[i % 4 / 2], a[i / 4][i % 4]);
+      if (pos.column(i / 4, i % 4) >= valid_cols) a[i / 4][i % 4] = -INFINITY;
+      new_max[i % 4 / 2] = maximum(new_max[i % 4 / 2], a[i / 4][i % 4]);
     }
     for (int h = 0; h < 2; ++h) {
-      now[h] = row_largest(now[h]);
-      if (at.lane_t == 0) own.most[at.side][at.row[h]] = now[h];
+      new_max[h] = quad_max(new_max[h]);
+      if (pos.quad_lane == 0) shared.row_max[pos.half][pos.row[h]] = new_max[h];
     }
     __syncthreads();
     for (int h = 0; h < 2; ++h) {
-      now[h] = larger(most[h], larger(own.most[0][at.row[h]], own.most[1][at.row[h]]));
-      factor[h] = shrink(most[h], now[h]);
-      most[h] = now[h];
-      sum[h] *= factor[h];
+      new_max[h] = maximum(row_max[h], maximum(shared.row_max[0][pos.row[h]], shared.row_max[1][pos.row[h]]));
+      rescale[h] = rescale_factor(row_max[h], new_max[h]);
+      row_max[h] = new_max[h];
+      row_sum[h] *= rescale[h];
     }
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
       A& x = a[i / 4][i % 4];
-      x = exponential(x - most[i % 4 / 2]);
-      sum[i % 4 / 2] += x;
+      x = exponential(x - row_max[i % 4 / 2]);
+      row_sum[i % 4 / 2] += x;
     }
   }
   template <int N>
-  __device__ void rescale(A (&out)[N][4]) {
-    if (factor[0] == A(1) && factor[1] == A(1)) return;
+  __device__ void rescale_output(A (&out)[N][4]) {
+    if (rescale[0] == A(1) && rescale[1] == A(1)) return;
 #pragma unroll
-    for (int i = 0; i < 4 * N; ++i) out[i / 4][i % 4] *= factor[i % 4 / 2];
+    for (int i = 0; i < 4 * N; ++i) out[i / 4][i % 4] *= rescale[i % 4 / 2];
   }
-  __device__ void join() {
+  __device__ void reduce() {
     for (int h = 0; h < 2; ++h) {
-      sum[h] = row_sum(sum[h]);
-      if (at.lane_t == 0) own.sum[at.side][at.row[h]] = sum[h];
+      row_sum[h] = quad_sum(row_sum[h]);
+      if (pos.quad_lane == 0) shared.row_sum[pos.half][pos.row[h]] = row_sum[h];
     }
     __syncthreads();
-    for (int h = 0; h < 2; ++h) sum[h] = own.sum[0][at.row[h]] + own.sum[1][at.row[h]];
+    for (int h = 0; h < 2; ++h) row_sum[h] = shared.row_sum[0][pos.row[h]] + shared.row_sum[1][pos.row[h]];
   }
-  __device__ void save(A* stats) {
-    if (!at.writes()) return;
+  __device__ void store_stats(A* stats) {
+    if (!pos.is_writer()) return;
     for (int h = 0; h < 2; ++h) {
-      stats[2 * at.row[h]] = most[h];
-      stats[2 * at.row[h] + 1] = sum[h];
+      stats[2 * pos.row[h]] = row_max[h];
+      stats[2 * pos.row[h] + 1] = row_sum[h];
     }
   }
-  __device__ void gather(const A* stats, int splits) {
+  __device__ void combine_stats(const A* stats, int splits) {
     for (int h = 0; h < 2; ++h) {
-      most[h] = -INFINITY;
-      sum[h] = 0;
-      for (int i = 0; i < splits; ++i) most[h] = larger(most[h], stats[(i * kRows + at.row[h]) * 2]);
-      for (int i = 0; i < splits; ++i) sum[h] += share(stats, i, h) * stats[(i * kRows + at.row[h]) * 2 + 1];
+      row_max[h] = -INFINITY;
+      row_sum[h] = 0;
+      for (int i = 0; i < splits; ++i) row_max[h] = maximum(row_max[h], stats[(i * kBlockM + pos.row[h]) * 2]);
+      for (int i = 0; i < splits; ++i)
+        row_sum[h] += split_factor(stats, i, h) * stats[(i * kBlockM + pos.row[h]) * 2 + 1];
     }
   }
-  __device__ A share(const A* stats, int split, int h) {
-    return shrink(stats[(split * kRows + at.row[h]) * 2], most[h]);
+  __device__ A split_factor(const A* stats, int split, int h) {
+    return rescale_factor(stats[(split * kBlockM + pos.row[h]) * 2], row_max[h]);
   }
-  __device__ void finish(int chunk) {
+  __device__ void store_rows(int chunk) {
     for (int h = 0; h < 2; ++h)
-      if (chunk == 0 && at.writes() && row0 + at.row[h] < rows) args.lse[row0 + at.row[h]] = most[h] + log(sum[h]);
+      if (chunk == 0 && pos.is_writer() && row0 + pos.row[h] < rows)
+        args.lse[row0 + pos.row[h]] = row_max[h] + log(row_sum[h]);
   }
-  __device__ A last(A x, int h) { return x / sum[h]; }
+  __device__ A normalize(A x, int h) { return x / row_sum[h]; }
 };
 
-// Weights p (dp - centre); rows are those of Q and g, columns the items.
+// dQ. The weights are p (dp - delta), the rows those of Q and g, the columns the items.
 template <class S>
-struct EmbedQ : Plain<S> {
-  using A = typename Layout<S>::Sum;
+struct EmbedBackwardQ : OpBase<S> {
+  using A = typename Layout<S>::Acc;
   struct Args {
-    const A *lse, *centre;
+    const A *lse, *delta;
   };
   static constexpr int kProducts = 2;
-  const Place& at;
+  const Position& pos;
   const int64_t cols;
-  A lse[2], centre[2];
+  A lse[2], delta[2];
 
-  __device__ EmbedQ(const Args& args, Nothing&, const Place& at, int64_t row0, int64_t rows, int64_t cols, int64_t)
-      : at(at), cols(cols) {
+  __device__ EmbedBackwardQ(const Args& args, Empty&, const Position& pos, int64_t row0, int64_t rows, int64_t cols,
+                            int64_t)
+      : pos(pos), cols(cols) {
     for (int h = 0; h < 2; ++h) {
-      const int64_t row = row0 + at.row[h];
+      const int64_t row = row0 + pos.row[h];
       lse[h] = row < rows ? args.lse[row] : A(0);
-      centre[h] = row < rows ? args.centre[row] : A(0);
+      delta[h] = row < rows ? args.delta[row] : A(0);
     }
   }
-  __device__ void see(A (&a)[4][4], A (&b)[4][4], int64_t tile) {
-    const int64_t left = cols - tile * kTile;
+  __device__ void process_tile(A (&a)[4][4], A (&b)[4][4], int64_t tile) {
+    const int64_t valid_cols = cols - tile * kBlockN;
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
       const int h = i % 4 / 2;
       A& x = a[i / 4][i % 4];
-      x = at.column(i / 4, i % 4) < left ? exponential(x - lse[h]) * (b[i / 4][i % 4] - centre[h]) : A(0);
+      x = pos.column(i / 4, i % 4) < valid_cols ? exponential(x - lse[h]) * (b[i / 4][i % 4] - delta[h]) : A(0);
     }
   }
 };
 
-// Weights p^T; rows are the items, columns the rows of Q.
+// dE. The weights are p^T, the rows the items, the columns the rows of Q.
 template <class S>
-struct EmbedE : Plain<S> {
-  using A = typename Layout<S>::Sum;
+struct EmbedBackwardE : OpBase<S> {
+  using A = typename Layout<S>::Acc;
   struct Args {
     const A* lse;
   };
   static constexpr int kProducts = 1;
   const Args& args;
-  const Place& at;
+  const Position& pos;
   const int64_t cols;
 
-  __device__ EmbedE(const Args& args, Nothing&, const Place& at, int64_t, int64_t, int64_t cols, int64_t)
-      : args(args), at(at), cols(cols) {}
-  __device__ void see(A (&a)[4][4], A (&)[4][4], int64_t tile) {
+  __device__ EmbedBackwardE(const Args& args, Empty&, const Position& pos, int64_t, int64_t, int64_t cols, int64_t)
+      : args(args), pos(pos), cols(cols) {}
+  __device__ void process_tile(A (&a)[4][4], A (&)[4][4], int64_t tile) {
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
-      const int64_t col = tile * kTile + at.column(i / 4, i % 4);
+      const int64_t col = tile * kBlockN + pos.column(i / 4, i % 4);
       A& x = a[i / 4][i % 4];
       x = col < cols ? exponential(x - args.lse[col]) : A(0);
     }
@@ -154,49 +158,48 @@ struct EmbedE : Plain<S> {
 
 }  // namespace
 
-Plan plan_soft_embed(Type type, Sizes n, Device device) { return plan(type, n.r, n.s, n.other, 2, device); }
+Plan plan_soft_embed(Type type, Sizes n, Device device) { return plan(type, n.r, n.s, n.width_e, 2, device); }
 
-Plan plan_soft_embed_backward(Type type, Sizes n, int part, Device device) {
-  return part == 0 ? plan(type, n.r, n.s, n.width, 0, device) : plan(type, n.s, n.r, n.other, 0, device);
+Plan plan_soft_embed_backward(Type type, Sizes n, int wrt, Device device) {
+  return wrt == 0 ? plan(type, n.r, n.s, n.width_v, 0, device) : plan(type, n.s, n.r, n.width_e, 0, device);
 }
 
-cudaError_t soft_embed(Type type, Sizes n, const void* Q, const void* V, const void* E, void* X, void* lse,
-                       Context c) {
-  return with_type(type, [&](auto zero) {
+cudaError_t soft_embed(Type type, Sizes n, const void* Q, const void* V, const void* E, void* X, void* lse, Context c) {
+  return dispatch_type(type, [&](auto zero) {
     using S = decltype(zero);
-    Stream<S> s{};
-    s.X[0] = static_cast<const S*>(Q);
-    s.Y[0] = static_cast<const S*>(V);
-    s.width[0] = n.width;
-    s.Z = static_cast<const S*>(E);
-    s.z_width = n.other;
-    s.out = static_cast<S*>(X);
-    s.rows = n.r;
-    s.cols = n.s;
-    return launch_weighted<S, Embed<S>>(s, {static_cast<typename Layout<S>::Sum*>(lse)},
-                                        plan_soft_embed(type, n, c.device), c);
+    Params<S> params{};
+    params.X[0] = static_cast<const S*>(Q);
+    params.Y[0] = static_cast<const S*>(V);
+    params.width[0] = n.width_v;
+    params.Z = static_cast<const S*>(E);
+    params.z_width = n.width_e;
+    params.out = static_cast<S*>(X);
+    params.rows = n.r;
+    params.cols = n.s;
+    return launch_with_output<S, EmbedForward<S>>(params, {static_cast<typename Layout<S>::Acc*>(lse)},
+                                               plan_soft_embed(type, n, c.device), c);
   });
 }
 
-cudaError_t soft_embed_backward(Type type, Sizes n, int part, const void* grad, const void* Q, const void* V,
-                                const void* E, const void* centre, const void* lse, void* out, Context c) {
-  return with_type(type, [&](auto zero) {
+cudaError_t soft_embed_backward(Type type, Sizes n, int wrt, const void* grad, const void* Q, const void* V,
+                                const void* E, const void* delta, const void* lse, void* out, Context c) {
+  return dispatch_type(type, [&](auto zero) {
     using S = decltype(zero);
-    using A = typename Layout<S>::Sum;
-    const auto p = plan_soft_embed_backward(type, n, part, c.device);
+    using A = typename Layout<S>::Acc;
+    const auto p = plan_soft_embed_backward(type, n, wrt, c.device);
     const auto *g = static_cast<const S*>(grad), *q = static_cast<const S*>(Q), *v = static_cast<const S*>(V);
-    const auto *l = static_cast<const A*>(lse), *middle = static_cast<const A*>(centre);
-    Stream<S> s{};
-    s.out = static_cast<S*>(out);
-    s.width[0] = n.width;
-    s.width[1] = n.other;
-    if (part == 0) {
-      s.X[0] = q, s.X[1] = g, s.Y[0] = v, s.Y[1] = static_cast<const S*>(E);
-      s.Z = v, s.z_width = n.width, s.rows = n.r, s.cols = n.s;
-      return launch_weighted<S, EmbedQ<S>>(s, {l, middle}, p, c);
+    const auto *l = static_cast<const A*>(lse), *d = static_cast<const A*>(delta);
+    Params<S> params{};
+    params.out = static_cast<S*>(out);
+    params.width[0] = n.width_v;
+    params.width[1] = n.width_e;
+    if (wrt == 0) {
+      params.X[0] = q, params.X[1] = g, params.Y[0] = v, params.Y[1] = static_cast<const S*>(E);
+      params.Z = v, params.z_width = n.width_v, params.rows = n.r, params.cols = n.s;
+      return launch_with_output<S, EmbedBackwardQ<S>>(params, {l, d}, p, c);
     }
-    s.X[0] = v, s.Y[0] = q, s.Z = g, s.z_width = n.other, s.rows = n.s, s.cols = n.r;
-    return launch_weighted<S, EmbedE<S>>(s, {l}, p, c);
+    params.X[0] = v, params.Y[0] = q, params.Z = g, params.z_width = n.width_e, params.rows = n.s, params.cols = n.r;
+    return launch_with_output<S, EmbedBackwardE<S>>(params, {l}, p, c);
   });
 }
 

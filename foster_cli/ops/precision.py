@@ -1,8 +1,8 @@
-"""How exact matrix products are: fp32 throughout, or bf16 where a run asks for it.
+"""The precision of matrix products: fp32 throughout, or bf16 if a run asks for it (`--precision`).
 
-`bf16` means two things. The text encoder's layers that learn run under autocast (`models.encoder`). And on a CPU,
-fp32 products go to oneDNN, which may round their inputs to bf16 where the processor has tile units for it; where
-it has none, it computes in fp32, on AMD about twice as fast as MKL does. Ranking is exact in either case.
+`bf16` has two effects. The trainable layers of the text encoder run under autocast (`models.encoder`). On a CPU, fp32
+products also go to oneDNN, which may round their inputs to bf16 if the processor has tile units for it. If it has
+none, oneDNN computes in fp32, on AMD about twice as fast as MKL. Ranking is always in fp32.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PRECISIONS = ("fp32", "bf16")
 
 @contextmanager
 def _onednn(value: str) -> Iterator[None]:
-    """oneDNN's fp32 products at `value`; torch before 2.9 has no such switch, and stays exact."""
+    """Set the precision of oneDNN's fp32 products. Torch before 2.9 has no such switch and always uses fp32."""
     switch = torch.backends.mkldnn
     if not hasattr(switch, "matmul"):
         yield
@@ -35,7 +35,7 @@ def _onednn(value: str) -> Iterator[None]:
 
 @contextmanager
 def matmul_precision(precision: str, device: torch.device) -> Iterator[None]:
-    """Run a block at `precision`. Raises FosterError for bf16 where neither CPU nor CUDA runs it."""
+    """Run a block at `precision`. Raises FosterError for bf16 on any device but a CPU or a CUDA GPU."""
     if precision == "fp32":
         yield
         return
@@ -44,13 +44,13 @@ def matmul_precision(precision: str, device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
         yield
         return
-    # the fused CPU attention makes many tiny products, 12 times slower through oneDNN; the plain form makes few
+    # Fused CPU attention computes many tiny products, 12 times slower through oneDNN; unfused attention computes few.
     with _onednn("bf16"), sdpa_kernel(SDPBackend.MATH):
         yield
 
 
 @contextmanager
 def exact() -> Iterator[None]:
-    """Products in fp32, whatever the run around asks for."""
+    """Compute products in fp32, whatever precision the surrounding run uses."""
     with _onednn("ieee"):
         yield

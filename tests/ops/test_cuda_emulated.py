@@ -1,6 +1,6 @@
-"""The CUDA kernels' own sources, run on the CPU by `emulate/` thread by thread, against numpy in float64.
+"""The sources of the CUDA kernels, which `emulate/` runs on a CPU thread by thread, against numpy in float64.
 
-What a GPU adds to this (speed, its own rounding, the launch itself) is tried by `test_native.py -m gpu`.
+What only a GPU shows (speed, its own rounding, the launch itself) is tested by `test_native.py -m gpu`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from foster_cli.ops import reference
 HERE, CSRC = Path(__file__).parent / "emulate", Path(__file__).parents[2] / "csrc" / "cuda"
 COMPILER = os.environ.get("CXX", "c++")
 TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
-SMALL, LARGE = 99 * 1024, 227 * 1024  # bytes of shared memory: an RTX A5000, an H100
+SMALL, LARGE = 99 * 1024, 227 * 1024  # bytes of shared memory per block: an RTX A5000, an H100
 
 pytestmark = pytest.mark.skipif(
     not CSRC.is_dir() or shutil.which(COMPILER.split()[0]) is None, reason="no sources, or no C++ compiler"
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Sizes(ctypes.Structure):
-    _fields_ = [("r", ctypes.c_int64), ("s", ctypes.c_int64), ("width", ctypes.c_int), ("other", ctypes.c_int)]
+    _fields_ = [("r", ctypes.c_int64), ("s", ctypes.c_int64), ("width_v", ctypes.c_int), ("width_e", ctypes.c_int)]
 
 
 def _pointer(x: Tensor | None) -> ctypes.c_void_p | None:
@@ -43,61 +43,61 @@ def _pointer(x: Tensor | None) -> ctypes.c_void_p | None:
     return None if x is None else ctypes.c_void_p(x.data_ptr())
 
 
-def _sums(x: Tensor) -> torch.dtype:
+def _accumulate_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 @dataclass(frozen=True)
 class Emulated:
-    """The launchers, for a device of `processors` and `shared` bytes of shared memory a block."""
+    """The launchers for a device with `sm_count` multiprocessors and `shared` bytes of shared memory per block."""
 
     library: ctypes.CDLL
-    processors: int = 4
+    sm_count: int = 4
     shared: int = SMALL
     exact: bool = True
 
     def _call(self, name: str, first: Tensor, sizes: Sizes, *rest: Any) -> None:
         args = [_pointer(x) if x is None or isinstance(x, Tensor) else x for x in rest]
-        tail = (self.processors, self.shared, ctypes.c_bool(self.exact))
+        tail = (self.sm_count, self.shared, ctypes.c_bool(self.exact))
         error = getattr(self.library, f"foster_{name}")(TYPES[first.dtype], sizes, *args, *tail)
         assert error == 0, f"{name}: {error}"
 
     def embed(self, Q: Tensor, V: Tensor, E: Tensor, G: Tensor) -> list[Tensor]:
-        """X and its gradients to Q and E."""
+        """X and the gradients to Q and E."""
         n = Sizes(len(Q), len(V), Q.shape[1], E.shape[1])
-        X, lse = torch.empty(len(Q), E.shape[1], dtype=Q.dtype), torch.empty(len(Q), dtype=_sums(Q))
+        X, lse = torch.empty(len(Q), E.shape[1], dtype=Q.dtype), torch.empty(len(Q), dtype=_accumulate_dtype(Q))
         self._call("soft_embed", Q, n, Q, V, E, X, lse)
         g = G.to(Q.dtype)
-        centre = (g.to(_sums(Q)) * X.to(_sums(Q))).sum(1)
+        delta = (g.to(lse.dtype) * X.to(lse.dtype)).sum(1)
         dQ, dE = torch.empty_like(Q), torch.empty_like(E)
-        self._call("soft_embed_backward", Q, n, 0, g, Q, V, E, centre, lse, dQ)
-        self._call("soft_embed_backward", Q, n, 2, g, Q, V, E, centre, lse, dE)
+        self._call("soft_embed_backward", Q, n, 0, g, Q, V, E, delta, lse, dQ)
+        self._call("soft_embed_backward", Q, n, 2, g, Q, V, E, delta, lse, dE)
         return [X, dQ, dE]
 
     def kl(self, Q: Tensor, V: Tensor, H: Tensor, E: Tensor, g: Tensor) -> list[Tensor]:
-        """The losses and their gradients to Q, H and E."""
+        """The losses and the gradients to Q, H and E."""
         n = Sizes(len(Q), len(V), Q.shape[1], E.shape[1])
-        kept = [torch.empty(len(Q), dtype=_sums(Q)) for _ in range(4)]
-        self._call("soft_kl", Q, n, Q, V, H, E, *kept)
+        rows = [torch.empty(len(Q), dtype=_accumulate_dtype(Q)) for _ in range(4)]
+        self._call("soft_kl", Q, n, Q, V, H, E, *rows)
         out = [torch.empty_like(x) for x in (Q, H, E)]
-        for part in range(3):
-            self._call("soft_kl_backward", Q, n, part, g.to(_sums(Q)), Q, V, H, E, *kept[1:], out[part])
-        return [kept[0], *out]
+        for wrt in range(3):
+            self._call("soft_kl_backward", Q, n, wrt, g.to(rows[0].dtype), Q, V, H, E, *rows[1:], out[wrt])
+        return [rows[0], *out]
 
     def rank(
         self, H: Tensor, E: Tensor, target: Tensor, items: Tensor | None = None, offsets: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """`rank_counts`; seen items in rising order in each row."""
+        """`rank_counts`; the seen items of each row are in ascending order."""
         greater, equal = torch.zeros(2, len(H), dtype=torch.int64).unbind()
         self._call("rank_counts", H, Sizes(len(H), len(E), H.shape[1], 0), H, E, target, items, offsets, greater, equal)
         return greater, equal
 
     def plan(self, dtype: torch.dtype, rows: int, cols: int, out: int) -> tuple[int, int, int]:
-        """Columns a block holds of the output, chunks, splits of the stream."""
-        found = (ctypes.c_int * 3)()
+        """The output columns of a block, the chunks of the output and the splits of the tiles."""
+        result = (ctypes.c_int * 3)()
         sizes = (ctypes.c_int64(rows), ctypes.c_int64(cols), ctypes.c_int64(out))
-        self.library.foster_plan(TYPES[dtype], *sizes, self.processors, self.shared, found)
-        return found[0], found[1], found[2]
+        self.library.foster_plan(TYPES[dtype], *sizes, self.sm_count, self.shared, result)
+        return result[0], result[1], result[2]
 
 
 @pytest.fixture(scope="session")
@@ -123,11 +123,11 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5), (torch.bfloat16, 1e-2)]
 )
-@pytest.mark.parametrize("device", [(1, SMALL), (40, LARGE)], ids=["one-processor", "many-processors"])
+@pytest.mark.parametrize("device", [(1, SMALL), (40, LARGE)], ids=["one-sm", "many-sms"])
 def test_values_and_gradients_are_those_of_float64(
     library: ctypes.CDLL, shape: tuple[int, int, int], dtype: torch.dtype, tolerance: float, device: tuple[int, int]
 ) -> None:
-    """Odd and even widths, tiles half full, the stream whole or cut, X read once or again and again."""
+    """Odd and even widths, partial tiles, with and without splits, X resident in shared memory or reloaded."""
     if shape[2] == 1024 and dtype == torch.float32 and device[0] == 1:
         pytest.skip("slow, and covered by the other types")
     r, _, d = shape
@@ -140,7 +140,7 @@ def test_values_and_gradients_are_those_of_float64(
 
 
 def test_two_widths(library: ctypes.CDLL) -> None:
-    """Q and V may be of another width than H and E."""
+    """Q and V may have another width than H and E."""
     Q, V, _, _ = inputs(9, 70, 24, torch.float32)
     _, _, H, E = inputs(9, 70, 136, torch.float32, seed=1)
     G, g = torch.randn(9, 136), torch.rand(9)
@@ -152,7 +152,7 @@ def test_two_widths(library: ctypes.CDLL) -> None:
 
 @pytest.mark.parametrize("scale", [1e-3, 30.0, 100.0])
 def test_hard_and_flat_distributions(library: ctypes.CDLL, scale: float) -> None:
-    """Scores from nearly equal up to about 1e4 apart: no overflow, no NaN, and float32's own accuracy."""
+    """Score differences from about 0 to 1e4: no overflow, no NaN, and an error that float32 scores imply."""
     Q, V, H, E = inputs(50, 300, 64, torch.float32, scale)
     q, v, h, e = numpy(Q, V, H, E)
     bound = 4e-6 * truth.largest_score(Q, V, H, E)
@@ -195,9 +195,9 @@ def test_fp32_by_three_tf32_products_is_much_nearer_than_by_one(library: ctypes.
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_order_of_threads_does_not_matter(library: ctypes.CDLL, seed: int) -> None:
-    """Another random order of threads and blocks gives every bit as before: nothing is read before it is written."""
+    """Any random order of threads and blocks gives the same bits, so nothing is read before it is written."""
     Q, V, H, E = inputs(70, 200, 40, torch.float32)
-    run = Emulated(library, processors=30)
+    run = Emulated(library, sm_count=30)
     found = []
     for order in (0, 1 + seed):
         library.foster_seed(ctypes.c_uint64(order))
@@ -207,14 +207,14 @@ def test_the_order_of_threads_does_not_matter(library: ctypes.CDLL, seed: int) -
 
 @pytest.mark.parametrize(("r", "n", "d"), [(1, 1, 1), (30, 2100, 16), (150, 513, 65)])
 @pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("processors", [1, 20])
+@pytest.mark.parametrize("sm_count", [1, 20])
 def test_ranks_by_brute_force_with_ties_and_seen_items(
-    library: ctypes.CDLL, r: int, n: int, d: int, dtype: torch.dtype, processors: int
+    library: ctypes.CDLL, r: int, n: int, d: int, dtype: torch.dtype, sm_count: int
 ) -> None:
     case = {name: torch.from_numpy(x) for name, x in truth.ranking(r, n, d).items()}
     H, E, offsets = case["H"].to(dtype), case["E"].to(dtype), case["offsets"]
     items = torch.cat([case["items"][a:b].sort().values for a, b in pairwise(offsets.tolist())])
-    found = Emulated(library, processors).rank(H, E, case["target"], items, offsets)
+    found = Emulated(library, sm_count).rank(H, E, case["target"], items, offsets)
     assert torch.equal(found[0], case["greater"]) and torch.equal(found[1], case["equal"])
 
 
@@ -231,8 +231,8 @@ def test_nan_is_seen(library: ctypes.CDLL) -> None:
     assert torch.isnan(run.embed(Q, V, E, torch.ones(3, 2))[0]).any(1).tolist() == [False, True, False]
 
 
-def test_how_work_is_cut(library: ctypes.CDLL) -> None:
-    """Small problems are cut until every processor has a block; large ones make each score once."""
+def test_how_work_is_divided(library: ctypes.CDLL) -> None:
+    """Small problems are split until every multiprocessor has a block; large ones compute each score once."""
     a100 = Emulated(library, 108, 163 * 1024)
     columns, chunks, splits = a100.plan(torch.bfloat16, 400, 512, 384)
     assert (columns, chunks) == (128, 3) and 7 * 3 * splits >= 108

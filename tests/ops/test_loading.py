@@ -1,4 +1,4 @@
-"""How the C++ extension is found, refused and left out: `FOSTER_OPS`, builds for another torch, types without code."""
+"""When the C++ extension is used: `FOSTER_OPS`, builds for another torch, and types and devices without code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_what_was_built_loads() -> None:
 
 def test_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOSTER_OPS", "reference")
-    assert ops.fallback(CPU) is None and not ops._native()
+    assert ops.fallback(CPU) is None and not native.enabled()
     monkeypatch.setenv("FOSTER_OPS", "fast")
     with pytest.raises(FosterError, match="FOSTER_OPS=fast"):
         ops.fallback(CPU)
@@ -33,7 +33,6 @@ def test_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_extension_for_another_torch_is_not_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(native, "FOLDER", tmp_path)
     native.load.cache_clear()
-    ops._use_native.cache_clear()
     try:
         assert "not built" in str(native.load())
         native.load.cache_clear()
@@ -41,14 +40,13 @@ def test_an_extension_for_another_torch_is_not_loaded(monkeypatch: pytest.Monkey
         assert "1.2.3" in str(native.load())
         monkeypatch.setenv("FOSTER_OPS", "auto")
         assert "1.2.3" in str(ops.fallback(CPU))
-        Q, V, H, E = inputs(3, 5, 2, torch.float32)  # plain PyTorch does the work
+        Q, V, H, E = inputs(3, 5, 2, torch.float32)  # plain PyTorch computes it
         torch.testing.assert_close(ops.soft_kl(Q, V, H, E), reference.soft_kl(Q, V, H, E))
         monkeypatch.setenv("FOSTER_OPS", "native")
         with pytest.raises(FosterError, match="FOSTER_OPS=native"):
             ops.fallback(CPU)
     finally:
         native.load.cache_clear()
-        ops._use_native.cache_clear()
 
 
 @built
@@ -63,7 +61,7 @@ def test_the_definition_is_used_where_v_learns_or_types_differ() -> None:
 
 @built
 def test_each_device_has_its_own_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU without kernels for it falls back and says why; asked for `native`, that is an error."""
+    """For a GPU without kernels `fallback` gives the reason; with `FOSTER_OPS=native` this is an error."""
     monkeypatch.setattr(native, "load", lambda: None)
     for cuda, capability, said in (
         (None, (9, 0), "without CUDA kernels: no nvcc"), ("13.0", (7, 5), "has 7.5"), ("13.0", (8, 6), None)

@@ -1,7 +1,6 @@
-"""The C++ and CUDA ops against numpy in float64 and the plain PyTorch definitions, on easy and on hostile inputs.
+"""The C++ and CUDA ops against numpy in float64 and the plain PyTorch definitions, on easy and on difficult inputs.
 
-With `-m gpu` on the GPU, in a build that has the kernels; where there is none the same kernels are tried by
-`test_cuda_emulated.py`.
+`-m gpu` runs them on a GPU, in a build that has the kernels. `test_cuda_emulated.py` tests the kernels without a GPU.
 """
 
 from __future__ import annotations
@@ -33,18 +32,18 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return found
 
 
-def run_embed(Q: Tensor, V: Tensor, E: Tensor, G: Tensor, keep: bool = False) -> list[Tensor]:
+def run_embed(Q: Tensor, V: Tensor, E: Tensor, G: Tensor, save: bool = False) -> list[Tensor]:
     Q, E = Q.clone().requires_grad_(), E.clone().requires_grad_()
-    X = torch.ops.foster.soft_embed(Q, V, E, keep)[0]
+    X = torch.ops.foster.soft_embed(Q, V, E, save)[0]
     X.backward(G.to(X))
     assert Q.grad is not None and E.grad is not None
     assert X.dtype == E.dtype and Q.grad.dtype == Q.dtype and E.grad.dtype == E.dtype
     return [X, Q.grad, E.grad]
 
 
-def run_kl(Q: Tensor, V: Tensor, H: Tensor, E: Tensor, g: Tensor, keep: bool = False) -> list[Tensor]:
+def run_kl(Q: Tensor, V: Tensor, H: Tensor, E: Tensor, g: Tensor, save: bool = False) -> list[Tensor]:
     Q, H, E = (x.clone().requires_grad_() for x in (Q, H, E))
-    loss = torch.ops.foster.soft_kl(Q, V, H, E, keep)[0]
+    loss = torch.ops.foster.soft_kl(Q, V, H, E, save)[0]
     loss.backward(g.to(loss))
     assert Q.grad is not None and H.grad is not None and E.grad is not None
     return [loss, Q.grad, H.grad, E.grad]
@@ -52,21 +51,21 @@ def run_kl(Q: Tensor, V: Tensor, H: Tensor, E: Tensor, g: Tensor, keep: bool = F
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("dtype", "tolerance"), TYPES)
-@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("save", [False, True])
 def test_values_and_gradients_are_those_of_float64(
-    shape: tuple[int, int, int], dtype: torch.dtype, tolerance: float, keep: bool, device: torch.device
+    shape: tuple[int, int, int], dtype: torch.dtype, tolerance: float, save: bool, device: torch.device
 ) -> None:
     r, _, d = shape
     Q, V, H, E = (x.to(device) for x in inputs(*shape, dtype))
     G, g = torch.randn(r, d).bfloat16().double(), torch.rand(r).bfloat16().double()
     q, v, h, e = numpy(Q, V, H, E)
-    close(run_embed(Q, V, E, G, keep), truth.embed(q, v, e, G.numpy()), tolerance)
-    close(run_kl(Q, V, H, E, g, keep), truth.kl(q, v, h, e, g.numpy()), tolerance)
+    close(run_embed(Q, V, E, G, save), truth.embed(q, v, e, G.numpy()), tolerance)
+    close(run_kl(Q, V, H, E, g, save), truth.kl(q, v, h, e, g.numpy()), tolerance)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 30.0, 100.0])
 def test_hard_and_flat_distributions(scale: float, device: torch.device) -> None:
-    """Scores from nearly equal up to about 1e4 apart: no overflow, no NaN, and float32's own accuracy."""
+    """Score differences from about 0 to 1e4: no overflow, no NaN, and an error that float32 scores imply."""
     Q, V, H, E = (x.to(device) for x in inputs(50, 700, 64, torch.float32, scale))
     q, v, h, e = numpy(Q, V, H, E)
     bound = 4e-6 * truth.largest_score(Q, V, H, E)
@@ -100,13 +99,13 @@ def test_gradients_and_second_derivatives_by_finite_differences(
     Q, V, H, E = (x.to(device) for x in inputs(4, 7, 3, torch.float64))
     for x in (Q, H, E):
         x.requires_grad_()
-    for keep in (False, True):
-        assert check(lambda a, c, keep=keep: torch.ops.foster.soft_embed(a, V, c, keep)[0], (Q, E))
-        assert check(lambda a, b, c, keep=keep: torch.ops.foster.soft_kl(a, V, b, c, keep)[0], (Q, H, E))
+    for save in (False, True):
+        assert check(lambda a, c, save=save: torch.ops.foster.soft_embed(a, V, c, save)[0], (Q, E))
+        assert check(lambda a, b, c, save=save: torch.ops.foster.soft_kl(a, V, b, c, save)[0], (Q, H, E))
 
 
 def test_second_derivatives_where_one_input_is_made_from_another(device: torch.device) -> None:
-    """As in training: H and X are made from E, so that E must not be counted twice."""
+    """As in training, H and X depend on E; the path from E through them must not be counted twice."""
     Q, V, W, E = (x.to(device).requires_grad_() for x in inputs(3, 5, 4, torch.float64))
     V = V.detach()
 
@@ -118,7 +117,7 @@ def test_second_derivatives_where_one_input_is_made_from_another(device: torch.d
 
 
 def test_tucker_embed_is_its_definition(device: torch.device) -> None:
-    """Values, and gradients to U, T, G and E_S; P comes back from lse."""
+    """Values, the gradients to U, T, G and E_S, and P computed from lse."""
     rng = torch.Generator().manual_seed(0)
     shapes = ((3, 2), (4, 5), (2, 5, 6), (30, 6), (30, 7))
     U, T, G, V, E = (torch.randn(*s, generator=rng, dtype=torch.float64).to(device) for s in shapes)
@@ -140,9 +139,9 @@ def test_tucker_embed_is_its_definition(device: torch.device) -> None:
 def test_ops_are_well_formed_for_torch(device: torch.device) -> None:
     Q, V, H, E = (x.to(device) for x in inputs(5, 9, 4, torch.float32))
     Q.requires_grad_(), E.requires_grad_(), H.requires_grad_()
-    for keep in (False, True):
-        torch.library.opcheck(torch.ops.foster.soft_embed.default, (Q, V, E, keep))
-        torch.library.opcheck(torch.ops.foster.soft_kl.default, (Q, V, H, E, keep))
+    for save in (False, True):
+        torch.library.opcheck(torch.ops.foster.soft_embed.default, (Q, V, E, save))
+        torch.library.opcheck(torch.ops.foster.soft_kl.default, (Q, V, H, E, save))
     target = torch.tensor([0, 3, 8, 8, 1], device=device)
     torch.library.opcheck(torch.ops.foster.rank_counts.default, (H.detach(), E.detach(), target))
 
@@ -164,7 +163,7 @@ def test_only_the_gradients_that_are_asked_for(device: torch.device) -> None:
 def test_public_ops_equal_the_definition(
     device: torch.device, r: int, s: int, d: int, seed: int, data: st.DataObject
 ) -> None:
-    """Any shape in front, transposed inputs: `ops` gives what `reference` gives."""
+    """`ops` equals `reference` for any leading dimensions, and for transposed inputs."""
     Q, V, H, E = (x.to(device) for x in inputs(r, s, d, torch.float64, 1.5, seed))
     if data.draw(st.booleans()):
         Q, E = Q.t().contiguous().t(), E.t().contiguous().t()
@@ -241,10 +240,10 @@ def test_fp32_on_the_gpu_is_tf32_only_where_torch_is_told_so() -> None:
     assert error["highest"] < 1e-4 < error["high"] < 1e-1
 
 
-def test_only_small_problems_keep_their_scores() -> None:
-    """What is kept does not grow with the catalogue."""
-    for items, kept in ((500, 10 * 500), (native.KEPT // 10 + 1, 0)):
+def test_only_small_problems_save_their_scores() -> None:
+    """The memory of the saved scores has a bound, however many items there are."""
+    for items, saved in ((500, 10 * 500), (native.MAX_SAVED // 10 + 1, 0)):
         Q, V, H, E = inputs(10, items, 2, torch.float32)
-        assert torch.ops.foster.soft_embed(Q, V, E, True)[-1].numel() == kept
-        assert torch.ops.foster.soft_kl(Q, V, H, E, True)[-1].numel() == 2 * kept
+        assert torch.ops.foster.soft_embed(Q, V, E, True)[-1].numel() == saved
+        assert torch.ops.foster.soft_kl(Q, V, H, E, True)[-1].numel() == 2 * saved
         assert torch.ops.foster.soft_kl(Q, V, H, E)[-1].numel() == 0

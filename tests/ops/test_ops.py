@@ -1,4 +1,4 @@
-"""The plain PyTorch definitions against explicit loops in float64, its gradients against finite differences."""
+"""The plain PyTorch definitions against loops in float64, and their gradients against finite differences."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_soft_kl_is_never_negative_and_zero_for_equals(seed: int, scale: float) 
 def test_soft_kl_does_not_overflow_for_hard_distributions() -> None:
     Q, V = torch.full((1, 2), 1e4), torch.eye(2)
     H = torch.tensor([[1e4, -1e4]])
-    # P is (1/2, 1/2), the prediction is all but certain of the first: KL = log(1/2) + 1e4
+    # P is (1/2, 1/2), and the prediction gives almost all probability to the first: KL = log(1/2) + 1e4
     assert float(soft_kl(Q, V, H, V)) == pytest.approx(math.log(0.5) + 1e4, rel=1e-6)
 
 
@@ -89,7 +89,7 @@ def test_gradients_agree_with_finite_differences() -> None:
 
 @st.composite
 def _ranking(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[list[int]], int]:
-    """Small whole numbers, so that ties are common and every product is exact."""
+    """Small integers, so that ties are common and every product is exact."""
     R, n, d = draw(st.integers(0, 6)), draw(st.integers(1, 8)), draw(st.integers(1, 3))
     whole = st.integers(-2, 2)
     H = np.array(draw(st.lists(whole, min_size=R * d, max_size=R * d)), dtype=np.float64).reshape(R, d)

@@ -1,4 +1,4 @@
-"""The switches of `--precision`: what is on inside, what is back afterwards, what stays exact."""
+"""The settings of `--precision`: what they are inside a block and after it, and what always stays in fp32."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from foster_cli.errors import FosterError
-from foster_cli.evaluate.ranking import ranks
 from foster_cli.ops.precision import exact, matmul_precision
+from foster_cli.ranking.full import ranks
 
 CPU = torch.device("cpu")
 SWITCH = getattr(torch.backends.mkldnn, "matmul", None)
@@ -49,7 +49,7 @@ def test_bf16_products_are_within_bf16_of_float64() -> None:
 
 
 def test_ranks_are_exact_in_a_bf16_run() -> None:
-    """Scores that differ in the 20th bit: rounding the inputs to bf16 would make them ties."""
+    """The scores differ in the 20th bit, so rounding the inputs to bf16 would make them ties."""
     E = (1.0 + torch.arange(64, dtype=torch.float32)[:, None] * 2.0**-20).repeat(1, 4)
     H = torch.ones(64, 4)
     with matmul_precision("bf16", CPU):

@@ -1,4 +1,4 @@
-"""What the ops must give, in numpy and float64, and the inputs they are tried on."""
+"""The true results of the ops, computed by numpy in float64, and the inputs of their tests."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: rows, items, width: single ones, one around a tile of every kernel, odd widths, several tiles each way.
+#: Rows, items and width: 1, sizes around a tile of every kernel, odd widths, and several tiles of rows and of items.
 SHAPES = [(1, 1, 1), (1, 513, 65), (3, 511, 65), (40, 512, 64), (513, 1, 5), (600, 2100, 33), (20, 1025, 384)]
 
 
 def inputs(r: int, s: int, d: int, dtype: torch.dtype, scale: float = 1.0, seed: int = 0) -> list[Tensor]:
-    """Q (r, d), V (s, d), H (r, d), E (s, d); values that bf16 holds exactly, so that all types see the same."""
+    """Q (r, d), V (s, d), H (r, d), E (s, d). bf16 represents the values exactly, so they are equal in all types."""
     rng = torch.Generator().manual_seed(seed)
     made = [torch.randn(n, d, generator=rng, dtype=torch.float64) * scale / d**0.25 for n in (r, s, r, s)]
     return [x.bfloat16().to(dtype) for x in made]
@@ -23,14 +23,14 @@ def _softmax(x: np.ndarray) -> np.ndarray:
 
 
 def embed(Q: np.ndarray, V: np.ndarray, E: np.ndarray, G: np.ndarray) -> list[np.ndarray]:
-    """X and its gradients to Q and E for an upstream gradient G, in float64."""
+    """X, and the gradients to Q and E for an upstream gradient G, in float64."""
     P = _softmax(Q @ V.T)
-    slope = P * (G @ E.T - (G * (P @ E)).sum(1, keepdims=True))
-    return [P @ E, slope @ V, P.T @ G]
+    dS = P * (G @ E.T - (G * (P @ E)).sum(1, keepdims=True))
+    return [P @ E, dS @ V, P.T @ G]
 
 
 def kl(Q: np.ndarray, V: np.ndarray, H: np.ndarray, E: np.ndarray, g: np.ndarray) -> list[np.ndarray]:
-    """The losses and their gradients to Q, H, E for an upstream gradient g, in float64."""
+    """The losses, and the gradients to Q, H and E for an upstream gradient g, in float64."""
     a, b = Q @ V.T, H @ E.T
     log_p = a - a.max(1, keepdims=True)
     log_p = log_p - np.log(np.exp(log_p).sum(1, keepdims=True))
@@ -44,18 +44,18 @@ def kl(Q: np.ndarray, V: np.ndarray, H: np.ndarray, E: np.ndarray, g: np.ndarray
 
 
 def numpy(*tensors: Tensor) -> list[np.ndarray]:
-    """In float64."""
+    """The tensors as float64 arrays."""
     return [x.detach().cpu().double().numpy() for x in tensors]
 
 
 def close(found: list[Tensor], true: list[np.ndarray], tolerance: float) -> None:
-    """Each within `tolerance` of the truth's largest value (or of 1)."""
+    """Assert that each error is at most `tolerance` times the largest true value, or times 1 if that is larger."""
     for one, other in zip(numpy(*found), true, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * max(float(np.abs(other).max()), 1.0))
 
 
 def largest_score(Q: Tensor, V: Tensor, H: Tensor, E: Tensor) -> float:
-    """The largest score: in float32 it is only known to 2**-24 of itself."""
+    """The largest score; in float32 its rounding error is up to 2**-24 of it."""
     q, v, h, e = numpy(Q, V, H, E)
     return float(max(np.abs(q @ v.T).max(), np.abs(h @ e.T).max(), 1.0))
 
@@ -63,7 +63,7 @@ def largest_score(Q: Tensor, V: Tensor, H: Tensor, E: Tensor) -> float:
 def ranking(r: int, n: int, d: int) -> dict[str, np.ndarray]:
     """A ranking with ties and seen items, and its counts by brute force.
 
-    Small whole numbers: scores are exact in any order of adding, so ties are ties.
+    All values are small integers: their scores are exact in any order of summation, so equal scores are exactly equal.
     """
     rng = np.random.default_rng(0)
     H, E = rng.integers(-3, 4, (r, d)), rng.integers(-3, 4, (n, d))
@@ -85,7 +85,7 @@ def ranking(r: int, n: int, d: int) -> dict[str, np.ndarray]:
 
 
 def copies(rows: int, items: int, width: int = 96, share: int = 200) -> tuple[Tensor, Tensor, Tensor]:
-    """H, E, target: `share` copies of one item all over the catalogue, real-valued; every target is one of them."""
+    """H, E and target. E, real-valued, has `share` copies of one item at random places; each target is one of them."""
     rng = torch.Generator().manual_seed(0)
     H, E = torch.randn(rows, width, generator=rng), torch.randn(items, width, generator=rng)
     same = torch.randperm(items, generator=rng)[:share]
@@ -94,7 +94,7 @@ def copies(rows: int, items: int, width: int = 96, share: int = 200) -> tuple[Te
 
 
 def check_copies(H: Tensor, E: Tensor, target: Tensor, greater: Tensor, equal: Tensor, share: int = 200) -> None:
-    """The target ties with all its copies exactly, and its place is right up to rounding."""
+    """Assert that the target ties with all its copies, and that its rank is right up to rounding."""
     assert equal.tolist() == [share - 1] * len(H)
     exact = H.double() @ E.double().T
     own = exact.gather(1, target[:, None])

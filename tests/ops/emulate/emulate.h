@@ -1,9 +1,10 @@
-// The kernels on a CPU, for tests: what primitives.cuh needs of CUDA, in C++. Every thread of a block is a fibre; fibres
-// change places at barriers and at the operations of a whole warp, in an order drawn at random. Shared memory starts as
-// NaN, an asynchronous copy spoils its target at once and arrives only when it is waited for, so that a missing barrier
-// or wait gives wrong numbers. Fragments lie as the PTX manual says (mma.m16n8k16 bf16, mma.m16n8k8 tf32, ldmatrix).
+// The CUDA kernels on a CPU, for the tests: what primitives.cuh takes from CUDA, in C++. Every thread of a block is a
+// fibre; fibres switch at barriers and at warp-wide operations, in a random order. Shared memory starts as NaN, and an
+// asynchronous copy overwrites its destination with NaN at once and arrives only when it is waited for, so a missing
+// barrier or wait gives wrong numbers. Fragments are as the PTX manual defines them (mma.m16n8k16 bf16, mma.m16n8k8
+// tf32, ldmatrix).
 //
-// What it does not show: time, bank conflicts, registers, and whether a GPU rounds as it does here.
+// It does not show time, bank conflicts or registers, nor whether a GPU rounds as it does here.
 #pragma once
 
 #include <cmath>
@@ -36,8 +37,8 @@ struct Index {
   unsigned x = 0, y = 0, z = 0;
 };
 
-// Runs `body` in every thread of every block; blocks one after another, in a random order that `seed` fixes. A deadlock
-// or a write past the end of shared memory ends the program with a message.
+// Runs `body` in every thread of every block, one block after another, in a random order that the seed determines. A
+// deadlock or a write past the end of shared memory ends the program with a message.
 void launch(unsigned grid, unsigned block, size_t shared, const std::function<void()>& body);
 void set_seed(uint64_t seed);
 
@@ -46,27 +47,27 @@ Index block_index();
 unsigned char* shared_memory();
 void sync_threads();
 
-// A warp's 32 threads come together; the last to arrive runs `all` over what each has brought.
-void together(void* mine, void (*all)(void** of_lanes));
+// A warp-wide operation: waits for the 32 threads of the warp; the last to arrive runs `op` with all their arguments.
+void warp_collective(void* args, void (*op)(void** lane_args));
 
-void copy_async(void* to, const void* from, int bytes);
-void commit();
-void wait(int left);
+void cp_async(void* dst, const void* src, int bytes);
+void cp_async_commit();
+void cp_async_wait(int pending);
 
-struct Mma {
+struct MmaArgs {
   float* c;
   const uint32_t* a;
   uint32_t b[2];
 };
-void mma_bf16(void** of_lanes);
-void mma_tf32(void** of_lanes);
+void mma_bf16(void** lane_args);
+void mma_tf32(void** lane_args);
 
-struct Matrices {
+struct LdmatrixArgs {
   uint32_t* out;
   const void* row;
 };
-void load_matrices(void** of_lanes);
-void load_matrices_transposed(void** of_lanes);
+void ldmatrix(void** lane_args);
+void ldmatrix_transposed(void** lane_args);
 
 uint32_t to_tf32(float x);
 
@@ -83,51 +84,51 @@ T atomicAdd(T* at, T value) {
 
 namespace foster::cuda {
 
-inline void copy_async(void* to, const void* from, int bytes) { emulate::copy_async(to, from, bytes); }
-inline void copies_commit() { emulate::commit(); }
-template <int kLeft>
-inline void copies_wait() {
-  emulate::wait(kLeft);
+inline void cp_async(void* dst, const void* src, int bytes) { emulate::cp_async(dst, src, bytes); }
+inline void cp_async_commit() { emulate::cp_async_commit(); }
+template <int kPending>
+inline void cp_async_wait() {
+  emulate::cp_async_wait(kPending);
 }
-inline void load_matrices(uint32_t (&out)[4], const void* row) {
-  emulate::Matrices mine{out, row};
-  emulate::together(&mine, emulate::load_matrices);
+inline void ldmatrix(uint32_t (&out)[4], const void* row) {
+  emulate::LdmatrixArgs args{out, row};
+  emulate::warp_collective(&args, emulate::ldmatrix);
 }
-inline void load_matrices_transposed(uint32_t (&out)[4], const void* row) {
-  emulate::Matrices mine{out, row};
-  emulate::together(&mine, emulate::load_matrices_transposed);
+inline void ldmatrix_transposed(uint32_t (&out)[4], const void* row) {
+  emulate::LdmatrixArgs args{out, row};
+  emulate::warp_collective(&args, emulate::ldmatrix_transposed);
 }
 inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  emulate::Mma mine{c, a, {b0, b1}};
-  emulate::together(&mine, emulate::mma_bf16);
+  emulate::MmaArgs args{c, a, {b0, b1}};
+  emulate::warp_collective(&args, emulate::mma_bf16);
 }
 inline void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  emulate::Mma mine{c, a, {b0, b1}};
-  emulate::together(&mine, emulate::mma_tf32);
+  emulate::MmaArgs args{c, a, {b0, b1}};
+  emulate::warp_collective(&args, emulate::mma_tf32);
 }
 inline uint32_t to_tf32(float x) { return emulate::to_tf32(x); }
-inline float bits_float(uint32_t x) {
+inline float float_from_bits(uint32_t x) {
   float value;
   __builtin_memcpy(&value, &x, sizeof value);
   return value;
 }
 
-// lane_xor for any type: each lane brings its value, and takes that of lane ^ mask.
+// shuffle_xor of any type: a lane gets the value of lane ^ mask.
 template <class A>
-struct Exchange {
-  A value, found;
+struct ShuffleArgs {
+  A value, result;
   int mask;
 };
 template <class A>
-inline A lane_xor(A x, int mask) {
-  Exchange<A> mine{x, x, mask};
-  emulate::together(&mine, [](void** of_lanes) {
+inline A shuffle_xor(A x, int mask) {
+  ShuffleArgs<A> args{x, x, mask};
+  emulate::warp_collective(&args, [](void** lane_args) {
     for (int i = 0; i < 32; ++i) {
-      auto* e = static_cast<Exchange<A>*>(of_lanes[i]);
-      e->found = static_cast<Exchange<A>*>(of_lanes[i ^ e->mask])->value;
+      auto* a = static_cast<ShuffleArgs<A>*>(lane_args[i]);
+      a->result = static_cast<ShuffleArgs<A>*>(lane_args[i ^ a->mask])->value;
     }
   });
-  return mine.found;
+  return args.result;
 }
 
 }  // namespace foster::cuda
