@@ -21,12 +21,13 @@ import psutil
 import torch
 from record import record
 
-from foster_cli.config import ModelConfig, TrainConfig
 from foster_cli.data.prepare import load_dataset
 from foster_cli.runtime import peak_memory_mb, reset_peak
+from foster_cli.session import Session
+from foster_cli.settings import ModelConfig, TrainConfig
 from foster_cli.train.fit import fit_real
 from foster_cli.train.memory import estimate
-from foster_cli.train.setting import make_setting
+from foster_cli.train.task import make_task
 
 #: Layers that learn, width, backbone.
 CASES = (("none", None, "sasrec"), ("none", 128, "sasrec"), ("none", None, "gru4rec"), ("1", None, "sasrec"))
@@ -36,12 +37,13 @@ def measure(path: str, layers: str, width: int | None, backbone: str) -> dict[st
     """One row."""
     device, train = torch.device("cpu"), TrainConfig(epochs=1)
     data = load_dataset([Path(path)])
-    setting = make_setting(data, ModelConfig(train_layers=layers, width=width, backbone=backbone), 20, device)
+    model = ModelConfig(train_layers=layers, width=width, backbone=backbone)
+    task = make_task(data, model, 20, Session(device=device))
     held = psutil.Process().memory_info().rss / 2**20
-    expected = estimate(setting, train, 256, 40).total / 2**20
-    windows = setting.windows.take(np.arange(min(len(setting.windows), 1200)))
+    expected = estimate(task, train, 256, 40).total / 2**20
+    windows = task.windows.take(np.arange(min(len(task.windows), 1200)))
     reset_peak()
-    fit_real(setting.fresh(0), windows, setting.valid, train, 0)
+    fit_real(task.fresh(0), windows, task.valid, train, 0)
     measured = peak_memory_mb(device) - held
     return {
         "data": data.name, "items": len(data.catalogue), "layers": layers, "width": width, "backbone": backbone,

@@ -21,18 +21,20 @@ import torch
 from record import record
 from torch import Tensor
 
-from foster_cli.config import DistillConfig, ModelConfig, TrainConfig
 from foster_cli.data.windows import Windows
-from foster_cli.distill.loop import Problem, State, make_subset, outer_step
-from foster_cli.distill.synthetic import from_tensor, probe_items, probe_tensor
+from foster_cli.distill.algorithm2 import Problem, State, outer_step
+from foster_cli.distill.starts import probe_items, probe_tensor
 from foster_cli.models.encoder import TextCache, TextEncoder
 from foster_cli.models.recommender import Recommender
-from foster_cli.ops.reading import make_reading
-from foster_cli.runtime import adamw, generator, peak_memory_mb, reset_peak
+from foster_cli.runtime import generator, peak_memory_mb, reset_peak
+from foster_cli.settings import DistillConfig, ModelConfig, TrainConfig
+from foster_cli.synthetic.factors import from_tensor
+from foster_cli.synthetic.reading import make_reading
+from foster_cli.synthetic.subset import make_subset
 from foster_cli.train.anchors import Teacher
 
 
-def setting(n: int, device: torch.device) -> tuple[Problem, State, Tensor]:
+def make_problem(n: int, device: torch.device) -> tuple[Problem, State, Tensor]:
     """What an outer step needs, on generated data with n items; and Q (M, rows, d) of the starting point."""
     rng = np.random.default_rng(0)
     pooled = torch.nn.functional.normalize(torch.randn(n, 384, generator=generator(0, "texts")), dim=-1).to(device)
@@ -52,17 +54,13 @@ def setting(n: int, device: torch.device) -> tuple[Problem, State, Tensor]:
     synthetic = from_tensor(Q, None, None)[0].to(device)
     reading = make_reading(config.targets == "own", config.mix, Q, V)
     problem = Problem(record, fresh, V, windows, make_subset(config, V, 0), config, TrainConfig(), 0, reading)
-    phi = fresh(1)
-    state = State(
-        phi, adamw(phi.parameters()), synthetic, adamw(synthetic.parameters(), lr=1e-3), generator(0, "bench"), rng
-    )
-    return problem, state, Q
+    return problem, State.fresh(problem, synthetic, "bench"), Q
 
 
 def measure(n: int, steps: int) -> dict[str, float]:
     """One size."""
     cpu = torch.device("cpu")
-    problem, state, _ = setting(n, cpu)
+    problem, state, _ = make_problem(n, cpu)
     outer_step(problem, state, 0)
     base = resident_mb()
     reset_peak()

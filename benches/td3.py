@@ -32,13 +32,14 @@ from torch import Tensor, nn
 
 from foster_cli.baselines import td3
 from foster_cli.baselines.td3 import TD3Config, td3_state, td3_step
-from foster_cli.config import DistillConfig, ModelConfig, TrainConfig
 from foster_cli.data.windows import Windows
-from foster_cli.distill.loop import Problem, State, make_subset, outer_step
-from foster_cli.distill.synthetic import random_start
+from foster_cli.distill.algorithm2 import Problem, State, outer_step
 from foster_cli.models.encoder import TextEncoder
 from foster_cli.models.recommender import Recommender
-from foster_cli.runtime import adamw, generator, peak_memory_mb, reset_peak
+from foster_cli.runtime import generator, peak_memory_mb, reset_peak
+from foster_cli.settings import DistillConfig, ModelConfig, TrainConfig
+from foster_cli.synthetic.factors import random_start
+from foster_cli.synthetic.subset import make_subset
 from foster_cli.train.anchors import Teacher
 
 M, L, D, WINDOWS, WARM_UP = 30, 50, 32, 8192, 68
@@ -96,11 +97,7 @@ def measure(method: str, n: int, steps: int) -> dict[str, Any]:
         batch = 256 if method == "foster-256" else problem.config.real_batch
         config = replace(problem.config, items_per_step=512, real_batch=batch)
         problem = replace(problem, config=config, subset=make_subset(config, problem.V, 0))
-        phi, synthetic = problem.fresh(1), random_start(M, L, D, 8, 8, generator(0, "start"))
-        own = State(
-            phi, adamw(phi.parameters()), synthetic, adamw(synthetic.parameters()), generator(0, "bench"),
-            np.random.default_rng(0),
-        )  # fmt: skip
+        own = State.fresh(problem, random_start(M, L, D, 8, 8, generator(0, "start")), "bench")
         run = lambda k: outer_step(problem, own, k)  # noqa: E731
     base = resident_mb()
     reset_peak()

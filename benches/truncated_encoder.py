@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 
 from foster_cli.errors import FosterError
-from foster_cli.models.backbone import encoder_layers, load_backbone
+from foster_cli.files import writing_dir
+from foster_cli.models.pretrained import encoder_layers, load_backbone
 from foster_cli.models.source import find_encoder
-from foster_cli.runtime import writing_dir
 
 
 def truncate(encoder: str, layers: int, out: Path) -> None:

@@ -19,27 +19,29 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from outer_step import setting
+from outer_step import make_problem
 
-from foster_cli.config import StudentConfig
-from foster_cli.distill.inner import inner_steps
-from foster_cli.distill.loop import make_subset, outer_step
+from foster_cli.distill.algorithm1 import inner_steps
+from foster_cli.distill.algorithm2 import outer_step
 from foster_cli.ops import rank_counts
 from foster_cli.runtime import adamw, generator, machine
+from foster_cli.settings import StudentConfig
+from foster_cli.synthetic.reading import SyntheticSet
+from foster_cli.synthetic.subset import make_subset
 
 
 def steps(n: int, device: torch.device) -> dict[str, Callable[[], object]]:
     """Name -> one step of it."""
-    problem, state, Q = setting(n, device)
+    problem, state, Q = make_problem(n, device)
     V, config, reading = problem.V, problem.config, problem.reading
     student = problem.fresh(2)
     optimizer = adamw(student.parameters())
-    students = make_subset(config, V, 0, StudentConfig())
+    drawn = SyntheticSet(Q, V, make_subset(config, V, 0, StudentConfig()), reading)
     H = torch.randn(1000, 384, generator=generator(0, "cases")).to(device)
     target = torch.arange(1000, device=device)
     rng_student = generator(0, "student")
     return {
-        "student": lambda: inner_steps(student, Q, V, students, 1, optimizer, rng_student, reading),
+        "student": lambda: inner_steps(student, drawn, 1, optimizer, rng_student),
         "outer": lambda: outer_step(problem, state, 1),
         "ranking": lambda: rank_counts(H, V, target),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from foster_cli.version import __version__
 
 if TYPE_CHECKING:
     from foster_cli.bundle import Bundle, load
@@ -13,7 +13,7 @@ __all__ = ["Bundle", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """`foster_cli.load` and `foster_cli.Bundle`, imported on first use (they need torch)."""
+    """Import `foster_cli.load` and `foster_cli.Bundle` lazily, because they need torch."""
     if name in ("load", "Bundle"):
         from foster_cli import bundle
 

@@ -1,6 +1,6 @@
-"""`foster` and `python -m foster_cli`: runs the app; turns faults into one line and an exit code.
+"""`foster` and `python -m foster_cli`: run the app; turn errors into one line and an exit code.
 
-Exit codes: 0 done, 2 bad input, 130 interrupted, 1 a fault of foster itself.
+Exit codes: 0 success, 2 bad input, 130 interrupted, 1 an internal error of foster.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 
 from foster_cli.errors import FosterError
 
-#: Seconds after Ctrl-C in which another is the same wish to stop, and does not break into what is put in order.
+#: Seconds after Ctrl-C in which further ones are ignored, so that they do not interrupt the cleanup.
 IMPATIENCE = 1.0
 
 
 def main() -> None:
-    """What `foster ARGS…` does."""
+    """Run `foster ARGS…`."""
     debug = "--debug" in sys.argv[1:2]
 
     def fail(text: str, code: int) -> None:
@@ -30,7 +30,7 @@ def main() -> None:
         raise SystemExit(code)
 
     try:
-        from foster_cli.app import app  # in here: Ctrl-C may come while it is imported
+        from foster_cli.app import app  # imported here, so that Ctrl-C during the import is handled too
 
         code = app(standalone_mode=False)
         if code == 130:  # Typer turns Ctrl-C into this code
@@ -47,13 +47,13 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise SystemExit(0) from None
     except Exception as error:
-        if hasattr(error, "format_message"):  # an option or command that is not there, or cannot be read
+        if hasattr(error, "format_message"):  # an unknown command or option, or a bad value
             _usage(error, fail)
         if debug:
             raise
         from foster_cli.runtime import out_of_memory
 
-        if type(error).__name__ == "Abort":  # Ctrl-D where a question was asked
+        if type(error).__name__ == "Abort":  # Ctrl-D at a question
             fail("foster: no answer, nothing was done; `--yes` answers beforehand", 2)
         if out_of_memory(error):
             fail("foster: out of memory; use a smaller --width, --student-items or --items-per-step, fewer "
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def _usage(error: Any, fail: Any) -> None:
-    """Typer's own complaint in one line; where no command was named, the help that it brings."""
+    """Print Typer's message in one line or, if no command was named, the help; exit with code 2."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         raise SystemExit(2)
@@ -74,7 +74,7 @@ def _usage(error: Any, fail: Any) -> None:
 
 
 class _Patience:
-    """A handler of SIGINT: raises KeyboardInterrupt, and passes over more of them within `IMPATIENCE` seconds."""
+    """A handler of SIGINT that raises KeyboardInterrupt, and ignores further signals within `IMPATIENCE` seconds."""
 
     def __init__(self) -> None:
         self.last = -IMPATIENCE
@@ -87,13 +87,13 @@ class _Patience:
 
 
 def run() -> None:
-    """Entry point of the `foster` command: `main` in a process of its own."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where the shell has it ignored
+    """Entry point of the process `foster`: set the handler of SIGINT, then call `main`."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # unless the shell ignores SIGINT
         signal.signal(signal.SIGINT, _Patience())
     try:
         main()
     except SystemExit as stop:
-        if stop.code == 130:  # Python gives all but an ignored signal its default at the end: a kill
+        if stop.code == 130:  # at exit Python restores the default handler, a kill, unless SIGINT is ignored
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         raise
 

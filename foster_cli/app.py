@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from foster_cli import __version__
 from foster_cli.commands import (
     ablate,
-    bench,
+    bench_distill,
+    bench_train,
     build_ext,
     cache,
     compare,
@@ -25,6 +25,8 @@ from foster_cli.commands import (
     tune,
     verify,
 )
+from foster_cli.commands.from_settings import Grouped
+from foster_cli.version import __version__
 
 app = typer.Typer(
     name="foster",
@@ -51,19 +53,25 @@ def _main(
     """Options of every command; `--debug` is read in `__main__`."""
 
 
-app.command("preprocess", short_help="Turn raw tables into one prepared file.")(preprocess.command)
-app.command("sample", short_help="Generate a shop to try foster on.")(sample.command)
-app.command("distill")(distill.command)
-app.command("eval", short_help="Compare the synthetic set with baselines.")(eval.command)
-app.command("export", short_help="Write the sequences for other programs.")(export.command)
-app.command("report", short_help="One HTML page about a bundle.")(report.command)
-app.command("compare", short_help="Which way of shrinking is best on your data.")(compare.command)
-app.command("ablate", short_help="Which part of the method does what.")(ablate.command)
-app.command("sweep", short_help="How much a setting matters, as curves.")(sweep.command)
-app.command("tune", short_help="Choose the settings of a distillation.")(tune.command)
-app.add_typer(bench.app, name="bench")
-app.command("verify", short_help="Check a bundle, line by line.")(verify.command)
+bench = typer.Typer(help="Measure what distilling and training take here.", no_args_is_help=True, rich_markup_mode=None)
+for _app, _name, _command, _help in (
+    (app, "preprocess", preprocess.command, "Turn raw tables into one prepared file."),
+    (app, "sample", sample.command, "Generate a shop to try foster on."),
+    (app, "distill", distill.command, None),
+    (app, "eval", eval.command, "Compare the synthetic set with baselines."),
+    (app, "export", export.command, "Write the sequences for other programs."),
+    (app, "report", report.command, "One HTML page about a bundle."),
+    (app, "compare", compare.command, "Which way of shrinking is best on your data."),
+    (app, "ablate", ablate.command, "Which part of the method does what."),
+    (app, "sweep", sweep.command, "How much a setting matters, as curves."),
+    (app, "tune", tune.command, "Choose the settings of a distillation."),
+    (app, "verify", verify.command, "Check a bundle, line by line."),
+    (app, "doctor", doctor.command, "Check this machine and installation."),
+    (app, "build-ext", build_ext.command, "Build the C++ and CUDA ops."),
+    (app, "demo", demo.command, "All of it on a generated shop."),
+    (bench, "distill", bench_distill.command, "Seconds and memory of an outer step: TD3 and FOSTER."),
+    (bench, "train", bench_train.command, "Time to train on all the data and on a bundle."),
+):
+    _app.command(_name, short_help=_help, cls=Grouped)(_command)
+app.add_typer(bench, name="bench")
 app.add_typer(cache.app, name="cache")
-app.command("doctor", short_help="Check this machine and installation.")(doctor.command)
-app.command("build-ext", short_help="Build the C++ and CUDA ops.")(build_ext.command)
-app.command("demo", short_help="All of it on a generated shop.")(demo.command)

@@ -1,18 +1,18 @@
-"""The artifact: a folder with the synthetic set (or a coreset) and all that is needed to train on it elsewhere.
+"""The bundle: a folder with the synthetic set (or a coreset) and all that is needed to train on it elsewhere.
 
     bundle.json               settings, identities of data and encoder, learning rate, metrics, versions
-    factors.safetensors       U (M, d1), T (L, d2), G (d1, d2, d); with goals of their own: T (2L, d2), and
-                              reads (r,) int64, the items that positions read
-    windows.safetensors       in a coreset, in the place of the factors: items (M, L+1) int64, indices into V padded
-                              with -1 on the right, and lengths (M,) int64
+    factors.safetensors       U (M, d1), T (L, d2), G (d1, d2, d); with separate targets: T (2L, d2), and reads (r,)
+                              int64, the items of the inputs
+    windows.safetensors       in a coreset, instead of the factors: items (M, L+1) int64, indices into V padded with -1
+                              on the right, and lengths (M,) int64
     item_factor.safetensors   V (n, d)
     items.parquet             item_id, title of the n items, in the order of V
     log.csv, checks.csv       a row per outer step; a row per validation
-    state.json, state.safetensors   where more outer steps go on from (`checkpoint.py`); only where they can
+    state.json, state.safetensors   the state from which more outer steps continue (`checkpoint.py`), if they can
     SHA256SUMS                sha256 of each of the above
 
-`load` verifies every byte of what it reads. The format is 2 with factors, 3 with windows.
-This module needs torch, safetensors and pyarrow, not the command line.
+`load` verifies every byte that it reads. The format is 2 with factors, 3 with windows.
+This module needs torch, safetensors and pyarrow, but not the command line.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,14 +32,15 @@ import torch
 from torch import Tensor
 
 from foster_cli.checkpoint import from_bytes, to_bytes
-from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
-from foster_cli.data.columns import PrepareSettings
+from foster_cli.data.schema import Catalogue
 from foster_cli.data.windows import Windows
 from foster_cli.distrust import MOST_JSON, read_items, read_manifest, read_small, read_tensors
 from foster_cli.errors import FosterError
+from foster_cli.files import save_tensors, sha256_file, writing_dir
 from foster_cli.ops import tucker
-from foster_cli.ops.reading import Reading, mixed
-from foster_cli.runtime import generator, save_tensors, sha256_file, writing_dir
+from foster_cli.runtime import generator
+from foster_cli.settings import SECTIONS, PrepareSettings
+from foster_cli.synthetic.reading import Reading, mixed
 
 FORMAT = 2
 FILES = (
@@ -50,28 +51,25 @@ FILES = (
     "log.csv",
     "checks.csv",
 )
-#: A coreset has its own format number, so that a foster from before there were any refuses it.
+#: A coreset has another format number, so that a foster older than coresets refuses it.
 CORESET_FORMAT = 3
 WINDOWS = "windows.safetensors"
 CORESET_FILES = tuple(WINDOWS if name == "factors.safetensors" else name for name in FILES)
 SUMS = "SHA256SUMS"
-#: The settings in a manifest.
-SETTINGS: dict[str, type] = {
-    "data.prepare": PrepareSettings, "model": ModelConfig, "train": TrainConfig, "distill": DistillConfig,
-    "student": StudentConfig,
-}  # fmt: skip
-#: Most numbers in Q that are read: 4 GiB of them in fp32.
+#: The sections of settings in a manifest.
+SETTINGS: dict[str, type] = {"data.prepare": PrepareSettings, **SECTIONS}
+#: The largest number of elements of Q that is read: 4 GiB in fp32.
 MOST_NUMBERS = 1 << 30
-#: May be there too, both or none.
+#: Optional files: a bundle has both or neither.
 STATE_FILES = ("state.json", "state.safetensors")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One training step's data, B sequences of l positions (B = 2M, l = L by default; M and L-1 as in the paper).
+    """The data of one training step: B sequences of l positions (B = 2M, l = L by default; M and L-1 in the paper).
 
-    `items` S (s,) and `targets` (B, l, s): what is to be predicted after each position, a distribution over S.
-    `read_items` R (r,) and `inputs` (B, l, r): what is read there, a distribution over R.
+    `items` S (s,) and `targets` (B, l, s): the distribution over S to predict after each position.
+    `read_items` R (r,) and `inputs` (B, l, r): the distribution over R to read at each position.
     """
 
     items: Tensor
@@ -84,8 +82,8 @@ class Batch:
 class Bundle:
     """A loaded bundle. `manifest` is bundle.json; n items, M sequences, L positions, width d.
 
-    `reading` says how training reads Q: the factors alone do not. A coreset has `windows`, the M real sequences, and
-    no factors: what is made of factors raises FosterError for it.
+    `reading` says how training reads Q. A coreset has `windows`, the M real sequences, instead of factors: everything
+    that is computed from factors then raises FosterError.
     """
 
     path: Path
@@ -99,25 +97,25 @@ class Bundle:
 
     @property
     def Q(self) -> Tensor:
-        """(M, L, d), or (M, 2L, d) with goals of their own: the Tucker product of the factors."""
+        """The Tucker product of the factors: (M, L, d), or (M, 2L, d) with separate targets."""
         if self.windows is not None:
             raise FosterError(f"{self.path}: holds real sequences, no distributions", "read its `windows`")
         return tucker(self.factors["U"], self.factors["T"], self.factors["G"])
 
     @property
     def own_goals(self) -> bool:
-        """Whether what a position reads and what is predicted there are two distributions."""
+        """Whether the input and the target of a position are two separate distributions."""
         return self.reading.own
 
     @property
     def learning_rate(self) -> float:
-        """AdamW rate that validation was done with."""
+        """The AdamW learning rate that validation was done with."""
         return float(self.manifest["student"]["lr"])
 
     def probabilities(self, rows: slice | None = None, items: Tensor | None = None) -> Tensor:
         """P (m, L, s): each position's distribution over `items` (s,), by default over all n.
 
-        With goals of their own: what is read, over all n items alone (0 outside the items that are read).
+        With separate targets: the inputs, which are 0 outside R; `items` then selects columns without renormalising.
         """
         Q = self.Q[rows if rows is not None else slice(None)]
         if self.reading.items is None:
@@ -128,19 +126,19 @@ class Bundle:
         return P if items is None else P[..., items]
 
     def goals(self, rows: slice | None = None, items: Tensor | None = None) -> Tensor:
-        """(m, l, s): what is to be predicted after each position that is read, over `items` (s,) or all n.
+        """(m, l, s): the target of each input position, a distribution over `items` (s,), by default over all n.
 
-        l = L with goals of their own; l = L-1 where each position is the goal of the one before it.
+        l = L with separate targets; l = L-1 if each position is the target of the one before it.
         """
         V = self.V if items is None else self.V[items]
         goal = self.reading.parts(self.Q[rows if rows is not None else slice(None)])[1]
         return torch.softmax(goal @ V.T, dim=-1)
 
     def batches(self, steps: int, seed: int = 0, items_per_step: int | None = 2048) -> Iterator[Batch]:
-        """`steps` training batches, a fresh uniform subset S for each (None: all items) and freshly mixed users.
+        """Yield `steps` training batches, each with a fresh uniform subset S (None: all items) and fresh mixed users.
 
-        A recommender reads `inputs @ E_R` (E_R: its own embeddings of `read_items`) and is trained by
-        KL(targets || softmax(H E_S^T)) (E_S: those of `items`), AdamW at `learning_rate`.
+        A recommender reads `inputs @ E_R` and is trained with AdamW at `learning_rate` on the loss
+        KL(targets || softmax(H E_S^T)). E_R and E_S are its own embeddings of `read_items` and `items`.
         """
         rng = generator(seed, "student")
         n = len(self.item_ids)
@@ -148,41 +146,41 @@ class Bundle:
         for _ in range(steps):
             whole = items_per_step is None or items_per_step >= n
             items = torch.arange(n) if whole else torch.randperm(n, generator=rng)[:items_per_step]
-            weights = self.reading.draw(len(read), rng)
+            mixing = self.reading.draw(len(read), rng)
             over = self.reading.read_over(items)
-            inputs = mixed(weights, torch.softmax(read @ self.V[over].T, dim=-1))
-            targets = torch.softmax(mixed(weights, goal) @ self.V[items].T, dim=-1)
+            inputs = mixed(mixing, torch.softmax(read @ self.V[over].T, dim=-1))
+            targets = torch.softmax(mixed(mixing, goal) @ self.V[items].T, dim=-1)
             yield Batch(items, targets, over, inputs)
 
 
-def save(
-    path: Path,
-    manifest: dict[str, Any],
-    factors: dict[str, Tensor],
-    V: Tensor,
-    item_ids: list[str],
-    titles: list[str],
-    log: list[dict[str, float]],
-    checks: list[dict[str, float]],
-    reads: Tensor | None = None,
-    state: dict[str, Any] | None = None,
-    beside: Path | None = None,
-) -> None:
-    """Write a bundle beside `path` (or in the folder `beside`), then rename it. FosterError where the disk fails.
+@dataclass(frozen=True)
+class Contents:
+    """What every bundle holds: its manifest, the item factor V (n, d), the items of V's rows, and the two tables."""
 
-    `reads` (r,): the items that positions read, where they have goals of their own; else None. `state`: the tree that
-    more outer steps go on from.
+    manifest: dict[str, Any]
+    V: Tensor
+    items: Catalogue
+    log: Sequence[dict[str, Any]]
+    checks: Sequence[dict[str, float]] = ()
+
+
+def save(
+    path: Path, contents: Contents, factors: dict[str, Tensor], reads: Tensor | None = None,
+    state: dict[str, Any] | None = None, beside: Path | None = None,
+) -> None:  # fmt: skip
+    """Write a bundle beside `path` (or in the folder `beside`), then rename it. Raises FosterError if the disk fails.
+
+    `reads` (r,): the items of the inputs, with separate targets; else None. `state`: the tree for more outer steps.
     """
     tensors = factors | ({} if reads is None else {"reads": reads})
-    with _saving(path, {"format": FORMAT, **manifest}, FILES, tensors, V, item_ids, titles, log, checks, beside) as tmp:
+    with _saving(path, contents, FORMAT, tensors, beside) as tmp:
         if state is not None:
             for name, content in zip(STATE_FILES, to_bytes(state), strict=True):
                 (tmp / name).write_bytes(content or b"")
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The tree that more outer steps of the bundle at `path` go on from. FosterError where it has none, or a damaged
-    one."""
+    """The tree from which more outer steps of the bundle continue. Raises FosterError if it is missing or damaged."""
     stated = stated_sums(path)
     if STATE_FILES[0] not in stated:
         raise FosterError(
@@ -198,35 +196,27 @@ def read_state(path: Path) -> dict[str, Any]:
         raise FosterError(f"{path}: {STATE_FILES[0]} cannot be read ({error})", "distill again") from error
 
 
-def save_coreset(
-    path: Path,
-    manifest: dict[str, Any],
-    windows: Windows,
-    V: Tensor,
-    item_ids: list[str],
-    titles: list[str],
-    log: list[dict[str, Any]],
-) -> None:
-    """Write a bundle of real sequences, as `save` does. `log`: a row per window."""
+def save_coreset(path: Path, contents: Contents, windows: Windows) -> None:
+    """Write a bundle of real sequences, like `save`. Its log has a row per window."""
     tensors = {"items": torch.from_numpy(windows.items), "lengths": torch.from_numpy(windows.lengths)}
-    with _saving(path, {"format": CORESET_FORMAT, **manifest}, CORESET_FILES, tensors, V, item_ids, titles, log, []):
+    with _saving(path, contents, CORESET_FORMAT, tensors):
         pass
 
 
 @contextmanager
 def _saving(
-    path: Path, manifest: dict[str, Any], files: tuple[str, ...], tensors: dict[str, Tensor], V: Tensor,
-    item_ids: list[str], titles: list[str], log: list[dict[str, Any]], checks: list[dict[str, float]],
-    beside: Path | None = None,
-) -> Iterator[Path]:  # fmt: skip
-    """Write all but the sums; what is added to the folder that this gives is summed too."""
+    path: Path, contents: Contents, version: int, tensors: dict[str, Tensor], beside: Path | None = None
+) -> Iterator[Path]:
+    """Write all files and yield the folder; then write the sums, also of state files added in the meantime."""
+    files = CORESET_FILES if version == CORESET_FORMAT else FILES
     with writing_dir(path, beside) as folder:
         save_tensors(tensors, folder / files[1])
-        save_tensors({"V": V}, folder / files[2])
-        pd.DataFrame({"item_id": item_ids, "title": titles}).to_parquet(folder / files[3], index=False)
-        pd.DataFrame(log).to_csv(folder / files[4], index=False)
-        pd.DataFrame(checks).to_csv(folder / files[5], index=False)
-        text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
+        save_tensors({"V": contents.V}, folder / files[2])
+        items = pd.DataFrame({"item_id": contents.items.ids, "title": contents.items.titles})
+        items.to_parquet(folder / files[3], index=False)
+        pd.DataFrame(contents.log).to_csv(folder / files[4], index=False)
+        pd.DataFrame(contents.checks).to_csv(folder / files[5], index=False)
+        text = json.dumps({"format": version, **contents.manifest}, indent=1, ensure_ascii=False, allow_nan=False)
         (folder / files[0]).write_text(text, encoding="utf-8")
         yield folder
         names = [*files, *(name for name in STATE_FILES if (folder / name).exists())]
@@ -234,7 +224,7 @@ def _saving(
 
 
 def _windows(tensors: dict[str, Tensor], n: int) -> Windows:
-    """Windows (M, L+1) over n items. ValueError where the tensors are not such windows."""
+    """Windows (M, L+1) over n items. Raises ValueError if the tensors are no such windows."""
     items, lengths = tensors["items"], tensors["lengths"]
     if items.dtype == lengths.dtype == torch.int64 and len(items) == len(lengths):
         found = Windows(items.numpy(), lengths.numpy())
@@ -246,7 +236,7 @@ def _windows(tensors: dict[str, Tensor], n: int) -> Windows:
 
 
 def stated_sums(path: Path) -> dict[str, str]:
-    """The sha256 that SHA256SUMS states for each file. FosterError where it is none, or names what no bundle holds."""
+    """The sha256 of each file by SHA256SUMS. Raises FosterError if that is missing or has a line that no bundle has."""
     sums = path / SUMS
     if not sums.is_file():
         what = "no such folder" if not path.exists() else f"no bundle (it holds no {SUMS})"
@@ -266,7 +256,7 @@ def stated_sums(path: Path) -> dict[str, str]:
 
 
 def check_files(path: Path, stated: dict[str, str], files: Iterable[str]) -> None:
-    """FosterError where one of `files` is missing, no plain file, or not of the stated sha256."""
+    """Raise FosterError if one of `files` is missing, no plain file, too large, or not of its stated sha256."""
     for name in files:
         try:
             found = (path / name).lstat()
@@ -284,9 +274,9 @@ def check_files(path: Path, stated: dict[str, str], files: Iterable[str]) -> Non
 
 
 def load(path: str | Path) -> Bundle:
-    """Read and verify a bundle, a stranger's too.
+    """Read and verify a bundle, which may come from a stranger.
 
-    Raises FosterError for what is missing, changed, malformed, absurdly large or of another format.
+    Raises FosterError if a part is missing, changed, malformed, absurdly large or of another format.
     """
     path = Path(path)
     stated = stated_sums(path)
@@ -316,7 +306,7 @@ def load(path: str | Path) -> Bundle:
 
 
 def check_format(path: Path, manifest: dict[str, Any], version: int) -> None:
-    """FosterError where the bundle is not of the format this foster reads."""
+    """Raise FosterError if the bundle does not have the format `version`."""
     found = manifest.get("format")
     if found == version and not isinstance(found, bool):
         return
@@ -326,7 +316,7 @@ def check_format(path: Path, manifest: dict[str, Any], version: int) -> None:
 
 
 def _check_factors(tensors: dict[str, Tensor], reads: Tensor | None, V: Tensor) -> None:
-    """ValueError where U, T, G, what is read and V do not fit together."""
+    """Raise ValueError if U, T, G, `reads` and V do not fit together, or are too large."""
     U, T, G = (tensors[name] for name in ("U", "T", "G"))
     fits = (U.shape[1], T.shape[1], V.shape[1]) == tuple(G.shape) and U.dtype == T.dtype == G.dtype == V.dtype
     if reads is not None:

@@ -1,32 +1,112 @@
-"""What lies in the cache folder, and how it is removed: teachers and read texts, each under a hash of what decides it.
+"""The cache folder: trained teachers and encoded texts, each under a hash of everything that it depends on.
+
+Entries are read, made if missing or damaged (`read_or_make`), listed and removed.
 
 <kind>/<entry>              the entry: teachers/<key>/, texts/<key>.safetensors
-<kind>/<entry>.about.json   what it is, for people; entries of an older foster have none
-<kind>/<entry>.run/         a training that is not finished
-<kind>/<entry>.lock         held by the process that makes or reads it; stays behind, empty
+<kind>/<entry>.about.json   a description for people; entries of an older foster have none
+<kind>/<entry>.run/         an unfinished training
+<kind>/<entry>.lock         held by the process that makes or reads the entry; the empty file is not removed
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from foster_cli.errors import FosterError
-from foster_cli.runtime import cache_dir, writing
+from foster_cli.files import writing
+
+if TYPE_CHECKING:
+    from foster_cli.console import Console
+
+T = TypeVar("T")
 
 KINDS = ("teachers", "texts")
 _KEY = re.compile(r"\.?([0-9a-f]{64})((?:\.safetensors)?)(.*)")
 
 
+def cache_dir() -> Path:
+    """The folder of teachers and encoded texts: `FOSTER_CACHE`, else `XDG_CACHE_HOME`/foster, else ~/.cache/foster."""
+    if "FOSTER_CACHE" in os.environ:
+        return Path(os.environ["FOSTER_CACHE"])
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "foster"
+
+
+@contextmanager
+def cache_lock(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold the lock of a cache entry: one writer at a time. Raises FosterError if the folder cannot be written.
+
+    `waiting` is called once if another process holds the lock. The system frees the lock of a killed process.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(str(path) + ".lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if waiting is not None:
+                waiting()
+            lock.acquire()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FosterError(
+            f"cannot write the cache {path.parent}: {reason}", "set FOSTER_CACHE to another folder, or give --no-cache"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def read_or_make(
+    path: Path, read: Callable[[], T], make: Callable[[], T], console: Console, what: str = "cache entry",
+    lock: bool = True,
+) -> T:  # fmt: skip
+    """What `read()` returns for `path` or, if the entry is missing or damaged, what `make()` writes there and returns.
+
+    `read` raises for a damaged entry, which is removed with a note that names `what` it is. `lock`: one process at a
+    time reads or makes the entry, others wait; partial files of a killed process are removed. Raises FosterError if
+    the folder cannot be written.
+    """
+    from safetensors import SafetensorError
+
+    def wait() -> None:
+        console.note(f"another process makes {path}; waiting for it")
+
+    with cache_lock(path, wait) if lock else nullcontext():
+        if lock:
+            clear_leftovers(path)
+        if path.exists():
+            try:
+                return read()
+            except (SafetensorError, FosterError, KeyError, ValueError, OSError) as error:
+                why = error.message if isinstance(error, FosterError) else f"{type(error).__name__}: {error}"
+                console.note(f"a damaged {what} is made again: {path} ({why})")
+                discard(path)
+        return make()
+
+
+def discard(path: Path) -> None:
+    """Remove a file or a folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 @dataclass(frozen=True)
 class Entry:
-    """`parts`: all that belongs to it. `size` in bytes; `modified` in seconds since 1970; `whole`: it can be used."""
+    """`parts`: its files and folders. `size` in bytes; `modified` in seconds since 1970; `whole`: it can be used."""
 
     kind: str
     key: str
@@ -39,7 +119,7 @@ class Entry:
 
 
 def clear_leftovers(path: Path) -> None:
-    """Remove what a process that was killed while it wrote the entry at `path` left; call it with the lock held."""
+    """Remove partial files of a process killed while it wrote the entry at `path`. Call this with the lock held."""
     for left in path.parent.glob(f".{path.name}.*"):
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
@@ -48,7 +128,7 @@ def clear_leftovers(path: Path) -> None:
 
 
 def write_about(path: Path, about: dict[str, Any]) -> None:
-    """Say for people what the entry at `path` is."""
+    """Write a description of the entry at `path` for people."""
     with writing(Path(f"{path}.about.json")) as tmp:
         tmp.write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
 
@@ -72,7 +152,7 @@ def _entry(kind: str, key: str, path: Path, parts: list[Path]) -> Entry | None:
     size, modified = 0, 0.0
     for part in parts:
         for file in _files(part):
-            with suppress(OSError):  # it went away meanwhile
+            with suppress(OSError):  # removed in the meantime
                 stat = file.stat()
                 size, modified = size + stat.st_size, max(modified, stat.st_mtime)
     whole = (path / "teacher.json").is_file() if kind == "teachers" else path.is_file()
@@ -80,8 +160,7 @@ def _entry(kind: str, key: str, path: Path, parts: list[Path]) -> Entry | None:
 
 
 def entries() -> list[Entry]:
-    """All that is kept, the newest first; what an interrupted or killed run left too. Raises FosterError where the
-    folder cannot be read."""
+    """All entries, newest first, with the remains of interrupted runs. Raises FosterError for an unreadable folder."""
     found: list[Entry] = []
     for kind in KINDS:
         folder = cache_dir() / kind
@@ -105,7 +184,7 @@ def entries() -> list[Entry]:
 
 @contextmanager
 def _held(entry: Entry) -> Iterator[bool]:
-    """Hold the entry's lock while it is looked at; False where another process has it."""
+    """Hold the entry's lock and yield True, or yield False if another process holds it."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(f"{entry.path}.lock")
@@ -125,22 +204,19 @@ def _held(entry: Entry) -> Iterator[bool]:
 
 
 def in_use(entry: Entry) -> bool:
-    """Whether another process makes or reads it now."""
+    """Whether another process makes or reads the entry now."""
     with _held(entry) as mine:
         return not mine
 
 
 def remove(entry: Entry) -> bool:
-    """Remove it, unless another process uses it: then nothing is done and the answer is False."""
+    """Remove the entry and return True; if another process uses it, do nothing and return False."""
     with _held(entry) as mine:
         if not mine:
             return False
         for part in entry.parts:
             try:
-                if part.is_dir() and not part.is_symlink():
-                    shutil.rmtree(part)
-                else:
-                    part.unlink(missing_ok=True)
+                discard(part)
             except OSError as error:
                 raise FosterError(f"cannot remove {part}: {error.strerror or error}", "see who owns it") from error
         return True

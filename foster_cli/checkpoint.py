@@ -1,13 +1,12 @@
-"""A long run's state on disk: trees of tensors and plain values, each whole or not there, whatever ends the process.
+"""The state of a long run on disk: trees of tensors and plain values, each complete or absent even after a crash.
 
 In: a name and a tree (dicts, lists, tuples, numbers, strings, None, tensors, numpy arrays). Out: the same tree, bit for
 bit. Each name has two files, of which the second is written last:
 
-    <name>-<count>.safetensors   the tensors (none: no file)
-    <name>-<count>.json          everything else, the sha256 of the tensors' file and of itself
+    <name>-<count>.safetensors   the tensors (no file if there are none)
+    <name>-<count>.json          everything else, with the sha256 of the tensors' file and of itself
 
-They are written beside, flushed to the disk and renamed; those of the count before are removed only after that. Nothing
-is pickled.
+Each is written under a temporary name, flushed and renamed; the previous count is removed only then. No pickle is used.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
 import time
@@ -31,28 +29,29 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from foster_cli.errors import FosterError
-from foster_cli.runtime import disk_error, save_tensors, sha256_json, sync_folder
+from foster_cli.files import disk_error, save_tensors, sha256_json, sync_folder, write_whole
 
-#: Raised whenever an older foster's states cannot be read any more.
+#: Increased whenever the states of an older foster can no longer be read.
 FORMAT = 1
-#: Most of a run's time that writing states may take.
+#: The largest share of a run's time that writing states may take.
 SHARE = 0.02
+_FILE = re.compile(r"(.+)-(\d{8})\.(?:json|safetensors)")
 
 
 class Resumable(Protocol):
-    """What can be kept and put back: `load_state_dict(state_dict())` changes nothing that follows."""
+    """An object whose state can be stored and restored: `load_state_dict(state_dict())` changes no later result."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that decides what comes next."""
+        """The whole state: all that later results depend on."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to where `state_dict` was called."""
+        """Restore the state that `state_dict` returned."""
         ...
 
 
 def pack(tree: Any) -> tuple[Any, dict[str, Tensor]]:
-    """`tree` as a JSON-able value and its tensors by path (copies on the CPU)."""
+    """`tree` as a JSON-able value, and its tensors by path (copies on the CPU). TypeError for any other type."""
     tensors: dict[str, Tensor] = {}
 
     def walk(value: Any, path: str) -> Any:
@@ -80,7 +79,7 @@ def pack(tree: Any) -> tuple[Any, dict[str, Tensor]]:
 
 
 def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The tree that `pack` took apart. Raises KeyError, TypeError or ValueError for what it did not write."""
+    """The tree that `pack` took apart. Raises KeyError, TypeError or ValueError for input that `pack` did not write."""
     if isinstance(value, list):
         return [unpack(v, tensors) for v in value]
     if not isinstance(value, dict):
@@ -100,7 +99,7 @@ def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def to_bytes(tree: Any) -> tuple[bytes, bytes | None]:
-    """The two files of a tree: JSON, and safetensors where it has tensors."""
+    """The contents of a tree's two files: JSON, and safetensors (None without tensors)."""
     value, tensors = pack(tree)
     binary = save(tensors) if tensors else None
     body = {"format": FORMAT, "tree": value, "tensors": None if binary is None else hashlib.sha256(binary).hexdigest()}
@@ -109,7 +108,7 @@ def to_bytes(tree: Any) -> tuple[bytes, bytes | None]:
 
 
 def from_bytes(text: bytes, binary: bytes | None) -> Any:
-    """The tree of two files. Raises ValueError where one is not as it was written."""
+    """The tree in two files' contents. Raises ValueError if one of them has changed."""
     try:
         body = json.loads(text)
         if not isinstance(body, dict) or body.pop("sha256", None) != sha256_json(body) or body["format"] != FORMAT:
@@ -124,9 +123,9 @@ def from_bytes(text: bytes, binary: bytes | None) -> Any:
 
 
 class Store:
-    """Trees by name in `folder`, which is made with the first one.
+    """Trees by name in `folder`, which the first write creates.
 
-    `share`: the part of the time since the last writing that the next one may take (see `due`).
+    `share`: the largest part of the time since the last write that the next one may take (see `due`).
     """
 
     def __init__(self, folder: Path, share: float = SHARE) -> None:
@@ -136,20 +135,25 @@ class Store:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since it was opened, and before that in earlier processes, up to what they last wrote."""
+        """Seconds since the store was opened, plus those of earlier processes (see `continue_clock`)."""
         return self.earlier + time.perf_counter() - self.opened
 
+    def continue_clock(self) -> None:
+        """Add the seconds of earlier processes to `elapsed`, up to their last write here."""
+        names = {match[1] for p in self._files() if (match := _FILE.fullmatch(p.name))}
+        self.earlier += max((found["elapsed"] for name in names if (found := self._last(name))), default=0.0)
+
     def spent(self, seconds: float) -> None:
-        """Count what was read in the place of being worked out: `seconds` that it took elsewhere."""
+        """Add to `elapsed` the `seconds` that another process took for a result which was only read here."""
         self.earlier += seconds
 
     def due(self) -> bool:
-        """Whether enough time has passed that writing costs no more than `share` of it, by what it took last."""
+        """Whether a write as slow as the last one would take at most `share` of the time since then."""
         return time.perf_counter() - self.last >= self.cost / self.share
 
     def write(self, trees: Mapping[str, Any]) -> None:
-        """Keep each tree under its name, in order. Raises FosterError where the disk takes no more; what was kept
-        under these names before is then still there."""
+        """Store each tree under its name, in order. Raises FosterError if the disk fails; the trees that were stored
+        under these names before then remain."""
         began = time.perf_counter()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -171,42 +175,33 @@ class Store:
             for ending in ("json", "safetensors"):
                 (self.folder / f"{name}-{count:08d}.{ending}").unlink(missing_ok=True)
 
-    def _counts(self, name: str) -> list[int]:
-        """The counts under which something of `name` lies here, whole or not."""
-        form = re.compile(re.escape(name) + r"-(\d{8})\.(?:json|safetensors)")
-        found = [form.fullmatch(p.name) for p in self.folder.iterdir()] if self.folder.is_dir() else []
-        return sorted({int(match[1]) for match in found if match})
+    def _files(self) -> list[Path]:
+        return list(self.folder.iterdir()) if self.folder.is_dir() else []
 
-    def read(self, name: str) -> Any:
-        """What was kept last under `name` and is whole; None where there is nothing."""
+    def _counts(self, name: str) -> list[int]:
+        """The counts of the files of `name`, complete or not."""
+        found = [_FILE.fullmatch(p.name) for p in self._files()]
+        return sorted({int(match[2]) for match in found if match and match[1] == name})
+
+    def _last(self, name: str) -> dict[str, Any] | None:
+        """The newest complete record of `name`: its tree, and `elapsed` when it was written."""
         for count in reversed(self._counts(name)):
             stem = self.folder / f"{name}-{count:08d}"
             with contextlib.suppress(ValueError, FileNotFoundError):
                 tensors = stem.with_suffix(".safetensors")
                 binary = tensors.read_bytes() if tensors.exists() else None
-                found = from_bytes(stem.with_suffix(".json").read_bytes(), binary)
-                self.earlier = max(self.earlier, found["elapsed"])
-                return found["tree"]
+                found: dict[str, Any] = from_bytes(stem.with_suffix(".json").read_bytes(), binary)
+                return found
         return None
 
+    def read(self, name: str) -> Any:
+        """The newest complete tree under `name`; None if there is none."""
+        found = self._last(name)
+        return None if found is None else found["tree"]
+
     def clear(self) -> None:
-        """Remove all of it."""
+        """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """`content` under `path`, on the disk, or what was there before."""
-    tmp = path.with_name(f".{path.name}.part")
-    try:
-        with tmp.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        tmp.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            tmp.unlink(missing_ok=True)
-        raise
 
 
 def _tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -220,13 +215,13 @@ def _tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 
 def save_checked(tensors: dict[str, Tensor], path: Path) -> None:
-    """`runtime.save_tensors` with a sha256 of names, shapes and values in the file's metadata."""
+    """`files.save_tensors` with a sha256 of names, types, shapes and values in the file's metadata."""
     save_tensors(tensors, path, {"sha256": _tensors_sha256(tensors)})
 
 
 def load_checked(path: Path) -> dict[str, Tensor]:
-    """The tensors of `save_checked`, or of a file without a sum (an older foster's). Raises ValueError where one was
-    changed, SafetensorError where it is no such file."""
+    """The tensors that `save_checked` wrote, or those of a file without a sum (an older foster's). Raises ValueError if
+    the sum differs, SafetensorError if it is no such file."""
     with safe_open(path, "pt") as file:
         stated = (file.metadata() or {}).get("sha256")
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -236,8 +231,8 @@ def load_checked(path: Path) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Put an optimizer where `state_dict` found it, its moments in the memory layout that the first step gives them:
-    a fused step reads a parameter and its moments as flat memory, side by side."""
+    """Restore an optimizer from its `state_dict`. Its moments get the memory layout that the first step gives them,
+    because a fused step reads a parameter and its moments as flat memory, in parallel."""
     optimizer.load_state_dict(state)
     for parameter, moments in optimizer.state.items():
         for name, x in moments.items():
@@ -246,12 +241,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 
 
 def numpy_state(rng: np.random.Generator) -> dict[str, Any]:
-    """Where a numpy generator is."""
+    """The state of a numpy generator."""
     return dict(rng.bit_generator.state)
 
 
 def set_numpy(rng: np.random.Generator, state: dict[str, Any]) -> None:
-    """Put a numpy generator where `numpy_state` found it. FosterError for another kind of generator."""
+    """Restore a numpy generator from `numpy_state`. Raises FosterError for another kind of generator."""
     if state["bit_generator"] != rng.bit_generator.state["bit_generator"]:
         raise FosterError(f"a state of {state['bit_generator']}, not of this numpy's generator", "begin anew")
     rng.bit_generator.state = state

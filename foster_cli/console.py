@@ -1,8 +1,8 @@
 """The only printer. Results go to stdout; progress, notes and errors go to stderr.
 
-On a terminal: rich bars and tables. Elsewhere: plain lines. With `--json`: stdout carries JSON only, one
-object per line for events, so that a program can read it. Text from data (titles!) is hostile: `clean`
-removes control and bidirectional characters and `escape` keeps rich from reading it as markup.
+It draws rich bars and tables on a terminal, and prints plain lines elsewhere. With `--json`, stdout carries only JSON,
+one object per line for events, for programs to read. Text from data (such as titles) is untrusted: `clean` removes
+control and bidirectional characters, and `escape` keeps rich from reading the text as markup.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rich.cells import cell_len
@@ -34,7 +35,7 @@ def clean(text: object, limit: int = 200) -> str:
 
 
 def _groups(lines: Sequence[Sequence[str]], room: int) -> list[list[int]]:
-    """The columns of tables that are each at most `room` characters wide, frames included; column 0 in all of them."""
+    """The columns of tables of at most `room` characters each, frames included. Each table begins with column 0."""
     first, *widths = [max(cell_len(line[i]) for line in lines) + 3 for i in range(len(lines[0]))]
     groups, used = [[0]], 1 + first
     for i, width in enumerate(widths, 1):
@@ -47,7 +48,7 @@ def _groups(lines: Sequence[Sequence[str]], room: int) -> list[list[int]]:
 
 
 class View(Protocol):
-    """What `Console.live` draws: it hears every event, and takes the place of progress bars."""
+    """What `Console.live` draws. It receives every event, and replaces the progress bars."""
 
     def __rich__(self) -> RenderableType: ...
 
@@ -69,21 +70,21 @@ class Console:
 
     @property
     def interactive(self) -> bool:
-        """True where a person watches: a terminal, and no `--json`."""
+        """Whether a person watches: stderr is a terminal, and `--json` is not given."""
         return self._err.is_terminal and not self.json_mode
 
     def note(self, text: str) -> None:
-        """A line of progress or explanation, to stderr."""
+        """Print a line of progress or explanation to stderr."""
         if not self.quiet:
             self._err.print(escape(text))
 
     def result(self, text: str) -> None:
-        """A line of the command's answer, to stdout (nothing with `--json`)."""
+        """Print a line of the command's answer to stdout (nothing with `--json`)."""
         if not self.json_mode:
             self._out.print(escape(text))
 
     def event(self, **fields: Any) -> None:
-        """One JSON object on a line of stdout; printed only with `--json`. Listeners hear it in any case."""
+        """Print one JSON object on a line of stdout, but only with `--json`. Listeners always receive `fields`."""
         for listener in self._listeners:
             listener(fields)
         if self.json_mode:
@@ -92,7 +93,7 @@ class Console:
 
     @contextmanager
     def listening(self, listener: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-        """`listener` is called with the fields of every event until the end."""
+        """Inside the block, call `listener` with the fields of every event."""
         self._listeners.append(listener)
         try:
             yield
@@ -101,7 +102,7 @@ class Console:
 
     @contextmanager
     def live(self, view: View) -> Iterator[None]:
-        """`view` below the notes until the end, where a person watches; elsewhere nothing changes."""
+        """Inside the block, draw `view` below the notes if a person watches; otherwise change nothing."""
         if not self.interactive or self.quiet:
             yield
             return
@@ -113,9 +114,9 @@ class Console:
             self._view = None
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table on stdout: drawn on a terminal, aligned plain text elsewhere; nothing with `--json`.
+        """Print a table to stdout: drawn on a terminal, aligned plain text elsewhere; nothing with `--json`.
 
-        Where the terminal is too narrow, the columns stand in several tables, the first one in each of them.
+        If the terminal is too narrow, the columns are split into several tables that each repeat the first column.
         """
         if self.json_mode:
             return
@@ -169,7 +170,7 @@ class Ticker:
         self._update = update
 
     def at(self, done: int, extra: str = "") -> None:
-        """`done` units are finished; `extra` is a short word on how it goes."""
+        """Show that `done` units are finished; `extra` is a short status, such as the loss."""
         self._update(done, extra)
 
 
@@ -185,5 +186,22 @@ class _PlainLines:
             self.console.note(f"{self.label}: {done}/{self.total} {extra}".rstrip())
 
 
-#: A console that says nothing: the default for library use.
+@dataclass(frozen=True)
+class Stage:
+    """A named part of a run. Its notes and its progress are printed to `console` under `label`."""
+
+    console: Console
+    label: str
+
+    def note(self, text: str) -> None:
+        """Print `label: text` to stderr."""
+        self.console.note(f"{self.label}: {text}")
+
+    def progress(self, total: int) -> AbstractContextManager[Ticker]:
+        """See `Console.progress`."""
+        return self.console.progress(self.label, total)
+
+
+#: A console without notes: the default for library use.
 SILENT = Console(quiet=True)
+TRAINING = Stage(SILENT, "training")

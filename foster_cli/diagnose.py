@@ -1,6 +1,6 @@
-"""What this machine and installation can do: the checks behind `foster doctor`.
+"""The checks behind `foster doctor`: what this machine and installation can do.
 
-In: nothing but the machine. Out: a list of `Finding`; one of them `broken` means that a default run would fail.
+Out: a list of `Finding`. A `broken` one means that a default run would fail.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from foster_cli.cache import cache_dir
 from foster_cli.errors import FosterError
 from foster_cli.models.lora import require_peft
 from foster_cli.models.source import TINYBERT_HUB, find_encoder
 from foster_cli.ops import CHOICES, native, reference
-from foster_cli.runtime import cache_dir
 
-#: Least free space for a run: texts, teachers and a bundle of a dataset like Amazon Games take about as much.
+#: Least free bytes for a run: texts, teachers and a bundle of a dataset like Amazon Games need about as much.
 LEAST_FREE = 1 << 30
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. `state`: ok, note (works, with less) or broken."""
+    """One line of the report. `state`: ok, note (works, with a limitation) or broken."""
 
     name: str
     state: str
@@ -62,7 +62,7 @@ def _apart(found: Tensor, true: Tensor) -> float:
 
 
 def op_errors(device: torch.device) -> dict[str, float]:
-    """Each op's largest error against the plain definition in float64, on one fp32 example. NaN: it differs."""
+    """Each op's largest error against its plain definition in float64, on one fp32 example. NaN: the counts differ."""
     rng = torch.Generator().manual_seed(0)
     Q, V, H, E = ((torch.randn(n, 48, generator=rng) / 3).to(device) for n in (33, 1500, 33, 1500))
     q, v, h, e = (x.double() for x in (Q, V, H, E))
@@ -77,7 +77,7 @@ def op_errors(device: torch.device) -> dict[str, float]:
 
 
 def extension() -> list[Finding]:
-    """The C++ ops: there or not, and whether each computes what its definition says."""
+    """The C++ ops: whether they are installed, and whether each one agrees with its definition."""
     choice = os.environ.get("FOSTER_OPS", "auto")
     if choice not in CHOICES:
         return [Finding("extension", "broken", f"FOSTER_OPS={choice}: use one of {', '.join(CHOICES)}")]
@@ -99,14 +99,14 @@ def extension() -> list[Finding]:
 def _op_findings(device: torch.device) -> list[Finding]:
     found = []
     for name, error in op_errors(device).items():
-        good = error < 1e-4  # NaN is not
+        good = error < 1e-4  # False for NaN
         text = f"error {error:.1e} against its definition, on {device}"
         found.append(Finding(f"{device} {name}", "ok" if good else "broken", text))
     return found
 
 
 def encoders() -> list[Finding]:
-    """The default text encoder must be there; the paper's may be."""
+    """The default text encoder is required; the paper's is optional."""
     found = []
     try:
         source = find_encoder("minilm")
@@ -133,7 +133,7 @@ def _existing(path: Path) -> Path:
 
 
 def folders() -> list[Finding]:
-    """Where runs write: the cache and the current folder; writable, with room."""
+    """The folders that runs write to, the cache and the current one: whether they are writable, and the free space."""
     found = []
     for name, path in (("cache", cache_dir()), ("here", Path.cwd())):
         base = _existing(path)

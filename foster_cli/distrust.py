@@ -1,7 +1,7 @@
-"""Readers for files that a stranger made: a bundle's JSON, tensors and table of items.
+"""Readers for untrusted files: a bundle's JSON, tensors and table of items.
 
-In: a path. Out: plain values, tensors, lists. What is malformed, too large or not of the expected form is a ValueError;
-memory stays within a small multiple of the file's own size, whatever the file says of itself.
+In: a path. Out: plain values, tensors, lists. Malformed, unexpected or too large content raises ValueError. Memory use
+stays within a small multiple of the file's size, whatever sizes the file claims.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from foster_cli.config import MOST_TITLE
+from foster_cli.settings import MOST_TITLE
 
-#: Bytes of a manifest, and of the header of a safetensors file: both are kilobytes.
+#: The largest size in bytes of a manifest and of a safetensors header; both usually take kilobytes.
 MOST_JSON, MOST_HEADER = 16 << 20, 1 << 16
-#: Characters of all ids and titles together.
+#: The largest number of characters in all ids and titles together.
 MOST_TEXT = 1 << 30
 DEEPEST = 32
 _FLOATS = {torch.float32, torch.float64}
-#: How pyarrow and pandas write a table: no codec that turns a kilobyte into a gigabyte, no encoding that repeats text.
+#: What pyarrow and pandas write. Others could turn a kilobyte into a gigabyte (a codec) or repeat text (an encoding).
 _CODECS = {"UNCOMPRESSED", "SNAPPY"}
 _ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED", "RLE_DICTIONARY", "PLAIN_DICTIONARY"}
 
 
 def read_small(path: Path, most: int) -> bytes:
-    """The bytes of a plain file of at most `most`. Raises ValueError for a larger one or another thing."""
+    """The bytes of a plain file. Raises ValueError if there are more than `most`, or if it is no plain file."""
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     with os.fdopen(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -62,11 +62,11 @@ def _check_tree(value: Any, depth: int = 0) -> None:
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError("a number that is not finite")
     elif isinstance(value, str):
-        value.encode("utf-8")  # half a surrogate pair cannot be written or printed again
+        value.encode("utf-8")  # raises for half a surrogate pair, which cannot be written or printed
 
 
 def read_json(path: Path, most: int = MOST_JSON) -> Any:
-    """A JSON file: UTF-8, finite numbers, at most 32 deep. Raises ValueError for what is not."""
+    """The value in a JSON file: UTF-8, finite numbers, nested at most 32 deep. Raises ValueError for anything else."""
     try:
         value = json.loads(read_small(path, most).decode("utf-8"), parse_constant=_no_constant)
         _check_tree(value)
@@ -78,7 +78,7 @@ def read_json(path: Path, most: int = MOST_JSON) -> Any:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a JSON value is of a settings field's type."""
+    """Whether a JSON value has the type `hint` of a settings field."""
     if isinstance(hint, types.UnionType):
         return any(_fits(value, part) for part in get_args(hint))
     if get_origin(hint) in (tuple, list):
@@ -90,7 +90,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def check_fields(where: str, values: Any, kind: type) -> None:
-    """ValueError unless `values` is an object whose entries that `kind` (a dataclass) knows are of its types."""
+    """Raise ValueError unless `values` is an object whose entries have the types of `kind`'s fields (a dataclass)."""
     if not isinstance(values, dict):
         raise ValueError(f"{where} is no object")
     for name, hint in get_type_hints(kind).items():
@@ -99,8 +99,8 @@ def check_fields(where: str, values: Any, kind: type) -> None:
 
 
 def read_manifest(path: Path, kinds: dict[str, type]) -> dict[str, Any]:
-    """bundle.json: an object whose entries are of their kinds, as far as they are there; `kinds`: those that are
-    settings, by name (`data.prepare` inside another). Raises ValueError for another one, or no learning rate."""
+    """Read bundle.json and check the types of its entries. `kinds`: the dataclass of each section of settings, by name
+    (`data.prepare`: nested). Raises ValueError for an entry of another type, or a missing learning rate."""
     manifest = read_json(path)
     if not isinstance(manifest, dict):
         raise ValueError(f"{path.name} holds no object")
@@ -135,8 +135,8 @@ class _Encoder:
 
 
 def read_tensors(path: Path, dims: dict[str, int]) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, each of a known name, its number of dimensions (all at least 1), float32,
-    float64 or int64, and finite; `reads` may be missing. Raises ValueError for anything else."""
+    """The tensors of a safetensors file. Names and numbers of dimensions are those of `dims`; `reads` may be missing.
+    All are float32, float64 or int64, finite and not empty. Raises ValueError for anything else."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         if size > min(MOST_HEADER, path.stat().st_size):
@@ -190,7 +190,7 @@ def read_items(path: Path, n: int) -> tuple[list[str], list[str]]:
 
 
 def _check_table(metadata: Any, schema: Any, n: int) -> None:
-    """ValueError unless the table says that it is what foster writes: two columns of text, n rows, plain encodings."""
+    """Raise ValueError unless the metadata are those of foster's tables: two text columns, n rows, plain encodings."""
     if metadata.num_rows != n or not {"item_id", "title"} <= set(schema.names) or len(schema.names) > 3:
         raise ValueError(f"items.parquet: not the {n} items of item_factor.safetensors")
     room = MOST_TEXT + 64 * n

@@ -1,7 +1,7 @@
-"""The one exception users see: what is wrong, where, and what to type instead.
+"""The one exception that users see. It says what is wrong, where, and what to type instead.
 
-`FosterError` is raised wherever input is at fault. `foster_cli.__main__.main` prints it as one line and
-exits with code 2; code that uses foster as a library catches it as any exception.
+`FosterError` is raised for any bad input. `foster_cli.__main__.main` prints it as one line and exits with code 2;
+code that uses foster as a library catches it like any exception.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class NotFinite(FosterError):
 
 
 class OutOfMemory(FosterError):
-    """Memory is too small for what was asked for."""
+    """The memory is too small for the request."""
 
 
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The one of `known` that `name`, mistyped, comes near to (similarity from `cutoff`); None where there is none."""
+    """The name in `known` that is most similar to the mistyped `name` (at least `cutoff`); None if there is none."""
     return next(iter(difflib.get_close_matches(name, known, 1, cutoff)), None)

@@ -1,10 +1,10 @@
-"""How the C++ and CUDA ops are built: what setup.py and `foster build-ext` share.
+"""The build of the C++ and CUDA ops, shared by setup.py and `foster build-ext`.
 
-In: the sources in `csrc/` (beside the package in a checkout, inside it in an installation), torch and the compilers
-that are there. Out: `foster_cli._C` and `_C.json`, which says what it was built against. Imports nothing heavy.
+In: the sources in `csrc/` (beside the package in a checkout, inside it in an installation), the installed torch and
+compilers. Out: `foster_cli._C`, and `_C.json`, which says what it was built against. Imports nothing heavy.
 
-Environment: FOSTER_EXT=0 leaves the extension out when foster is installed. CXX, CUDA_HOME and TORCH_CUDA_ARCH_LIST as
-torch reads them. FORCE_CUDA=1 builds the CUDA kernels without a visible GPU, for every target in `ARCHITECTURES`.
+Environment: FOSTER_EXT=0 installs foster without the extension. CXX, CUDA_HOME and TORCH_CUDA_ARCH_LIST work as in
+torch. FORCE_CUDA=1 builds the CUDA kernels without a visible GPU, for every target in `ARCHITECTURES`.
 FOSTER_SANITIZE=1 is for `make sanitize`.
 """
 
@@ -23,12 +23,12 @@ from typing import Any
 from foster_cli.errors import FosterError
 
 PACKAGE = Path(__file__).parent
-#: Compute capabilities the kernels are compiled for, with the first CUDA that knows them.
+#: The compute capabilities to compile for, each with the first version of CUDA that supports it.
 ARCHITECTURES = {80: (11, 0), 86: (11, 1), 89: (11, 8), 90: (11, 8), 100: (12, 8)}
 
 
 def source_folder() -> Path:
-    """`csrc/`. Raises FosterError where this installation has none."""
+    """The folder `csrc/`. Raises FosterError if this installation has none."""
     for folder in (PACKAGE.parent / "csrc", PACKAGE / "csrc"):
         if (folder / "ops.cpp").is_file():
             return folder
@@ -36,7 +36,7 @@ def source_folder() -> Path:
 
 
 def _nvcc(home: str) -> tuple[int, int] | None:
-    """The version of CUDA_HOME's compiler."""
+    """The version of nvcc in the CUDA folder `home`; None if it cannot be found."""
     try:
         found = subprocess.run([str(Path(home, "bin", "nvcc")), "--version"], capture_output=True, text=True)
     except OSError:
@@ -46,7 +46,7 @@ def _nvcc(home: str) -> tuple[int, int] | None:
 
 
 def cuda_left_out() -> str | None:
-    """Why the CUDA kernels are not built here; None where they are."""
+    """The reason why the CUDA kernels are not built here; None if they are."""
     import torch
     from torch.utils.cpp_extension import CUDA_HOME
 
@@ -63,7 +63,7 @@ def cuda_left_out() -> str | None:
 
 
 def _targets() -> list[str]:
-    """nvcc's flags for every architecture it knows; none where torch chooses (a visible GPU, TORCH_CUDA_ARCH_LIST)."""
+    """nvcc's flags for all architectures it supports; [] if torch chooses (a visible GPU, or TORCH_CUDA_ARCH_LIST)."""
     import torch
     from torch.utils.cpp_extension import CUDA_HOME
 
@@ -77,7 +77,7 @@ def _targets() -> list[str]:
 
 
 def setup_arguments() -> dict[str, Any]:
-    """`ext_modules` and `cmdclass` for setuptools. Raises FosterError, with the reason, where nothing can be built."""
+    """`ext_modules` and `cmdclass` for setuptools. Raises FosterError with the reason if nothing can be built."""
     try:
         import torch
         from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
@@ -107,7 +107,7 @@ def setup_arguments() -> dict[str, Any]:
     module.depends = [str(p) for ending in ("h", "cuh") for p in sorted(folder.rglob(f"*.{ending}"))]
 
     class Build(BuildExtension):
-        """Writes beside the extension what it was built against: another torch must not load it."""
+        """Also writes `_C.json`: what the extension was built against, because another torch must not load it."""
 
         def run(self) -> None:
             super().run()
@@ -121,12 +121,12 @@ def setup_arguments() -> dict[str, Any]:
 
 
 def build() -> dict[str, Any]:
-    """Build the extension against the torch that is there and put it into the package; returns its record.
+    """Build the extension against the installed torch and put it into the package; return its record.
 
-    Raises FosterError where it cannot be built, with the compiler's first error, or cannot be written. What was there
-    before stays until the new one is whole.
+    Raises FosterError if it cannot be built (with the compiler's first error) or written. The old extension is removed
+    only when the new one is complete.
     """
-    setup_arguments()  # what is missing is said before anything slow begins
+    setup_arguments()  # reports what is missing before anything slow begins
     if not os.access(PACKAGE, os.W_OK):
         raise FosterError(f"{PACKAGE}: cannot write", "use an environment of your own (python -m venv)")
     with tempfile.TemporaryDirectory() as folder:
@@ -145,7 +145,7 @@ def build() -> dict[str, Any]:
             lines = (done.stdout + done.stderr).splitlines()
             wrong = next((line for line in lines if re.search(r"\berror\b", line, re.IGNORECASE)), "no word from it")
             raise FosterError(f"the compiler failed: {wrong.strip()[:300]}", "mend that, or use FOSTER_OPS=reference")
-        for old in PACKAGE.glob("_C.*"):  # the record first: without it nothing is loaded
+        for old in PACKAGE.glob("_C.*"):  # remove the record first: without it nothing is loaded
             if old.suffix == ".json":
                 old.unlink()
         for new in sorted(made, key=lambda p: p.suffix == ".json"):

@@ -1,22 +1,16 @@
-"""Device, seeds, hashing, memory and atomic files: what every layer needs from the machine.
+"""Device, seeds, optimizers and memory: what every layer needs from the machine.
 
-Random generators are made here from named seeds and passed on; nothing in foster draws from a global one.
-This module imports no torch at import time, so that `--help` stays fast.
+Random generators are made here from named seeds and passed on; foster never draws from a global generator.
+This module imports torch lazily, so that `--help` stays fast.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
-import json
 import os
 import platform
-import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,20 +21,20 @@ if TYPE_CHECKING:
 
 
 def stream_seed(seed: int, *names: object) -> int:
-    """A 63-bit seed for one named stream of randomness, independent between names."""
+    """A 63-bit seed for the random stream `names` of `seed`; streams are independent of each other."""
     text = ":".join([str(seed), *map(str, names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
 def generator(seed: int, *names: object) -> torch.Generator:
-    """A CPU generator for the stream `names` of `seed` (draws are made on the CPU on every device)."""
+    """A CPU generator for the random stream `names` of `seed`; foster draws on the CPU for every device."""
     import torch
 
     return torch.Generator().manual_seed(stream_seed(seed, *names))
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` takes CUDA where there is one, else the CPU. Raises FosterError for one that is not there."""
+    """The device `name`; `auto` is CUDA if available, else the CPU. Raises FosterError for an unavailable device."""
     import torch
 
     if name == "auto":
@@ -61,7 +55,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def adamw(groups: Any, lr: float = 1e-3, weight_decay: float = 0.0) -> torch.optim.AdamW:
-    """AdamW, fused where the device has it (CPU and CUDA)."""
+    """AdamW, in its fused form on devices that have it (CPU and CUDA)."""
     import torch
 
     groups = list(groups)
@@ -69,28 +63,28 @@ def adamw(groups: Any, lr: float = 1e-3, weight_decay: float = 0.0) -> torch.opt
     return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=first.device.type in ("cpu", "cuda"))
 
 
-#: How torch's allocators put it where they raise a plain RuntimeError.
+#: Words in the plain RuntimeErrors that torch's allocators raise when memory runs out.
 _FULL = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "out of memory")
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that memory is short: Python's, a GPU's, or torch's on the CPU."""
+    """Whether `error` means that memory ran out: Python's, a GPU's, or torch's on the CPU."""
     full = isinstance(error, RuntimeError) and any(words in str(error) for words in _FULL)
     return full or isinstance(error, (MemoryError, OutOfMemory))
 
 
 def reset_peak() -> None:
-    """Start counting peak memory afresh (CUDA's allocator, and the process where Linux lets it)."""
+    """Restart the count of peak memory, for CUDA's allocator and, if Linux permits it, for the process."""
     import torch
 
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(OSError):  # not Linux, or not permitted: the peak is then that of the whole process
+    with contextlib.suppress(OSError):  # not Linux, or not permitted: the peak is then since the process began
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory in MiB since `reset_peak`: of the CUDA allocator on a GPU, resident in the process elsewhere."""
+    """Peak memory in MiB since `reset_peak`: of the CUDA allocator on a GPU, else the process's resident memory."""
     if device.type == "cuda":
         import torch
 
@@ -107,12 +101,12 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """The machine and library versions, for the record beside every measured number."""
+    """The machine and library versions, recorded beside every measured number."""
     import numpy
     import torch
     import transformers
 
-    from foster_cli import __version__
+    from foster_cli.version import __version__
 
     return {
         "foster": __version__,
@@ -135,172 +129,3 @@ def _cpu_name() -> str:
             if line.startswith("model name"):
                 return f"{line.split(':', 1)[1].strip()} x{os.cpu_count()}"
     return f"{platform.processor() or platform.machine()} x{os.cpu_count()}"
-
-
-def cache_dir() -> Path:
-    """Where teachers and encoded texts are kept: `FOSTER_CACHE`, else `XDG_CACHE_HOME`/foster, else ~/.cache/foster."""
-    if "FOSTER_CACHE" in os.environ:
-        return Path(os.environ["FOSTER_CACHE"])
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "foster"
-
-
-@contextmanager
-def cache_lock(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold the lock of a cache entry: one writer at a time. A folder that cannot be written is a FosterError.
-
-    `waiting` is called once where another process holds it. The system frees the lock of a process that is killed.
-    """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(str(path) + ".lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if waiting is not None:
-                waiting()
-            lock.acquire()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise FosterError(
-            f"cannot write the cache {path.parent}: {reason}", "set FOSTER_CACHE to another folder, or give --no-cache"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def real_path(path: Path) -> Path:
-    """`path` from the root, links followed; unlike `Path.resolve` without a fault where they form a ring."""
-    return Path(os.path.realpath(path))
-
-
-def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file's bytes, read in blocks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as f:
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def sha256_json(value: Any) -> str:
-    """Hex sha256 of a JSON-able value, independent of key order."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-def disk_error(error: OSError, path: Path, hint: str | None = None) -> FosterError:
-    """What a failed write to `path` is to the user; `hint`: what to do, if not to give another --out."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        hint = hint or "free some space or give another --out"
-        return FosterError(f"the disk is full: writing {path} failed", hint)
-    reason = error.strerror or str(error)
-    return FosterError(f"cannot write {path}: {reason}", hint or "give another --out")
-
-
-def sync_file(path: Path) -> None:
-    """What was written to `path` is on the disk when this returns."""
-    with path.open("r+b") as file:
-        os.fsync(file.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    """The names in `path` are on the disk when this returns (a system that cannot flush a folder has none to flush)."""
-    with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """Write a file beside `path`, then rename it: `path` is whole or untouched. OS faults become FosterError."""
-    tmp: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        tmp = Path(name)
-        yield tmp
-        sync_file(tmp)
-        tmp.chmod(0o666 & ~_umask())
-        tmp.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise disk_error(error, path) from error
-    finally:
-        if tmp is not None:
-            tmp.unlink(missing_ok=True)
-
-
-def check_writable(path: Path) -> None:
-    """FosterError, before anything slow, where the file `path` could not be written in the end."""
-    if path.is_dir():
-        raise FosterError(f"{path}: is a folder", "name a file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent):
-            pass
-    except OSError as error:
-        raise disk_error(error, path) from error
-
-
-def save_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write safetensors. Its own error for a failed write becomes an OSError, so that `writing` can name it."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    try:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path, metadata)
-    except SafetensorError as error:
-        code = errno.ENOSPC if "os error 28" in str(error) or "No space" in str(error) else errno.EIO
-        raise OSError(code, str(error)) from error
-
-
-@contextmanager
-def writing_dir(path: Path, beside: Path | None = None) -> Iterator[Path]:
-    """Fill a folder beside `path`, then rename it. An existing `path` is replaced only once the new one is whole.
-
-    `beside`: a folder on the same disk to fill it in, for a writer that clears what a killed one left there.
-    """
-    tmp: Path | None = None
-    place = beside or path.parent
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tmp = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=place))
-        yield tmp
-        for file in tmp.rglob("*"):
-            if file.is_file():
-                sync_file(file)
-            file.chmod((0o777 if file.is_dir() else 0o666) & ~_umask())
-            if file.is_dir():
-                sync_folder(file)
-        tmp.chmod(0o777 & ~_umask())
-        sync_folder(tmp)
-        old = place / f".{path.name}.old-{os.getpid()}"
-        if path.exists():
-            path.rename(old)
-        try:
-            tmp.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
-        sync_folder(path.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise disk_error(error, path) from error
-    finally:
-        if tmp is not None:
-            shutil.rmtree(tmp, ignore_errors=True)

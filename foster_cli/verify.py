@@ -1,6 +1,6 @@
-"""`foster verify`: a bundle's files, one by one, and whether they fit together.
+"""`foster verify`: checks each file of a bundle, and that the files agree with each other.
 
-In: a bundle's folder. Out: a `Finding` for each thing looked at; nothing is raised for what is wrong with the bundle.
+In: a bundle's folder. Out: a `Finding` per check; a fault in the bundle is a finding, not an exception.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from foster_cli import bundle
-from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
 from foster_cli.distrust import read_small
 from foster_cli.errors import FosterError
+from foster_cli.settings import DistillConfig, ModelConfig, StudentConfig, TrainConfig
 
-#: Bytes of a table of the log.
+#: Largest CSV table that is read, in bytes.
 MOST_TABLE = 1 << 28
-#: What `foster distill` writes into every manifest.
+#: The keys that `foster distill` writes into every manifest.
 REQUIRED = ("format", "method", "data", "encoder", "item_factor", "model", "train", "distill", "student", "seed",
             "metrics", "machine")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Finding:
-    """`ok` None: it could not be looked at. `said`: what was found."""
+    """The result of a check. `ok` None: the check was not possible. `said`: what was found."""
 
     name: str
     ok: bool | None
@@ -35,7 +35,7 @@ class Finding:
 
 
 def verify(path: Path) -> list[Finding]:
-    """Everything that can be checked without the data, in order; what depends on something broken is None."""
+    """Every check that needs no data, in order; a check that depends on a failed one has `ok` None."""
     found: list[Finding] = []
 
     def look(name: str, at: Callable[[], str]) -> bool:
@@ -72,7 +72,7 @@ def _sum(path: Path, stated: dict[str, str], name: str) -> str:
 
 
 def _contents(path: Path, loaded: list[bundle.Bundle]) -> str:
-    """Reads it as every command does: shapes, types, finite values, ids and titles."""
+    """Load the bundle as every command does: checks shapes, types, finite values, ids and titles."""
     b = bundle.load(path)
     loaded.append(b)
     n, d = b.V.shape

@@ -5,7 +5,6 @@ Torch is imported inside the fixtures only, so that the tests of the data layer 
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -17,14 +16,14 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import numpy as np
 import pytest
+from encoders import WORDS, write_encoder
 from hypothesis import settings
+from weights import enlarged
 
 from foster_cli.data.schema import Catalogue, Dataset, Interactions
 
 settings.register_profile("foster", deadline=None)  # a busy machine is no failure
 settings.load_profile("foster")
-
-WORDS = ("red", "blue", "iron", "glass", "small", "large", "lamp", "chair", "knife", "radio")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -83,93 +82,49 @@ def dataset() -> Dataset:
     return build_dataset(rows, 30, texts)
 
 
-def _write_encoder(folder: Path, pooling: str, normalize: bool) -> None:
-    import torch
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    signs = list("abcdefghijklmnopqrstuvwxyz0123456789")
-    vocab = {t: i for i, t in enumerate([*special, *signs, *[f"##{c}" for c in signs], *WORDS])}
-    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, mask_token="[MASK]", **names).save_pretrained(folder)
-    config = BertConfig(
-        vocab_size=len(vocab), hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=48,
-        max_position_embeddings=40, initializer_range=0.2,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    BertModel(config).save_pretrained(folder)
-    modules = [{"idx": 0, "type": "sentence_transformers.models.Transformer"}]
-    modules += [{"idx": 1, "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]
-    if normalize:
-        modules += [{"idx": 2, "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}]
-    (folder / "modules.json").write_text(json.dumps(modules))
-    (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling" / "config.json").write_text(
-        json.dumps({"pooling_mode_cls_token": pooling == "cls", "pooling_mode_mean_tokens": pooling == "mean"})
-    )
-
-
 @pytest.fixture(scope="session")
 def mean_encoder(tmp_path_factory: pytest.TempPathFactory, torch_one: None) -> Path:
     """A folder with a random 4-layer BERT of width 32: mean pooling, normalised. Read only."""
-    folder = tmp_path_factory.mktemp("encoders") / "mean"
-    folder.mkdir()
-    _write_encoder(folder, "mean", True)
-    return folder
+    return write_encoder(tmp_path_factory.mktemp("encoders") / "mean", "mean", True)
 
 
 @pytest.fixture(scope="session")
 def cls_encoder(tmp_path_factory: pytest.TempPathFactory, torch_one: None) -> Path:
     """The same weights with CLS pooling, not normalised. Read only."""
-    folder = tmp_path_factory.mktemp("encoders") / "cls"
-    folder.mkdir()
-    _write_encoder(folder, "cls", False)
-    return folder
+    return write_encoder(tmp_path_factory.mktemp("encoders") / "cls", "cls", False)
 
 
 @pytest.fixture(scope="session")
-def setting(dataset: Dataset, mean_encoder: Path) -> Any:
-    """A `Setting` on the tiny dataset: frozen texts, head, SASRec of width 16, L = 8. Read only."""
-    import torch
-
-    from foster_cli.config import ModelConfig
-    from foster_cli.train.setting import make_setting
+def task(dataset: Dataset, mean_encoder: Path) -> Any:
+    """A `Task` on the tiny dataset: frozen texts, head, SASRec of width 16, L = 8. Read only."""
+    from foster_cli.session import Session
+    from foster_cli.settings import ModelConfig
+    from foster_cli.train.task import make_task
 
     model = ModelConfig(encoder=str(mean_encoder), width=16, layers=1)
-    return make_setting(dataset, model, 8, torch.device("cpu"), use_cache=False)
+    return make_task(dataset, model, 8, Session(use_cache=False))
 
 
 @pytest.fixture(scope="session")
 def small_model(torch_one: None) -> Callable[..., Any]:
     """`small_model(n, width, length, seed, double, layers)`: a recommender on random text vectors, in eval mode.
 
-    The texts are the same for every seed. Its weights are
-    made larger than SASRec's start, so that every part of it matters to the output.
+    The texts are the same for every seed. Its weights are larger than SASRec's at the start (see `enlarged`).
     """
     import torch
 
-    from foster_cli.config import ModelConfig
     from foster_cli.models.encoder import TextCache, TextEncoder
     from foster_cli.models.recommender import Recommender
+    from foster_cli.settings import ModelConfig
 
     def make(
         n: int = 12, width: int = 8, length: int = 6, seed: int = 0, double: bool = True, layers: int = 2
     ) -> Recommender:
-        rng = torch.Generator().manual_seed(1000 + seed)
         pooled = torch.randn(n, width, generator=torch.Generator().manual_seed(999))
         cache = TextCache(pooled.double() if double else pooled, None, None, n, width)
         text = TextEncoder(cache, None, "mean", False)
         model = Recommender(text, ModelConfig(layers=layers, heads=2), length, seed)
-        with torch.no_grad():
-            for p in model.parameters():
-                p.add_(torch.empty_like(p).normal_(0.0, 0.3, generator=rng))
+        enlarged(model, 1000 + seed)
         return (model.double() if double else model).eval()
 
     return make

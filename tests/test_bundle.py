@@ -12,13 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from bundles import items, sign
 from safetensors.torch import load_file, save_file
 
 import foster_cli
 from foster_cli import bundle
-from foster_cli.bundle import FILES, SUMS, load, save
+from foster_cli.bundle import FILES, SUMS, Contents, load, save
 from foster_cli.errors import FosterError
-from foster_cli.runtime import sha256_file
+from foster_cli.files import sha256_file
 
 M, L, D, N = 3, 4, 5, 11
 MANIFEST = {"method": "foster", "student": {"lr": 3e-4}, "seed": 5, "data": {"name": "Zoë's shop"}}
@@ -34,9 +35,11 @@ def _parts() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
 
 def _write(path: Path, **changes: Any) -> Path:
     factors, V = _parts()
-    given = {"manifest": MANIFEST, "factors": factors, "V": V, "item_ids": IDS, "titles": TITLES}
-    given |= {"log": [{"step": 1.0, "q": 0.5}], "checks": [{"step": 0.0, "R@10": 0.1}]}
-    save(path, **{**given, **changes})
+    given = {"manifest": MANIFEST, "V": V, "titles": TITLES, "log": [{"step": 1.0, "q": 0.5}], "reads": None}
+    given |= changes
+    checks = [{"step": 0.0, "R@10": 0.1}]
+    contents = Contents(given["manifest"], given["V"], items(IDS, given["titles"]), given["log"], checks)
+    save(path, contents, factors, given["reads"])
     return path
 
 
@@ -44,11 +47,6 @@ def _write(path: Path, **changes: Any) -> Path:
 def folder(tmp_path: Path) -> Path:
     """A bundle to spoil."""
     return _write(tmp_path / "run")
-
-
-def _sign(folder: Path) -> None:
-    """Fresh SHA256SUMS, as one who changes a bundle on purpose would write them."""
-    (folder / SUMS).write_text("".join(f"{sha256_file(folder / n)}  {n}\n" for n in FILES))
 
 
 def test_what_is_saved_comes_back(folder: Path) -> None:
@@ -171,7 +169,7 @@ def test_what_is_no_bundle_is_said(tmp_path: Path) -> None:
 def test_another_format_is_refused(folder: Path, number: Any) -> None:
     manifest = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))
     (folder / FILES[0]).write_text(json.dumps({**manifest, "format": number}))
-    _sign(folder)
+    sign(folder)
     with pytest.raises(FosterError, match=r"format.*distill again" if number == 1 else r"format.*upgrade"):
         load(folder)
 
@@ -193,7 +191,7 @@ def _tensors(folder: Path, name: str, **changes: torch.Tensor | None) -> None:
 )  # fmt: skip
 def test_shapes_that_do_not_fit_are_refused(folder: Path, name: str, changes: dict[str, Any]) -> None:
     _tensors(folder, name, **changes)
-    _sign(folder)
+    sign(folder)
     with pytest.raises(FosterError):
         load(folder)
 
@@ -203,21 +201,21 @@ def test_shapes_that_do_not_fit_are_refused(folder: Path, name: str, changes: di
 )
 def test_what_cannot_be_read_is_said(folder: Path, name: str, content: bytes) -> None:
     (folder / name).write_bytes(content)
-    _sign(folder)
+    sign(folder)
     with pytest.raises(FosterError, match="cannot be read"):
         load(folder)
 
 
 def test_a_manifest_that_is_no_object_is_refused(folder: Path) -> None:
     (folder / FILES[0]).write_text("[]")
-    _sign(folder)
+    sign(folder)
     with pytest.raises(FosterError):
         load(folder)
 
 
 def test_items_without_ids_are_refused(folder: Path) -> None:
     pd.DataFrame({"title": TITLES}).to_parquet(folder / FILES[3], index=False)
-    _sign(folder)
+    sign(folder)
     with pytest.raises(FosterError):
         load(folder)
 
@@ -320,6 +318,6 @@ def test_batches_of_an_unmixed_set_with_own_goals_are_the_set(tmp_path: Path) ->
 def test_items_that_cannot_be_read_are_refused(tmp_path: Path, reads: torch.Tensor) -> None:
     folder = _write_own(tmp_path / "own")
     _tensors(folder, FILES[1], reads=reads)
-    _sign(folder)
+    sign(folder)
     with pytest.raises(FosterError, match=r"do not fit|none that foster writes"):
         load(folder)

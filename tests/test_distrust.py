@@ -18,15 +18,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from bundles import items, sign, write_coreset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from foster_cli import bundle
-from foster_cli.bundle import CORESET_FILES, FILES, STATE_FILES, SUMS, load, read_state
+from foster_cli.bundle import FILES, SUMS, Contents, load, read_state
 from foster_cli.data.windows import Windows
 from foster_cli.errors import FosterError
-from foster_cli.runtime import sha256_file
+from foster_cli.files import sha256_file
 from foster_cli.verify import verify
 
 N, D = 9, 4
@@ -40,20 +41,14 @@ def _whole(folder: Path) -> Path:
     V = torch.randn(N, D, generator=rng)
     reads, state = torch.tensor([1, 4]), {"outer": {"step": 3, "x": torch.ones(3)}}
     rows = [{"step": 0.0, "R@10": 0.1}]
-    bundle.save(folder, MANIFEST, factors, V, IDS, [f"title {k}" for k in range(N)], rows, rows, reads, state)
+    contents = Contents(MANIFEST, V, items(IDS, [f"title {k}" for k in range(N)]), rows, rows)
+    bundle.save(folder, contents, factors, reads, state)
     return folder
 
 
 def _coreset(folder: Path) -> Path:
     windows = Windows(np.array([[1, 2, 3], [4, 5, -1]]), np.array([3, 2]))
-    bundle.save_coreset(folder, MANIFEST, windows, torch.randn(N, D), IDS, IDS, [{"window": 1}])
-    return folder
-
-
-def _sign(folder: Path) -> None:
-    """Fresh sums over what is there, as a stranger would write them."""
-    names = [n for n in (*FILES, *CORESET_FILES, *STATE_FILES) if (folder / n).is_file()]
-    (folder / SUMS).write_text("".join(f"{sha256_file(folder / n)}  {n}\n" for n in dict.fromkeys(names)))
+    return write_coreset(folder, MANIFEST, windows, N)
 
 
 def _refused(folder: Path, word: str = "") -> None:
@@ -86,7 +81,7 @@ MUTATIONS = st.tuples(
 def test_changed_bytes_never_end_in_another_error(
     originals: list[Path], tmp_path_factory: pytest.TempPathFactory, mutation: Any
 ) -> None:
-    which, number, sign, changes, kind = mutation
+    which, number, signed, changes, kind = mutation
     folder = tmp_path_factory.mktemp("fuzz") / "b"
     shutil.copytree(originals[which], folder)
     names = sorted(p.name for p in folder.iterdir())
@@ -106,8 +101,8 @@ def test_changed_bytes_never_end_in_another_error(
         else:
             content.clear()
     file.write_bytes(content)
-    if sign and file.name != SUMS:
-        _sign(folder)
+    if signed and file.name != SUMS:
+        sign(folder)
     for read in (load, read_state):
         try:
             found = read(folder)
@@ -138,7 +133,7 @@ def test_another_manifest_never_ends_in_another_error(
     manifest = json.loads((folder / "bundle.json").read_text())
     manifest[key] = value if not inner else {**(manifest.get(key) or {}), inner: value} if key != "format" else value
     (folder / "bundle.json").write_text(json.dumps(manifest))
-    _sign(folder)
+    sign(folder)
     with contextlib.suppress(FosterError):
         assert isinstance(load(folder).learning_rate, float)
     verify(folder)
@@ -168,7 +163,7 @@ TEXTS: dict[str, bytes] = {
 @pytest.mark.parametrize("name", TEXTS)
 def test_manifests(folder: Path, name: str) -> None:
     (folder / "bundle.json").write_bytes(TEXTS[name])
-    _sign(folder)
+    sign(folder)
     _refused(folder)
 
 
@@ -177,11 +172,11 @@ def test_a_manifest_of_gigabytes(folder: Path) -> None:
         file.truncate(3 << 30)  # a hole: it takes no room here
     with (folder / SUMS).open("a") as file:
         file.truncate(0)
-    _sign_sparse(folder)
+    _sums_of_a_hole(folder)
     _refused(folder, "larger than")
 
 
-def _sign_sparse(folder: Path) -> None:
+def _sums_of_a_hole(folder: Path) -> None:
     lines = [f"{'0' * 64}  bundle.json"] + [f"{sha256_file(folder / n)}  {n}" for n in FILES if n != "bundle.json"]
     (folder / SUMS).write_text("\n".join(lines) + "\n")
 
@@ -218,7 +213,7 @@ def test_links_and_other_things_are_not_followed(folder: Path, tmp_path: Path, n
 
 def _header(folder: Path, name: str, header: bytes, size: int | None = None, data: bytes = b"") -> None:
     (folder / name).write_bytes(struct.pack("<Q", len(header) if size is None else size) + header + data)
-    _sign(folder)
+    sign(folder)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +247,7 @@ def test_tensors(folder: Path, header: bytes, size: int | None, data: bytes) -> 
 )  # fmt: skip
 def test_item_factors(folder: Path, change: dict[str, torch.Tensor]) -> None:
     save_file(change, folder / "item_factor.safetensors")
-    _sign(folder)
+    sign(folder)
     _refused(folder)
 
 
@@ -260,7 +255,7 @@ def test_factors_of_a_few_megabytes_that_make_terabytes(folder: Path) -> None:
     tensors = load_file(folder / "factors.safetensors")
     tensors |= {"U": torch.ones(200_000, 2), "T": torch.ones(200_000, 2)}
     save_file(tensors, folder / "factors.safetensors")
-    _sign(folder)
+    sign(folder)
     _refused(folder, "more than foster makes")
 
 
@@ -291,7 +286,7 @@ TABLES: dict[str, Table] = {
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_of_items(folder: Path, name: str) -> None:
     TABLES[name](folder / "items.parquet")
-    _sign(folder)
+    sign(folder)
     before = pa.total_allocated_bytes()
     _refused(folder, "items.parquet")
     assert pa.total_allocated_bytes() - before < 64 << 20
@@ -300,14 +295,14 @@ def test_tables_of_items(folder: Path, name: str) -> None:
 def test_titles_that_are_no_utf8(folder: Path) -> None:
     column = pa.array([b"\xff\xfe"] * N, pa.binary()).view(pa.string())
     pq.write_table(pa.table({"item_id": pa.array(IDS), "title": column}), folder / "items.parquet")
-    _sign(folder)
+    sign(folder)
     _refused(folder, "items.parquet")
 
 
 def test_the_same_tables_are_read_as_pandas_reads_them(folder: Path) -> None:
     titles = ["", "a, \"b\"", "naïve 漢字 🙂", "line\nbreak", "x" * 60_000, *["same"] * (N - 5)]  # fmt: skip
     pd.DataFrame({"item_id": IDS, "title": titles}).to_parquet(folder / "items.parquet", index=False)
-    _sign(folder)
+    sign(folder)
     found = load(folder)
     assert found.titles == titles and found.item_ids == IDS
 
@@ -324,7 +319,7 @@ def test_coresets(tmp_path: Path, change: dict[str, torch.Tensor]) -> None:
     folder = _coreset(tmp_path / "b")
     tensors = {**load_file(folder / "windows.safetensors"), **change}
     save_file(tensors, folder / "windows.safetensors")
-    _sign(folder)
+    sign(folder)
     _refused(folder)
 
 
@@ -334,11 +329,11 @@ def test_a_state_is_read_only_when_it_is_asked_for(folder: Path) -> None:
     assert load(folder).item_ids == IDS  # what nothing reads breaks nothing
     with pytest.raises(FosterError, match="differs"):
         read_state(folder)
-    _sign(folder)
+    sign(folder)
     with pytest.raises(FosterError, match=r"state\.json"):
         read_state(folder)
     (folder / "state.json").unlink()
     (folder / "state.safetensors").unlink()
-    _sign(folder)
+    sign(folder)
     with pytest.raises(FosterError, match="--method foster"):
         read_state(folder)

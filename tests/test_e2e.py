@@ -1,14 +1,16 @@
-"""The whole way, as a person walks it: the real command in its own process, a shop in, an export out."""
+"""The whole way, as a person walks it: the real command in its own process, a shop in, an export out.
+
+It takes a minute or more; alone: `pytest tests/test_e2e.py`.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
-import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from encoders import write_encoder
 from safetensors.torch import load_file
 
 import foster_cli
@@ -29,21 +32,10 @@ SHORT = ("--budget", str(BUDGET), "--steps", "4", "--check-every", "2", "--check
          "--student-steps", "50", "--epochs", "2")  # fmt: skip
 
 
-def tiny_encoder(folder: Path, texts: Sequence[str], width: int = 32) -> Path:
-    """A random BERT with two layers and a WordPiece vocabulary of the words in `texts`, in `folder`."""
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    folder.mkdir(parents=True)
-    words = sorted({w for text in texts for w in re.findall(r"\w+|[^\w\s]", text.lower())})
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
-    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-    shape = {"hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    rng = torch.random.get_rng_state()
-    torch.manual_seed(0)
-    BertModel(BertConfig(vocab_size=len(vocabulary), max_position_embeddings=64, **shape)).save_pretrained(folder)
-    torch.random.set_rng_state(rng)
-    return folder
+def tiny_encoder(folder: Path, shop: pd.DataFrame) -> Path:
+    """A random BERT with two layers and the words of the shop, in `folder`."""
+    texts = [*shop["title"], *shop["categories"]]
+    return write_encoder(folder, texts=texts, num_hidden_layers=2, intermediate_size=64, max_position_embeddings=64)
 
 
 @pytest.fixture
@@ -111,7 +103,7 @@ def test_sample_to_export(tmp_path: Path, inside: Inside) -> None:
     foster = Shell(tmp_path)
     foster("sample", "--out", "raw.parquet", "--users", "300", "--items", "120")
     raw = pd.read_parquet(tmp_path / "raw.parquet")
-    encoder = tiny_encoder(tmp_path / "encoder", [*raw["title"], *raw["categories"]])
+    encoder = tiny_encoder(tmp_path / "encoder", raw)
 
     done = foster("preprocess", "raw.parquet", "--out", "games.parquet", "--encoder", encoder, "--json")
     statistics = json.loads(done.stdout)
@@ -199,7 +191,7 @@ def test_sample_to_export(tmp_path: Path, inside: Inside) -> None:
 def test_the_papers_form_and_every_start(tmp_path: Path, inside: Inside) -> None:
     inside("sample", "--out", "shop.parquet", "--users", "80", "--items", "50")
     raw = pd.read_parquet(tmp_path / "shop.parquet")
-    encoder = tiny_encoder(tmp_path / "encoder", [*raw["title"], *raw["categories"]])
+    encoder = tiny_encoder(tmp_path / "encoder", raw)
     quick = ("--encoder", encoder, "--budget", "3", "--length", "6", "--steps", "2", "--epochs", "2", "--draws", "1",
              "--student-steps", "20", "--check-seeds", "1", "--k-core", "2")  # fmt: skip
     inside("distill", "shop.parquet", *quick, "--targets", "next", "--no-mix", "--init", "rollout", "--out", "paper")
@@ -224,7 +216,7 @@ def test_the_papers_form_and_every_start(tmp_path: Path, inside: Inside) -> None
 def test_layers_of_the_encoder_learn(tmp_path: Path, layers: str, inside: Inside) -> None:
     inside("sample", "--out", "shop.parquet", "--users", "60", "--items", "40")
     raw = pd.read_parquet(tmp_path / "shop.parquet")
-    encoder = tiny_encoder(tmp_path / "encoder", [*raw["title"], *raw["categories"]])
+    encoder = tiny_encoder(tmp_path / "encoder", raw)
     inside(
         "distill", "shop.parquet", "--encoder", encoder, "--train-layers", layers, "--budget", "2", "--steps", "1",
         "--epochs", "1", "--student-steps", "50", "--check-seeds", "1", "--k-core", "2", "--out", "bundle",

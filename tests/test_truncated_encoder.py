@@ -13,6 +13,8 @@ import torch
 from foster_cli.errors import FosterError
 from foster_cli.models.encoder import build_text_encoder
 from foster_cli.models.source import find_encoder
+from foster_cli.session import Session
+from foster_cli.settings import ModelConfig
 
 TEXTS = ["red lamp", "blue iron chair 12 with a large glass knife", "x"]
 
@@ -38,7 +40,7 @@ def test_the_first_layers_as_transformers_gives_them(
     source = find_encoder(str(tmp_path / "short"))
     assert (source.pooling, source.normalize) == ("mean", True)
     assert (tmp_path / "short" / "1_Pooling").stat().st_mode & 0o700 == 0o700  # others than root may enter it
-    found = build_text_encoder(TEXTS, source, "none", 32, torch.device("cpu"), use_cache=False).cache.pooled
+    found = build_text_encoder(TEXTS, source, ModelConfig(max_tokens=32), Session(use_cache=False)).cache.pooled
     tokenizer, model = AutoTokenizer.from_pretrained(mean_encoder), AutoModel.from_pretrained(mean_encoder).eval()
     for text, row in zip(TEXTS, found, strict=True):
         with torch.no_grad():

@@ -1,44 +1,33 @@
 """FOSTER's bi-level variant (Table 3, first row).
 
-Algorithm 2 with RaT-BPTT in the place of the barrier direction: from phi, FOSTER's own inner steps (Algorithm 1: a
-fresh S each, AdamW at `inner_lr`), the last `window` of them differentiated; then L_out at the end, real part,
-feature matching and L_DH as in `distill.loop.outer_loss`; its exact gradient to D~.
+Algorithm 2 with RaT-BPTT instead of the barrier direction. It runs FOSTER's inner steps from phi (Algorithm 1: AdamW at
+`inner_lr`, a fresh S for each step), then takes the exact gradient of L_out to D~ through the last `window` of them.
+L_out is that of `algorithm2.outer_loss`: the real part, feature matching and L_DH.
 
-In: a `Problem`, a `State` (both of `distill.loop`). Out: gradients to U, T, G, a row of the log, a `Distilled`.
+In: a `Problem`, a `State` (both of `distill.algorithm2`). Out: gradients to U, T, G, a row of the log, a `Distilled`.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from foster_cli.baselines.bptt import Adam, AutogradInner, Data, Functional, draw_warm_up, rat_bptt
+from foster_cli.baselines.bptt import Adam, AutogradInner, Data, Functional, draw_warm_up, joined, rat_bptt
 from foster_cli.console import SILENT, Console
-from foster_cli.distill.inner import inner_loss
-from foster_cli.distill.loop import (
-    Check,
-    Distilled,
-    Problem,
-    State,
-    outer_loop,
-    outer_loss,
-    phi_optimizer,
-    reset,
-    resets,
-)
-from foster_cli.distill.pipeline import Loop
-from foster_cli.distill.synthetic import Synthetic
+from foster_cli.distill.algorithm1 import inner_loss
+from foster_cli.distill.algorithm2 import Problem, State, entropy, norm, outer_loss, reset, resets
+from foster_cli.distill.loop import Distilled, Loop, outer_loop
+from foster_cli.distill.validation import Check
 from foster_cli.models.recommender import Recommender
-from foster_cli.runtime import adamw, generator, stream_seed
+from foster_cli.settings import DistillConfig, Settings
+from foster_cli.synthetic.factors import Synthetic
 
 
 class _FosterInner(AutogradInner):
-    """L_in of Algorithm 1 with each step's S and mixed users."""
+    """L_in of Algorithm 1. `draws`: S and the mixing weights of each step."""
 
     def __init__(
         self, functional: Functional, Q: Data, problem: Problem, draws: list[tuple[Tensor, Tensor | None]]
@@ -48,16 +37,16 @@ class _FosterInner(AutogradInner):
 
     def loss(self, model: Recommender, step: int) -> Tensor:
         """L_in of step `step`."""
-        S, weights = self.draws[step]
-        return inner_loss(model, self.data[0].value, self.problem.V, S, self.problem.reading, weights)
+        S, mixing = self.draws[step]
+        return inner_loss(model, self.data[0].value, self.problem.V, S, self.problem.reading, mixing)
 
 
 def bilevel_gradient(
     problem: Problem, state: State, warm_up: int, window: int
 ) -> tuple[list[Tensor], dict[str, float]]:
-    """dL_out/d(U, T, G) through `window` inner steps after `warm_up` plain ones, all from `state.phi`; L_out's parts.
+    """dL_out/d(U, T, G) through `window` inner steps after `warm_up` plain ones from `state.phi`; the parts of L_out.
 
-    `state.phi` stays as it is; `state.rng` and `state.numpy_rng` are drawn from. Without dropout.
+    Does not change `state.phi`; draws from `state.rng` and `state.numpy_rng`. Dropout is off.
     """
     c, reading = problem.config, problem.reading
     ahead = state.phi.clone().eval()
@@ -67,29 +56,26 @@ def bilevel_gradient(
     draws = [(problem.subset(state.rng), reading.draw(len(Q), state.rng)) for _ in range(warm_up + window + 1)]
 
     parts: dict[str, float] = {}
-    direct = torch.zeros_like(data.value)
+    direct: list[Tensor] = []
 
     def outer(weights: Tensor) -> Tensor:
         functional.set(weights)
         leaf = data.value.detach().requires_grad_()
-        f, found = outer_loss(problem, replace(state, phi=ahead), leaf, draws[-1][0])
-        parts.update(found)
-        ahead.zero_grad()
-        f.backward()
-        if leaf.grad is not None:  # L_DH reads D~ itself
-            direct.add_(leaf.grad)
-        return functional.gradient()
+        f = outer_loss(problem, replace(state, phi=ahead), leaf, draws[-1][0])
+        parts.update(f.parts)
+        direct.extend([] if f.to_Q is None else [f.to_Q])  # L_DH depends on D~ directly
+        return joined(f.to_phi, functional.parameters)
 
     adam = Adam(c.inner_lr, problem.train.weight_decay, decoupled=True)
     rat_bptt(_FosterInner(functional, data, problem, draws), adam, functional.flat(), warm_up, window, outer)
     factors = list(state.synthetic.parameters())
-    return list(torch.autograd.grad(Q, factors, data.gradient + direct)), parts
+    return list(torch.autograd.grad(Q, factors, sum(direct, data.gradient))), parts
 
 
 def bilevel_step(problem: Problem, state: State, k: int, steps: int, window: int) -> dict[str, float]:
     """One outer step with 0 … steps - window warm-up steps; returns the row of the log.
 
-    phi is reset every tau steps and stays there in between: D~ alone moves. FosterError unless 1 <= window <= steps.
+    phi is reset every tau steps; apart from that only D~ changes. Raises FosterError unless 1 <= window <= steps.
     """
     c = problem.config
     began = time.perf_counter()
@@ -100,11 +86,11 @@ def bilevel_step(problem: Problem, state: State, k: int, steps: int, window: int
     for p, g in zip(state.synthetic.parameters(), found, strict=True):
         p.grad = g
     state.synthetic_optimizer.step()
-    norm = math.sqrt(sum(float(g.double().square().sum()) for g in found))
     with torch.no_grad():
-        entropy = last_entropy(state.synthetic(), problem.V[problem.subset(state.rng)])
+        last = state.synthetic()[:, -1]
     return {
-        "step": float(k + 1), **parts, "warm_up": float(warm_up), "gradient_synthetic": norm, "entropy": entropy,
+        "step": float(k + 1), **parts, "warm_up": float(warm_up), "gradient_synthetic": norm(found),
+        "entropy": entropy(last, problem.V[problem.subset(state.rng)]),
         "seconds": time.perf_counter() - began,
     }  # fmt: skip
 
@@ -112,26 +98,21 @@ def bilevel_step(problem: Problem, state: State, k: int, steps: int, window: int
 def distill_bilevel(
     problem: Problem, synthetic: Synthetic, check: Check, steps: int, window: int, console: Console = SILENT
 ) -> Distilled:
-    """`problem.config.steps` outer steps of `bilevel_step` from `synthetic`; the best validated D~."""
-    c = problem.config
-    phi = problem.fresh(stream_seed(problem.seed, "phi"))
-    state = State(
-        phi, phi_optimizer(problem, phi), synthetic,
-        adamw(synthetic.parameters(), lr=c.synthetic_lr, weight_decay=c.synthetic_weight_decay),
-        generator(problem.seed, "bilevel"), np.random.default_rng(stream_seed(problem.seed, "outer")),
-    )  # fmt: skip
+    """Run `problem.config.steps` outer steps of `bilevel_step` from `synthetic`; returns the D~ that validates best."""
+    state = State.fresh(problem, synthetic, "bilevel")
     return outer_loop(
         problem, synthetic, lambda k: bilevel_step(problem, state, k, steps, window), check, console, state
     )
 
 
-@torch.no_grad()
-def last_entropy(Q: Tensor, V_S: Tensor) -> float:
-    """Mean entropy in nats of P = softmax(Q V_S^T) at the last row of Q (M, rows, d)."""
-    log_p = torch.log_softmax(Q[:, -1] @ V_S.T, dim=-1)
-    return float(-(log_p.exp() * log_p).sum(-1).mean())
-
-
 def bilevel_loop(steps: int, window: int) -> Loop:
-    """`distill_bilevel` as the pipeline calls it."""
+    """`distill_bilevel` as a `Loop` for the pipeline."""
     return lambda problem, synthetic, check, console: distill_bilevel(problem, synthetic, check, steps, window, console)
+
+
+def adapt(settings: Settings) -> Settings:
+    """FOSTER's settings, with those that the bi-level gradient does not read reset to their defaults: eta, the form of
+    the barrier, the learning rate of phi, T."""
+    plain = DistillConfig()
+    unread = {key: getattr(plain, key) for key in ("eta", "barrier", "model_lr", "inner_steps")}
+    return replace(settings, method="bilevel", distill=replace(settings.distill, **unread))

@@ -1,13 +1,13 @@
 """Differentiating through an inner optimisation: RaT-BPTT (Feng et al. 2023) with exact second derivatives.
 
 In: an `Inner` (the gradient of the inner loss at every step, and its pullback), `Adam`, flat weights (p,). Out: the
-weights after the last step; the gradient to the data of the inner loss, which the `Inner` adds up.
+weights after the last step; the gradient to the data of the inner loss, which the `Inner` accumulates.
 
-With w_k, m_k, v_k Adam's state before step k and g_k = dL_in/dw at w_k, `reverse` goes from the last step to the
-first, holds the cotangents of (w, m, v), takes those through Adam's arithmetic by hand (`Adam.adjoint`, elementwise)
-to a cotangent c_k of g_k, and c_k through g_k by a second backward pass: c_k^T dg_k/dw and c_k^T dg_k/ddata.
-Between steps no graph is kept. What is kept is Adam's state at the start of every block of steps and, unless
-`recompute`, the flat g_k; the states inside a block are made again from these.
+Let (w_k, m_k, v_k) be Adam's state before step k and g_k = dL_in/dw at w_k. `reverse` walks from the last step to the
+first with the cotangents of (w, m, v). In each step `Adam.adjoint` maps them, elementwise, to a cotangent c_k of g_k; a
+second backward pass then computes c_k^T dg_k/dw and c_k^T dg_k/ddata. No autograd graph lives across steps. Memory
+holds Adam's state at the start of every block of steps and, unless `recompute`, the flat g_k. The states inside a block
+are recomputed from these.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from foster_cli.errors import FosterError
 from foster_cli.models.recommender import Recommender
 
-#: Gradients of a window are kept up to this size; above it they are computed again.
+#: Largest size, in bytes, of a window's gradients that stay in memory; larger ones are recomputed.
 KEPT_BYTES = 1 << 30
 
 
@@ -43,18 +43,18 @@ class Adam:
     """torch.optim.Adam (or AdamW, `decoupled`) as a function of its state, and the adjoint of that function."""
 
     lr: float
-    """Rate."""
+    """Learning rate."""
     weight_decay: float = 0.0
     """Added to the gradient as weight_decay * w; `decoupled`: w shrinks by lr * weight_decay instead."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the first and the second moment."""
+    """Decay rates of the first and the second moment."""
     eps: float = 1e-8
     """Added to the root of the second moment."""
     decoupled: bool = False
     """AdamW's weight decay (Loshchilov and Hutter 2019)."""
 
     def start(self, weights: Tensor) -> AdamState:
-        """No step done yet."""
+        """The state before the first step."""
         return AdamState(weights, torch.zeros_like(weights), torch.zeros_like(weights), 0)
 
     def _decayed(self, weights: Tensor, gradient: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class Adam:
         return self.lr / (1.0 - self.betas[0] ** count), math.sqrt(1.0 - self.betas[1] ** count)
 
     def step(self, state: AdamState, gradient: Tensor) -> AdamState:
-        """The state after one step; the old one stays as it is."""
+        """The state after one step; `state` is not changed."""
         b1, b2 = self.betas
         g = self._decayed(state.weights, gradient)
         rate, root = self._scales(state.steps + 1)
@@ -80,10 +80,10 @@ class Adam:
     def adjoint(
         self, before: AdamState, after: AdamState, gradient: Tensor, cotangent: tuple[Tensor, Tensor, Tensor]
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """From cotangents of (w, m, v) after a step to that of `gradient`, and those of (w, m, v) before it.
+        """Map the cotangents of (w, m, v) after a step to those of `gradient` and of (w, m, v) before the step.
 
-        The latter leave out the way from w through the gradient of the loss. Where v is 0, sqrt'(v) counts as 0: the
-        gradients up to then were all 0, and v moves in their square only.
+        The cotangent of w excludes the path through the gradient of the loss. Where v is 0, sqrt'(v) counts as 0: all
+        gradients so far were 0, and v depends only on their squares.
         """
         b1, b2 = self.betas
         w, m, v = cotangent
@@ -103,17 +103,17 @@ class Adam:
 
 
 class Inner(Protocol):
-    """An inner loss L_k(weights, data), k the step. Called again with the same k and weights it gives the same."""
+    """An inner loss L_k(weights, data) of step k. It is deterministic: equal k and weights give equal results."""
 
     def gradient(self, weights: Tensor, step: int) -> Tensor:
         """g = dL_k/dweights (p,), without a graph."""
 
     def pullback(self, weights: Tensor, step: int, cotangent: Tensor) -> Tensor:
-        """cotangent^T dg/dweights (p,); cotangent^T dg/ddata is added to what the data have gathered."""
+        """Return cotangent^T dg/dweights (p,); add cotangent^T dg/ddata to the gradient accumulated in the data."""
 
 
 class Functional:
-    """A recommender as a function of one flat vector of its learning weights (p,)."""
+    """A recommender as a function of one flat vector of its trainable weights (p,)."""
 
     class _Call(nn.Module):
         def __init__(self, model: Recommender) -> None:
@@ -134,7 +134,7 @@ class Functional:
         self._sizes = [p.numel() for p in self.parameters]
 
     def flat(self) -> Tensor:
-        """The weights as they are now, a copy (p,)."""
+        """A copy of the current weights (p,)."""
         return torch.cat([p.detach().reshape(-1) for p in self.parameters])
 
     def set(self, weights: Tensor) -> None:
@@ -143,17 +143,13 @@ class Functional:
             for p, x in zip(self.parameters, self.split(weights), strict=True):
                 p.copy_(x)
 
-    def gradient(self) -> Tensor:
-        """The gradients that `backward` left at the recommender's own weights (p,); zeros where none is."""
-        return joined([p.grad for p in self.parameters], self.parameters)
-
     def split(self, weights: Tensor) -> list[Tensor]:
         """Views of `weights` (p,), one per parameter, in its shape."""
         parts = weights.split(self._sizes)
         return [x.view(p.shape) for x, p in zip(parts, self.parameters, strict=True)]
 
     def leaves(self, weights: Tensor) -> list[Tensor]:
-        """`split` without history, to be differentiated."""
+        """`split` as detached leaves that require gradients."""
         return [x.detach().requires_grad_() for x in self.split(weights)]
 
     def __call__(self, leaves: list[Tensor], run: Callable[[Recommender], Tensor]) -> Tensor:
@@ -170,10 +166,10 @@ def joined(parts: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
 
 @dataclass
 class Data:
-    """A tensor that an inner loss reads, and the gradient that it has gathered.
+    """A tensor that an inner loss reads, with its accumulated gradient.
 
-    `gathering` is true during the pullback's second backward pass: functions that add to `gradient` on their own,
-    instead of returning a tensor as large as `value`, do so then.
+    `gathering` is true during the pullback's second backward pass. Functions that add to `gradient` themselves, instead
+    of returning a tensor as large as `value`, do so only then.
     """
 
     value: Tensor
@@ -186,14 +182,14 @@ class Data:
 
 
 class AutogradInner(ABC):
-    """An `Inner` from `loss`, by two backward passes of autograd."""
+    """An `Inner` made from `loss` by two backward passes of autograd."""
 
     def __init__(self, functional: Functional, data: list[Data]) -> None:
         self.functional, self.data = functional, data
 
     @abstractmethod
     def loss(self, model: Recommender, step: int) -> Tensor:
-        """L_k, a scalar that reads `self.data`; the same whenever it is called with the same `step` and weights."""
+        """L_k, a scalar that depends on `self.data`; deterministic given `step` and the weights."""
 
     @torch.no_grad()
     def value(self, weights: Tensor, step: int) -> float:
@@ -207,7 +203,7 @@ class AutogradInner(ABC):
         return joined(torch.autograd.grad(value, leaves, allow_unused=True), leaves)
 
     def pullback(self, weights: Tensor, step: int, cotangent: Tensor) -> Tensor:
-        """cotangent^T dg/dweights (p,); the data gather their share."""
+        """Return cotangent^T dg/dweights (p,); add cotangent^T dg/ddata to the gradients in `data`."""
         leaves = self.functional.leaves(weights)
         with torch.enable_grad():
             value = self.functional(leaves, lambda model: self.loss(model, step))
@@ -232,7 +228,8 @@ class AutogradInner(ABC):
 
 @dataclass
 class Tape:
-    """What `unroll` keeps: the first step's number, states at the starts of blocks, the g_k (or None), the end."""
+    """The record of `unroll`: number of the first step, states at the starts of blocks, the g_k or None, the last
+    state."""
 
     first: int
     window: int
@@ -243,7 +240,7 @@ class Tape:
 
 
 def plain_steps(inner: Inner, adam: Adam, state: AdamState, first: int, count: int) -> AdamState:
-    """`count` steps, numbered from `first`, of which nothing is kept."""
+    """The state after `count` steps, numbered from `first`, without a record for `reverse`."""
     for step in range(first, first + count):
         state = adam.step(state, inner.gradient(state.weights, step))
     return state
@@ -253,7 +250,7 @@ def unroll(
     inner: Inner, adam: Adam, state: AdamState, first: int, window: int, recompute: bool = False,
     block: int | None = None,
 ) -> Tape:  # fmt: skip
-    """`window` steps from `state`, numbered from `first`, with what `reverse` needs (`block`: by default its root)."""
+    """Run `window` steps from `state`, numbered from `first`; returns a tape. `block` None: sqrt(window)."""
     block = block or max(1, math.isqrt(window))
     tape = Tape(first, window, block, [], None if recompute else [], state)
     for i in range(window):
@@ -268,7 +265,7 @@ def unroll(
 
 
 def reverse(inner: Inner, adam: Adam, tape: Tape, cotangent: Tensor) -> Tensor:
-    """From the cotangent of the last weights (p,) to that of the window's first; the data gather theirs."""
+    """Map the cotangent of the last weights (p,) to that of the window's first; add to the data's gradients."""
     zero = torch.zeros_like(cotangent)
     bar = (cotangent, zero, zero)
     for b in reversed(range(len(tape.starts))):
@@ -286,7 +283,7 @@ def reverse(inner: Inner, adam: Adam, tape: Tape, cotangent: Tensor) -> Tensor:
 
 
 def draw_warm_up(steps: int, window: int, rng: torch.Generator) -> int:
-    """Plain steps before the window: uniform in 0 … steps - window. FosterError unless 1 <= window <= steps."""
+    """Plain steps before the window, uniform in 0 … steps - window. Raises FosterError unless 1 <= window <= steps."""
     if not 1 <= window <= steps:
         raise FosterError(f"window {window}: out of range", f"use 1 to {steps}, the number of inner steps")
     return int(torch.randint(steps - window + 1, (1,), generator=rng))
@@ -301,11 +298,10 @@ def rat_bptt(
     outer: Callable[[Tensor], Tensor],
     recompute: bool | None = None,
 ) -> Tensor:
-    """`warm_up` plain steps and `window` differentiated ones from `weights` (p,), a new optimizer.
+    """Run `warm_up` plain steps and `window` differentiated ones from `weights` (p,) with a new optimizer.
 
-    `outer(weights)` gives dL_out/dweights (p,) after the last step. The inner data then hold dL_out/ddata through the
-    window. `recompute` None: only where the window's gradients would take more than `KEPT_BYTES`. Returns the last
-    weights.
+    `outer(weights)` returns dL_out/dweights (p,) after the last step. The inner data then hold dL_out/ddata through the
+    window. `recompute` None: only if the window's gradients take more than `KEPT_BYTES`. Returns the last weights.
     """
     if recompute is None:
         recompute = window * weights.numel() * weights.element_size() > KEPT_BYTES

@@ -1,21 +1,21 @@
-"""DEALRec (Lin et al. 2024, SIGIR; code Linxyhaha/DEALRec): influence + lambda x effort, chosen to cover the scores.
+"""DEALRec (Lin et al. 2024, SIGIR; code Linxyhaha/DEALRec): influence + lambda x effort, selected by score strata.
 
-Influence of window z: (grad L)^T H^-1 grad l(z), L the mean training loss of the surrogate, over its sequence model;
-larger means that L rises more where z is left out. (Leaving z out of n moves the optimum by H^-1 grad l(z) / n, so
-L changes by that inner product over n. `tests/baselines` holds the sign against retraining; the authors' code has
-it too.) H^-1 grad L by LiSSA (Agarwal et al. 2017; Koh and Liang 2017), with Hessians of small batches:
+The influence of window z is (grad L)^T H^-1 grad l(z), with L the surrogate's mean training loss as a function of its
+sequence model. Leaving z out of n windows moves the optimum by H^-1 grad l(z) / n, so L rises by the influence / n.
+(`tests/baselines` checks this sign against retraining; the authors' code has the same.) H^-1 grad L is computed by
+LiSSA (Agarwal et al. 2017; Koh and Liang 2017) with Hessians of small batches:
 
     h_0 = v,  h_j = v + h_{j-1} - (H_j h_{j-1} + damping h_{j-1}) / scale,  result h_J / scale.
 
-It tends to (H + damping)^-1 v; what is left of the error along an eigenvalue mu of H after J steps is
-(1 - (mu + damping) / scale)^J. It grows where mu < -damping, and a surrogate that stopped early has such mu: on Games
-from -0.14 to +1 times the largest one (1.6). So the damping is at least 1.5 times the lowest eigenvalue (both by power
-iteration on one batch), and else a quarter of the largest, which is near the authors' (their damping 0.01 at scale 25
-is 0.25); the scale is 1.5 times the largest plus the damping. With the defaults (J = 100) less than 1e-6 of the error
-is left at mu = 0, and 0.2 % at Games' lowest. The authors take J = 5,000 with single samples. What leaves the finite
-numbers even so is an error.
+The result tends to (H + damping)^-1 v. J steps multiply the error along an eigenvalue mu of H by
+(1 - (mu + damping) / scale)^J. It grows where mu < -damping, and a surrogate that stopped early has such mu: on Games,
+the eigenvalues are -0.14 to +1 times the largest (1.6). The damping is therefore at least 1.5 times the size of the
+lowest eigenvalue, and otherwise a quarter of the largest; power iteration on one batch gives both. The quarter is near
+the authors' value (damping 0.01 at scale 25, that is 0.25). The scale is 1.5 times the largest eigenvalue plus the
+damping. With the default J = 100, less than 1e-6 of the error remains at mu = 0, and 0.2 % at Games' lowest. The
+authors use J = 5,000 with single samples. A result that is not finite raises NotFinite.
 
-Effort of z: the norm of its loss gradient over what learns in the text encoder (the head, where texts are frozen).
+The effort of z is the norm of its loss gradient over the trainable text-encoder weights (the head, for frozen texts).
 """
 
 from __future__ import annotations
@@ -44,22 +44,22 @@ Losses = Callable[[Vector], Tensor]
 
 @dataclass(frozen=True)
 class DEALRecConfig:
-    """Settings of DEALRec; the authors' where they name one."""
+    """Settings of DEALRec; the authors' values where they state one."""
 
     effort: float = 0.5
     """lambda, weight of the effort (0.1 to 0.5 in the paper)."""
     strata: int = 25
-    """k, equal ranges of the score (25 to 50)."""
+    """k, number of equal ranges of the score (25 to 50)."""
     hard_prune: float = 0.1
-    """Share of the highest scores that is left out as noise."""
+    """Share of the windows, those with the highest scores, that is excluded as noise."""
     depth: int = 100
     """J, steps of LiSSA."""
     batch: int = 32
-    """Windows whose Hessian a step takes."""
+    """Windows in the batch whose Hessian one step uses."""
     damping: float = 0.25
-    """Share of the largest eigenvalue that is added to H (more where H is further from definite)."""
+    """Damping added to H, as a share of its largest eigenvalue (more if the lowest one is very negative)."""
     mean_windows: int = 8192
-    """Most windows over which grad L is taken (a random sample of them)."""
+    """Maximum number of windows for grad L (a random sample if there are more)."""
 
 
 def hessian_vector(loss: Callable[[Vector], Tensor], at: Vector, v: Vector) -> Vector:
@@ -86,7 +86,7 @@ def largest_eigenvalue(product: Callable[[Vector], Vector], start: Vector, steps
 
 
 def lissa(product: Callable[[Vector], Vector], v: Vector, depth: int, damping: float, scale: float) -> Vector:
-    """About (H + damping)^-1 v from products H h (a fresh batch at every call). NotFinite where it diverges."""
+    """Approximates (H + damping)^-1 v from products H h, each on a fresh batch. Raises NotFinite if it diverges."""
     h = v
     for _ in range(depth):
         h = [x + y - (z + damping * y) / scale for x, y, z in zip(v, h, product(h), strict=True)]
@@ -102,16 +102,16 @@ def directional(losses: Losses, at: Vector, direction: Vector) -> Tensor:
 
 
 def scaled(x: Float) -> Float:
-    """Min-max to 0…1; zeros where all are equal."""
+    """Min-max scaled to 0…1; zeros if all values are equal."""
     return (x - x.min()) / max(float(x.max() - x.min()), 1e-30)
 
 
 def stratified(score: Float, M: int, strata: int, hard_prune: float, rng: np.random.Generator) -> Int:
-    """Indices (M,): coverage-enhanced choice.
+    """Indices (M,) of the coverage-enhanced selection.
 
-    Leaves out the `hard_prune` highest scores (fewer where M would not be left), cuts the range of the rest into
-    `strata` equal ones, and serves the smallest non-empty stratum first: min(its size, floor(budget left / strata
-    left)) of it at random. The budget is always filled: a stratum that gives its share holds no more than the later.
+    Excludes the share `hard_prune` of highest scores (fewer if M would not remain) and splits the range of the rest
+    into `strata` equal ones. From each non-empty stratum, the smallest first, it draws min(its size, floor(remaining
+    budget / remaining strata)) at random. This always fills the budget, because later strata are at least as large.
     """
     order = np.argsort(-score, kind="stable")
     kept = order[min(int(hard_prune * len(score)), len(score) - M) :]
@@ -137,7 +137,7 @@ class Influence:
         self.at = [p.detach() for p in self.sequence.parameters()]
 
     def losses(self, windows: Windows) -> Losses:
-        """Parameters -> losses (B,) of `windows`."""
+        """The function from parameters to the losses (B,) of `windows`."""
         batch = samples(windows, self.negatives)
         E = self.E[batch.items]
 
@@ -148,7 +148,7 @@ class Influence:
         return of
 
     def mean_gradient(self, windows: Windows, console: Console) -> Vector:
-        """grad of the mean loss over `windows`."""
+        """Gradient of the mean loss over `windows`."""
         out = [torch.zeros_like(p) for p in self.at]
         at = [p.clone().requires_grad_() for p in self.at]
         with console.progress("mean gradient", len(windows)) as bar:
@@ -175,7 +175,7 @@ class Influence:
 def influence(
     surrogate: Surrogate, negatives: Tensor, config: DEALRecConfig, rng: np.random.Generator, console: Console
 ) -> Float:
-    """(W,): how much the mean training loss rises where a window is left out (times W, to first order)."""
+    """(W,): by how much the mean training loss rises if a window is left out (times W, to first order)."""
     windows, own = surrogate.windows, Influence(surrogate, negatives)
     some = windows
     if len(windows) > config.mean_windows:
@@ -186,7 +186,7 @@ def influence(
         losses = own.losses(windows.take(rng.choice(len(windows), min(size, len(windows)), replace=False)))
         return lambda h: hessian_vector(lambda p: losses(p).mean(), own.at, h)
 
-    with sdpa_kernel(SDPBackend.MATH):  # the fused attention has no second and no forward derivative
+    with sdpa_kernel(SDPBackend.MATH):  # the fused attention has no second or forward-mode derivative
         v = own.mean_gradient(some, console)
         H = drawn(4 * config.batch)
         top = largest_eigenvalue(H, v)

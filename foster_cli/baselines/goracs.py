@@ -1,19 +1,19 @@
-"""GORACS (Mei et al. 2025, KDD; code Mithas-114/GORACS): the M windows nearest to validation in optimal transport.
+"""GORACS (Mei et al. 2025, KDD; code Mithas-114/GORACS): the M windows closest to validation by optimal transport.
 
-Minimises OT(mu_S, nu_valid) over |S| = M, uniform weights, cost c(i, j) = |x_i - y_j| / max - lambda g_i / max g, then
-min-max scaled; x, y the surrogate's last-step outputs of windows and validation cases, g the windows' gradient norms
-over all that learns. Stage 1 is greedy (`cover.py`). Stage 2 (ITRA) exchanges one row at a time: with the duals x* of
-the current S, v_j = min_{s in S} (c_sj - x*_s) is the other side of a dual feasible pair, so for row i with dual y
+Minimises OT(mu_S, nu_valid) over |S| = M, uniform weights. The cost c(i, j) = |x_i - y_j| / max - lambda g_i / max g is
+min-max scaled. x and y are the surrogate's last-step outputs of windows and validation cases, g the gradient norms over
+all trainable weights. Stage 1 is greedy (`cover.py`). Stage 2 (ITRA) swaps one row at a time. The duals x* of the
+current S and v_j = min_{s in S} (c_sj - x*_s) are a feasible dual pair, so for row i with dual y
 
     OT >= mean_j min(f_ij, c_ij - y) + (y + sum of the other x*) / M,   f_ij = min_{s in S, s != i} (c_sj - x*_s),
 
-and F_i = mean_j min(c_ij - f_ij - y, 0) + y / M is what row i adds: small F is good. The bound is best (largest) at
-y = the R-th smallest of c_i - f_i, R = ceil(n_valid / M). The authors' code and BASELINES.md take the R-th largest,
-and so does the default here; `order="smallest"` is the derivation's. Both only rank rows: a swap is kept where it
-lowers the exact value.
+and F_i = mean_j min(c_ij - f_ij - y, 0) + y / M is the contribution of row i: small F is good. The bound is tightest
+(largest) at y = the R-th smallest of c_i - f_i, R = ceil(n_valid / M); `order="smallest"` uses this. The default is the
+R-th largest, as in the authors' code and BASELINES.md. Either only ranks the rows: a swap is accepted if it lowers the
+exact value.
 
-Memory: c is (candidates, cases) float32, by default at most 16,384 x 2,048, which is 128 MiB; three of that size
-live at once. Larger sets are subsampled at random, and that is said.
+Memory: c (candidates, cases) is float32, by default at most 16,384 x 2,048, which is 128 MiB; three such matrices exist
+at once. Larger sets are subsampled at random, with a note.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ Float = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class GORACSConfig:
-    """Settings of GORACS; the authors' where they name one."""
+    """Settings of GORACS; the authors' values where they state one."""
 
     gradient: float = 0.1
     """lambda, weight of the gradient norms (the authors' 0.1 for sequences)."""
     exchanges: int = 100
-    """Most swaps."""
+    """Maximum number of swaps."""
     tried: int = 30
-    """Rows of S and rows outside it whose swaps are tried."""
+    """How many rows of S, and how many outside it, are tried for a swap."""
     order: str = "largest"
-    """`largest` (the authors' code) or `smallest` (the best bound): which of c - f the estimate takes as dual."""
+    """Which c - f the estimate takes as the dual: R-th `largest` (the authors' code) or `smallest` (the best bound)."""
     candidates: int = 16384
-    """Most training windows looked at."""
+    """Maximum number of training windows considered."""
     cases: int = 2048
-    """Most validation cases looked at."""
+    """Maximum number of validation cases considered."""
 
 
 def transport(cost: Tensor) -> tuple[float, Float]:
-    """The exact OT value of `cost` (M, n) between uniform weights, and the duals (M,) of its rows."""
+    """Exact OT value of `cost` (M, n) between uniform weights, and the duals (M,) of its rows."""
     c = np.ascontiguousarray(cost.double().numpy())
     value, log = ot.emd2(np.full(len(c), 1 / len(c)), np.full(c.shape[1], 1 / c.shape[1]), c, 1_000_000, log=True)
     if log["warning"] is not None:
@@ -76,7 +76,7 @@ def cost_matrix(X: Tensor, Y: Tensor, g: Tensor, weight: float) -> Tensor:
 
 
 def estimates(cost: Tensor, S: Int, duals: Float, order: str) -> Tensor:
-    """F (C,): what each row of `cost` (C, n) is estimated to add to the OT value of S (M,); small is good."""
+    """F (C,): the estimated contribution of each row of `cost` (C, n) to the OT value of S (M,); small is good."""
     M, n = len(S), cost.shape[1]
     R = math.ceil(n / M)
     reduced = cost[S] - torch.from_numpy(duals).to(cost)[:, None]  # (M, n)
@@ -98,7 +98,7 @@ def estimates(cost: Tensor, S: Int, duals: Float, order: str) -> Tensor:
 
 
 def exchange(cost: Tensor, S: Int, config: GORACSConfig, console: Console = SILENT) -> tuple[Int, list[float]]:
-    """ITRA from S: the final rows, and the exact OT value at the start and after every swap (falling)."""
+    """ITRA from S: the final rows, and the exact OT value at the start and after every swap (decreasing)."""
     S = S.copy()
     value, duals = transport(cost[S])
     values = [value]

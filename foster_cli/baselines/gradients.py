@@ -1,16 +1,15 @@
-"""The norm of every single window's loss gradient, exactly, at about the price of one pass over the windows.
+"""The exact norm of each window's loss gradient, at about the cost of one pass over the windows.
 
-In: a surrogate and windows (B). Out: `text` (B,), over what learns between an item's text and its embedding, and
-`total` (B,), over all that learns.
+In: a surrogate and windows (B). Out: `text` (B,), over the trainable weights between an item's text and its embedding,
+and `total` (B,), over all trainable weights.
 
-Where layers are linear the gradients themselves are never made (Goodfellow 2015, arXiv:1510.01799; Li et al. 2022,
-"ghost clipping"). For y_t = W a_t + b and delta_t = dl/dy_t of one window: dl/dW = sum_t delta_t a_t^T, so
-|dl/dW|^2 = sum_{t,t'} (delta_t . delta_t')(a_t . a_t') and dl/db = sum_t delta_t. A layer norm's and the positions'
-own gradients are small and are made. The head stands on both sides: e = W x + b is read (delta = dl/de, a = x) and
-scored against (l_tc = h_t . e_c, so dl/dW = sum_t h_t (sum_c dl/dl_tc x_c)^T and dl/db = sum_t h_t sum_c dl/dl_tc).
+For linear layers the gradients themselves are not computed (Goodfellow 2015, arXiv:1510.01799; Li et al. 2022, "ghost
+clipping"). For y_t = W a_t + b and delta_t = dl/dy_t of one window: dl/dW = sum_t delta_t a_t^T, so
+|dl/dW|^2 = sum_{t,t'} (delta_t . delta_t')(a_t . a_t') and dl/db = sum_t delta_t. The gradients of layer norms and
+positions are small and computed directly. The head is used twice: for inputs, e = W x + b (delta = dl/de, a = x), and
+for scores, l_tc = h_t . e_c (dl/dW = sum_t h_t (sum_c dl/dl_tc x_c)^T and dl/db = sum_t h_t sum_c dl/dl_tc).
 
-Recommenders of another make (layers of the text encoder that learn, another sequence model) are differentiated
-window by window, which is exact too, and slow.
+Other recommenders (trainable text layers, another sequence model) use autograd window by window: exact too, but slow.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ from foster_cli.models.backbones.sasrec import SASRec
 from foster_cli.models.recommender import Recommender
 
 Float = npt.NDArray[np.float64]
-#: Windows at once: B x l x K logits, a few MiB.
+#: Windows per batch; its B x l x K logits take a few MiB.
 BATCH = 64
 
 
 def gradient_norms(
     model: Recommender, windows: Windows, negatives: Tensor, loss: str, console: Console = SILENT
 ) -> tuple[Float, Float]:
-    """`text` and `total` (W,) of each window, with `negatives` (K,) common to all."""
+    """The norms `text` and `total` (W,) of all windows, with the same `negatives` (K,) for each."""
     model.eval()
     frozen = model.text is not None and model.text.top is None and model.head is not None
     linear = frozen and isinstance(model.sequence, SASRec)
@@ -59,7 +58,7 @@ def gradient_norms(
 
 
 def one_by_one(model: Recommender, batch: Samples, negatives: Tensor, loss: str) -> tuple[Tensor, Tensor]:
-    """Squared norms (B,) of `text` and of everything, by plain autograd on one window after the other."""
+    """Squared norms (B,) for `text` and `total`, by plain autograd on one window after the other."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     found = []
     for b in range(len(batch.items)):
@@ -77,7 +76,7 @@ def one_by_one(model: Recommender, batch: Samples, negatives: Tensor, loss: str)
 
 @contextmanager
 def watched(model: nn.Module) -> Iterator[list[tuple[nn.Module, Tensor, Tensor]]]:
-    """Collects (layer, its input, its output) of every linear layer and layer norm that runs within."""
+    """Collects (layer, its input, its output) of every linear layer and layer norm that runs in the context."""
     seen: list[tuple[nn.Module, Tensor, Tensor]] = []
     layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.LayerNorm)]
     handles = [m.register_forward_hook(lambda m, args, y: seen.append((m, args[0], y))) for m in layers]
@@ -102,7 +101,7 @@ def layer_squares(layer: nn.Module, a: Tensor, delta: Tensor) -> Tensor:
 
 
 def linear_squares(model: Recommender, batch: Samples, negatives: Tensor, loss: str) -> tuple[Tensor, Tensor]:
-    """Squared norms (B,) of `text` and of everything, for a head on frozen texts and SASRec."""
+    """Squared norms (B,) for `text` and `total`, for SASRec with a head on frozen texts."""
     head, text_encoder, sequence = model.head, model.text, model.sequence
     assert head is not None and text_encoder is not None and isinstance(sequence, SASRec)
     with torch.no_grad():

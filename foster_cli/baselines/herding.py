@@ -1,6 +1,6 @@
 """Herding (Welling 2009) on the surrogate's last-step outputs: samples whose running mean follows the mean of all.
 
-w_0 = mu, the mean of all x; x_t = argmax <w_{t-1}, x> among those not chosen; w_t = w_{t-1} + mu - x_t.
+w_0 = mu, the mean of all x; x_t = argmax <w_{t-1}, x> among those not yet chosen; w_t = w_{t-1} + mu - x_t.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from foster_cli.data.windows import Int
 
 
 def herd(X: Tensor, M: int) -> Int:
-    """Indices (M,) of different rows of X (W, d); the first of equals."""
+    """Indices (M,) of distinct rows of X (W, d); the first of equal scores."""
     mean = X.mean(0)
     w = mean.clone()
     chosen: list[int] = []
@@ -27,7 +27,7 @@ def herd(X: Tensor, M: int) -> Int:
 
 
 def select(surrogate: Surrogate, M: int, rng: np.random.Generator, console: Console = SILENT) -> Int:
-    """Indices (M,) of training windows. Nothing is drawn: `rng` plays no part."""
+    """Indices (M,) of training windows. The selection is deterministic: `rng` is not used."""
     X = surrogate.outputs()
     chosen = herd(X, M)
     gap = float((X[chosen].mean(0) - X.mean(0)).norm())

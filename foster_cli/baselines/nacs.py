@@ -1,19 +1,19 @@
-"""NaCS, noise-aware coreset selection (Tran et al. 2026, WWW), from its public description alone.
+"""NaCS, noise-aware coreset selection (Tran et al. 2026, WWW), implemented from its public description alone.
 
-Not the authors' code: the paper's abstract names submodular choice by training gradients, noisy labels corrected by
-a progressively trained model, and samples of low confidence left out by uncertainty. How, is our reading:
+This is not the authors' code. The paper's abstract names submodular selection by training gradients, noisy labels
+corrected by a progressively trained model, and uncertain samples excluded. The details are our interpretation:
 
-- label of a window: its last item. The progressively trained model is the surrogate's own trajectory: `stages`
-  checkpoints r = 1…R, evenly from its first epoch to its best state.
-- correction: y_0 = the item itself; y_r = (1 - a_r) y_{r-1} + a_r p_r, p_r checkpoint r's distribution over all
-  items after the window's history, a_r = correct x r / R: a model that knows more is believed more.
-- gradient of a window: that of the cross-entropy to y_R at the last output, sum_k (p_R - y_R)_k e_k (d,), the
-  last-layer gradient of CRAIG (Mirzasoleiman et al. 2020).
-- uncertainty: entropy of the checkpoints' mean distribution; the `drop` most uncertain windows are left out first,
-  so that the budget stays filled.
-- choice: facility location over gradients, greedy: each next window lowers sum_j min_{i in S} |g_i - g_j| most.
+- label: the last item of a window. The progressively trained model is the surrogate's own trajectory: `stages`
+  checkpoints r = 1…R, evenly spaced from its first epoch to its best state.
+- correction: y_0 is the item itself and y_r = (1 - a_r) y_{r-1} + a_r p_r, with p_r checkpoint r's distribution over
+  all items after the window's history. a_r = correct x r / R, so that later checkpoints have a larger weight.
+- gradient: that of the cross-entropy to y_R at the last output, sum_k (p_R - y_R)_k e_k (d,), the last-layer gradient
+  of CRAIG (Mirzasoleiman et al. 2020).
+- uncertainty: entropy of the checkpoints' mean distribution. The share `drop` of most uncertain windows is excluded
+  before the selection, so that the budget is still filled.
+- selection: greedy facility location over gradients: each next window lowers sum_j min_{i in S} |g_i - g_j| the most.
 
-The windows keep their real items: correction decides which are chosen, not what they hold.
+The windows keep their real items: correction changes which windows are selected, not their content.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from foster_cli.baselines.cover import euclidean, greedy_cover
 from foster_cli.baselines.surrogate import Surrogate, histories, subsample
 from foster_cli.console import SILENT, Console
 from foster_cli.data.windows import Cases, Int
-from foster_cli.evaluate.ranking import last_outputs
+from foster_cli.ranking.full import last_outputs
 from foster_cli.train.anchors import Teacher
 
 
 @dataclass(frozen=True)
 class NaCSConfig:
-    """Settings of NaCS; all of them ours."""
+    """Settings of NaCS; all values are ours."""
 
     stages: int = 4
-    """R, checkpoints of the surrogate's training that correct labels."""
+    """R, number of checkpoints of the surrogate's training that correct labels."""
     correct: float = 0.5
-    """How far the last checkpoint is believed over the label so far."""
+    """Weight of the last checkpoint's distribution; the rest is the weight of the label so far."""
     drop: float = 0.2
-    """Share of the windows, the most uncertain, that is left out."""
+    """Share of the windows, the most uncertain ones, that is excluded."""
     candidates: int = 16384
-    """Most training windows looked at (with `covered`: 256 MiB of distances)."""
+    """Maximum number of training windows considered (with `covered`: 256 MiB of distances)."""
     covered: int = 4096
-    """Most windows whose gradients are to be covered."""
+    """Maximum number of windows whose gradients are to be covered."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Stage:
 
 
 def checkpoints(teacher: Teacher, cases: Cases, count: int) -> list[Stage]:
-    """`count` stages of the trajectory, the last one the best state (fewer where training had fewer epochs)."""
+    """`count` checkpoints of the trajectory, the last one at the best state (fewer if training had fewer epochs)."""
     before = teacher.anchors[1:-1]
     chosen = sorted({round(i) for i in np.linspace(0, len(before) - 1, count - 1)}) if before and count > 1 else []
     model = teacher.model.clone()
@@ -72,7 +72,7 @@ def checkpoints(teacher: Teacher, cases: Cases, count: int) -> list[Stage]:
 def corrected_gradients(
     stages: list[Stage], target: Tensor, correct: float, console: Console = SILENT, block: int = 256
 ) -> tuple[Tensor, Tensor]:
-    """Gradients (C, d) with corrected labels, and uncertainty (C,) in nats. `target` (C,) the items themselves."""
+    """Gradients (C, d) with corrected labels, and uncertainty (C,) in nats. `target` (C,): the last items."""
     R, E = len(stages), stages[-1].E
     gradients, uncertainty = [], []
     with console.progress("correcting labels", len(target)) as bar:
@@ -92,7 +92,7 @@ def corrected_gradients(
 
 
 def certain(uncertainty: Tensor, drop: float, M: int) -> Tensor:
-    """Indices, in order, of the rows that stay: all but the share `drop` of highest uncertainty, at least M."""
+    """Sorted indices of the rows that remain: all but the share `drop` of highest uncertainty, at least M."""
     stay = max(M, len(uncertainty) - int(drop * len(uncertainty)))
     return uncertainty.argsort(stable=True)[:stay].sort().values
 

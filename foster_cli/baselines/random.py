@@ -1,4 +1,4 @@
-"""Random: M users, uniformly, and one window of each, uniformly. Users that are many-windowed count once."""
+"""Random: M users drawn uniformly, and one window of each drawn uniformly. A user with many windows counts once."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from foster_cli.data.windows import Int
 
 
 def random_users(users: Int, M: int, rng: np.random.Generator) -> Int:
-    """Indices (M,) into `users` (W,), the user of each window: no two of one user before every user has one."""
-    order = rng.permutation(len(users))  # a random order of windows is one within each user too
+    """Indices (M,) into `users` (W,), the user of each window. Every user has one window before any has a second."""
+    order = rng.permutation(len(users))  # shuffles the windows of each user too
     shuffled = users[order]
     groups = np.argsort(shuffled, kind="stable")
     first = np.r_[True, np.diff(shuffled[groups]) != 0]
     begin = np.maximum.accumulate(np.where(first, np.arange(len(users)), 0))
     turn = np.empty(len(users), np.int64)
-    turn[groups] = np.arange(len(users)) - begin  # the how-manieth window of its user
-    rank = rng.permutation(int(users.max()) + 1)[shuffled]  # the user's place, drawn apart from its windows
+    turn[groups] = np.arange(len(users)) - begin  # number among its user's windows
+    rank = rng.permutation(int(users.max()) + 1)[shuffled]  # the user's rank, drawn separately
     return np.asarray(order[np.lexsort((rank, turn))[:M]])
 
 

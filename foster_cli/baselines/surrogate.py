@@ -1,7 +1,7 @@
-"""What the coreset methods know: the recommender trained on the real data, its windows, the validation cases.
+"""The inputs of the coreset methods: the recommender trained on the real data, its windows, the validation cases.
 
 In: a `Teacher`, windows (W, L+1), cases (C). Out: last-step outputs (W, d) or (C, d), losses of single windows (B,).
-One sample is one training window: its items but the last are the history, and every item after the first a target.
+One sample is one training window: all items but the last are the history, and every item after the first is a target.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from foster_cli.config import TrainConfig
 from foster_cli.console import Console
 from foster_cli.data.windows import Cases, Int, Windows
-from foster_cli.evaluate.ranking import last_outputs
 from foster_cli.models.recommender import Recommender
+from foster_cli.ranking.full import last_outputs
+from foster_cli.settings import TrainConfig
 from foster_cli.train.anchors import Teacher
 
 
 @dataclass(frozen=True)
 class Surrogate:
-    """The trained recommender and what it was trained and validated on. `users` (W,): whose window each is."""
+    """The trained recommender with its training windows and validation cases. `users` (W,): the user of each window."""
 
     teacher: Teacher
     windows: Windows
@@ -49,14 +49,14 @@ class Surrogate:
 
 
 def histories(windows: Windows) -> Cases:
-    """Windows (W, L+1) as cases: history (W, L) of all items but the last, the last one as target."""
+    """Windows (W, L+1) as cases: the history (W, L) is all items but the last, which is the target."""
     row = np.arange(len(windows))
     last = windows.items[row, windows.lengths - 1]
     return Cases(windows.items[:, :-1], windows.lengths - 1, last, row, row)
 
 
 def subsample(count: int, most: int, rng: np.random.Generator, console: Console, what: str) -> Int:
-    """0…count-1, or `most` of them at random and in order; says so where it leaves something out."""
+    """0…count-1, or a sorted random sample of `most` of them with a note that the others are left out."""
     if count <= most:
         return np.arange(count)
     console.note(f"{what}: {most:,} of {count:,} at random are looked at (memory)")
@@ -64,15 +64,15 @@ def subsample(count: int, most: int, rng: np.random.Generator, console: Console,
 
 
 def by_length(windows: Windows, size: int) -> list[Int]:
-    """Indices of all windows in parts of about `size`, of like length, so that little is padding."""
+    """Indices of all windows in batches of about `size`, of similar lengths, so that there is little padding."""
     order = np.argsort(windows.lengths, kind="stable")
     return np.array_split(order, max(1, -(-len(order) // size)))
 
 
 @dataclass(frozen=True)
 class Samples:
-    """B windows for single losses. `items` (B, l+1), 0 where padded; `valid` (B, l); `clash` (B, l, K): a negative
-    is the position's own target."""
+    """B windows for per-window losses. `items` (B, l+1), 0 where padded; `valid` (B, l): not padding; `clash` (B, l,
+    K): the negative is the position's own target."""
 
     items: Tensor
     valid: Tensor
@@ -80,22 +80,22 @@ class Samples:
 
 
 def samples(windows: Windows, negatives: Tensor) -> Samples:
-    """Windows (B) on the device of `negatives` (K,), cut to the longest of them."""
+    """Windows (B) on the device of `negatives` (K,), cut to the length of the longest."""
     size = int(windows.lengths.max())
     items = torch.from_numpy(np.ascontiguousarray(windows.items[:, :size])).to(negatives.device)
     return Samples(items.clamp_min(0), items[:, 1:] >= 0, items[:, 1:, None] == negatives)
 
 
 def common_negatives(model: Recommender, train: TrainConfig, rng: np.random.Generator) -> Tensor:
-    """(K,): one draw of items, without replacement, that every window is compared against."""
+    """(K,): items drawn once without replacement, used as the negatives of every window."""
     return torch.from_numpy(rng.choice(model.n, min(train.negatives, model.n), replace=False)).to(model.device)
 
 
 def sample_losses(own: Tensor, others: Tensor, batch: Samples, loss: str) -> Tensor:
     """(B,): each window's training loss, a mean over its positions, from logits own (B, l) and others (B, l, K).
 
-    `softmax`: the sampled softmax of training, with the same negatives for every window. `bce`: Eq. 16 in its mean
-    over the negatives, so that a window's loss is no matter of luck.
+    `softmax`: the sampled softmax of training, with the same negatives for every window. `bce`: Eq. 16 averaged over
+    the negatives, so that a window's loss does not depend on a single random draw.
     """
     if loss == "bce":
         each = F.softplus(-own) + F.softplus(others).mean(-1)

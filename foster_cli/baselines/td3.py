@@ -1,20 +1,22 @@
 """TD3 (Zhang et al., WWW 2025): the synthetic set as Tucker factors, learned bi-level by RaT-BPTT.
 
-In: a `Problem` (teacher with anchors, V (n, d), real windows, how S is drawn), `TD3Config`. Out: a `Distilled` with
-the best D~ by validation, to be read in the paper's form (`PAPER`: the next position is the goal).
+In: a `Problem` (teacher with anchors, V (n, d), real windows, how S is drawn), `TD3Config`. Out: a `Distilled` with the
+best D~ by validation, to be read in the paper's form (`PAPER`: the next position is the goal).
 
-An outer step: the learner starts at the epoch's checkpoint of the real training; 0 … inner_steps - window plain
-inner steps and `window` unrolled ones by Adam on D~; on a batch of real windows, the cross-entropy of the last item
-from all before it, and the mean square between the learner's and the teacher's outputs there; its exact gradient to
-U, T, G through the unrolled steps; clip, Adam, cosine.
+In an outer step the learner starts at the epoch's checkpoint of the real training and takes 0 … inner_steps - window
+plain and `window` unrolled steps of Adam on D~. L_out on a batch of real windows is the cross-entropy of the last item
+given all before it, plus the mean square between the learner's and the teacher's outputs there. Its exact gradient to
+U, T, G through the unrolled steps is clipped and applied by Adam with a cosine schedule.
 
-Beyond the paper, or open in it: dropout is off in the inner steps unless asked for, so that the unrolled function is
-the one that evaluation sees; checkpoints and validation are those of every other method here.
+Our additions, or choices that the paper leaves open: dropout is off in the inner steps by default, so that the unrolled
+function is the evaluated one; checkpoints and validation are those of every other method here.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,66 +25,67 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from foster_cli.baselines.bilevel import last_entropy
-from foster_cli.baselines.bptt import Adam, Functional, draw_warm_up, rat_bptt
+from foster_cli.baselines.bptt import Adam, Functional, draw_warm_up, joined, rat_bptt
 from foster_cli.baselines.td3_inner import Draw, make_inner
 from foster_cli.checkpoint import load_optimizer, numpy_state, set_numpy
-from foster_cli.config import DistillConfig, choice, positive
 from foster_cli.console import SILENT, Console
-from foster_cli.distill.loop import Check, Distilled, Problem, outer_loop
-from foster_cli.distill.pipeline import Loop
-from foster_cli.distill.synthetic import Synthetic, random_start
+from foster_cli.distill.algorithm2 import Problem, entropy
+from foster_cli.distill.loop import Distilled, Loop, outer_loop
+from foster_cli.distill.validation import Check
 from foster_cli.errors import FosterError
 from foster_cli.models.losses import sampled_softmax
 from foster_cli.models.recommender import Recommender
 from foster_cli.runtime import generator, stream_seed
+from foster_cli.settings import DistillConfig, Settings, choice, positive
+from foster_cli.synthetic.factors import Synthetic, random_start
 from foster_cli.train.fit import RealBatch, batches, real_batch
+from foster_cli.train.micro import Gradient, Micro, gradient_in_parts
 
 
 @dataclass(frozen=True)
 class TD3Config:
-    """TD3's own settings. Budget, length, outer steps, |S| and checks are those of `DistillConfig`."""
+    """TD3's own settings. Budget, length, outer steps, |S| and validations are those of `DistillConfig`."""
 
     rank_user: int = 8
-    """d1."""
+    """d1, the Tucker rank of the users."""
     rank_time: int = 8
-    """d2."""
+    """d2, the Tucker rank of the positions."""
     inner_steps: int = 200
-    """Most inner steps, warm-up and window together."""
+    """Maximum number of inner steps, warm-up and window together."""
     window: int = 40
-    """Inner steps, the last ones, that are differentiated through."""
+    """Number of inner steps, the last ones, that are differentiated through."""
     inner_lr: float = 0.005
-    """Adam rate of the inner steps."""
+    """Adam learning rate of the inner steps."""
     inner_weight_decay: float = 5e-5
     """Adam weight decay of the inner steps (added to the gradient)."""
     inner_batch: int | None = None
-    """Synthetic sequences of an inner step, taken in a fixed order; None: all."""
+    """Synthetic sequences per inner step, taken in a fixed order; None: all."""
     prefix_from: int = 5
-    """First position that the random prefix may end before (counted from 0)."""
+    """Lowest position, counted from 0, that may be the target of the random prefix."""
     dropout: bool = False
-    """With the recommender's dropout in the inner steps (the same masks whenever a step is computed again)."""
+    """Whether inner steps use the recommender's dropout (a recomputed step uses the same masks)."""
     lr: float = 0.01
-    """Adam rate of U, T, G (theirs: 0.01 to 0.03), falling to 0 along a cosine."""
+    """Adam learning rate of U, T, G (the authors': 0.01 to 0.03); it falls to 0 along a cosine."""
     weight_decay: float = 1e-4
     """Adam weight decay of U, T, G."""
     clip: float = 1.0
-    """Largest norm of the gradient to U, T, G."""
+    """Maximum norm of the gradient to U, T, G."""
     real_batch: int = 4096
-    """Real windows of an outer step; an epoch goes once through all."""
+    """Real windows per outer step; an epoch passes over all of them once."""
     outer_items: str = "all"
-    """What the outer cross-entropy ranks against: `all` items, or `sampled` ones (`TrainConfig.negatives`)."""
+    """Candidates of the outer cross-entropy: `all` items, or `sampled` ones (`TrainConfig.negatives`)."""
     feature: float = 1.0
     """Weight of the mean square between the learner's and the teacher's last outputs."""
     first_anchor: int = 5
-    """Earliest epoch of the real training whose checkpoint is a start (fewer epochs: the last one alone)."""
+    """Earliest epoch of the real training whose checkpoint may be a start (with fewer epochs: only the last one)."""
     reset: str = "step"
-    """Where an outer step starts: `step`, at the epoch's checkpoint; `epoch`, where the step before it ended."""
+    """Where an outer step starts: `step`, at the epoch's checkpoint; `epoch`, at the end of the previous step."""
     chunk: int = 256
-    """Real windows whose activations are held at once."""
+    """Real windows whose activations are in memory at once."""
 
 
 def check_td3(config: TD3Config, length: int) -> None:
-    """FosterError for a value out of range, before anything slow begins. `length` is L."""
+    """Raise FosterError for a value out of range, before anything slow begins. `length` is L."""
     choice("outer_items", config.outer_items, ("all", "sampled"))
     choice("reset", config.reset, ("step", "epoch"))
     for name, count in (("rank_user", config.rank_user), ("rank_time", config.rank_time), ("window", config.window),
@@ -99,23 +102,29 @@ def check_td3(config: TD3Config, length: int) -> None:
     positive("length", length, 2)
 
 
-def td3_settings(config: DistillConfig, settings: TD3Config, all_items: bool) -> DistillConfig:
-    """What of `config` TD3 sets itself: a random start of its ranks, the next position as goal, no mixing."""
-    return replace(
-        config,
-        init="random",
-        targets="next",
-        mix=False,
-        rank_user=min(settings.rank_user, config.budget),
-        rank_time=min(settings.rank_time, config.length),
-        items_per_step=None if all_items else config.items_per_step,
-    )
+#: TD3's own settings, by name: its sets depend on them and on the settings of the run.
+OWN: dict[str, Any] = {"td3": dataclasses.asdict(TD3Config())}
+#: The fields of `DistillConfig` that TD3 reads.
+READS = ("budget", "length", "steps", "items_per_step", "check_every", "check_seeds")
+
+
+def adapt(settings: Settings, typed: Collection[str]) -> Settings:
+    """Random start with TD3's ranks, the next position as target, no mixing; all items unless the user gave |S|."""
+    own, config = TD3Config(), settings.distill
+    size = config.items_per_step if "items_per_step" in typed else None
+    return replace(settings, distill=td3_settings(replace(config, items_per_step=size), own))
+
+
+def td3_settings(config: DistillConfig, own: TD3Config) -> DistillConfig:
+    """`config` with the values that TD3 fixes."""
+    user, time = min(own.rank_user, config.budget), min(own.rank_time, config.length)
+    return replace(config, init="random", targets="next", mix=False, rank_user=user, rank_time=time)
 
 
 @dataclass
 class TD3State:
-    """What changes: the learner and the weights that a step starts from, D~ with optimizer and schedule, the epoch's
-    batches that are left, the generators of the run."""
+    """The mutable state: the learner and the weights that a step starts from, D~ with optimizer and schedule, the
+    epoch's remaining batches, the random generators of the run."""
 
     learner: Recommender
     synthetic: Synthetic
@@ -127,7 +136,7 @@ class TD3State:
     epoch: list[np.ndarray] = field(default_factory=list)
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it, the learner's dropout included."""
+        """The whole state, including the generator of the learner's dropout."""
         return {
             "learner": self.learner.learnables(), "dropout": self.learner.sequence.source[0].get_state(),
             "synthetic": self.synthetic.factors(), "optimizer": self.optimizer.state_dict(),
@@ -136,7 +145,7 @@ class TD3State:
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Back to `state`, into the same parameters."""
+        """Restore `state` in place, into the same parameters."""
         self.learner.restore(state["learner"])
         self.learner.sequence.source[0].set_state(state["dropout"])
         self.synthetic.restore(state["synthetic"])
@@ -149,7 +158,7 @@ class TD3State:
 
 
 def td3_state(problem: Problem, settings: TD3Config, synthetic: Synthetic | None = None) -> TD3State:
-    """The state before the first outer step; `synthetic` None: U, T, G drawn as TD3 draws them."""
+    """The state before the first outer step; `synthetic` None: U, T, G are drawn as in TD3."""
     c, V = problem.config, problem.V
     if synthetic is None:
         rng = generator(problem.seed, "td3", "init")
@@ -164,7 +173,7 @@ def td3_state(problem: Problem, settings: TD3Config, synthetic: Synthetic | None
 
 
 def next_batch(problem: Problem, settings: TD3Config, state: TD3State, functional: Functional) -> np.ndarray:
-    """Indices (B,) of real windows. At the start of an epoch: new batches, the learner set to a random checkpoint."""
+    """Indices (B,) of real windows. An epoch begins with new batches and the learner at a random checkpoint."""
     if not state.epoch:
         state.epoch = batches(problem.windows, settings.real_batch, state.numpy_rng)
         anchors = problem.teacher.anchors
@@ -176,7 +185,7 @@ def next_batch(problem: Problem, settings: TD3Config, state: TD3State, functiona
 
 
 def draw_steps(problem: Problem, settings: TD3Config, count: int, all_items: bool, rng: torch.Generator) -> list[Draw]:
-    """What `count` inner steps draw: the prefix's target uniform in prefix_from … L-1, S unless all items."""
+    """The random draws of `count` inner steps: prefix target uniform in prefix_from … L-1, S unless `all_items`."""
     c = problem.config
     low = min(settings.prefix_from, c.length - 1)
     position = torch.randint(low, c.length, (count,), generator=rng).tolist()
@@ -188,7 +197,7 @@ def draw_steps(problem: Problem, settings: TD3Config, count: int, all_items: boo
 
 
 def last_batch(problem: Problem, index: np.ndarray, sampled: bool, rng: np.random.Generator) -> RealBatch:
-    """The windows at `index` (B,); where all items compete, none is drawn and indices are the items themselves."""
+    """The windows at `index` (B,). Without `sampled`, all items are candidates and batch indices are item indices."""
     windows, n, device = problem.windows.take(index), len(problem.V), problem.V.device
     if sampled:
         return real_batch(windows, n, "softmax", problem.train.negatives, rng, device)
@@ -201,40 +210,35 @@ def last_batch(problem: Problem, index: np.ndarray, sampled: bool, rng: np.rando
 
 
 def outer_gradient(
-    learner: Recommender, teacher: Recommender, V: Tensor, batch: RealBatch, feature: float, chunk: int
-) -> dict[str, float]:
-    """Adds dL_out/dphi to the gradients of `learner`, `chunk` windows at a time; returns the two parts of L_out.
+    learner: Recommender, teacher: Recommender, V: Tensor, batch: RealBatch, settings: TD3Config
+) -> Gradient:
+    """L_out and its gradient to the trainable weights of `learner`, `settings.chunk` windows at a time.
 
-    L_out = cross-entropy of each window's last item + feature * mean |h - h_teacher|^2, h (d,) the output before it.
-    V (n, d) are the teacher's item embeddings.
+    L_out = cross-entropy of each window's last item + feature * mean |h - h_teacher|^2, h (d,) the output before it. V
+    (n, d) are the teacher's item embeddings. Parts: `outer_real`, `outer_feature`.
     """
-    E, E_teacher = learner.embed(batch.unique), V[batch.unique]
-    leaf = E.detach().requires_grad_(E.requires_grad)
-    last = batch.valid.sum(1) - 1
-    total = len(last)
-    parts = {"outer_real": 0.0, "outer_feature": 0.0}
-    for rows in torch.arange(total, device=last.device).split(chunk):
-        inputs, at = batch.inputs[rows], last[rows]
-        goal = batch.targets[rows].gather(1, at[:, None])[:, 0]
-        H = learner.sequence.last(F.embedding(inputs, leaf), at)
+    E_teacher, last, (count, length) = V[batch.unique], batch.valid.sum(1) - 1, batch.inputs.shape
+
+    def part_loss(E: Tensor, a: int, b: int) -> tuple[Tensor, dict[str, float]]:
+        inputs, at = batch.inputs[a:b], last[a:b]
+        goal = batch.targets[a:b].gather(1, at[:, None])[:, 0]
+        H = learner.sequence.last(F.embedding(inputs, E), at)
         if len(batch.negatives):
             clash = goal[:, None] == batch.negatives[None, :]
-            base = sampled_softmax(H, F.embedding(goal, leaf), F.embedding(batch.negatives, leaf), clash)
+            base = sampled_softmax(H, F.embedding(goal, E), F.embedding(batch.negatives, E), clash)
         else:
-            base = F.cross_entropy(H @ leaf.T, goal)
-        share = len(rows) / total
-        loss = share * base
-        if feature > 0:
+            base = F.cross_entropy(H @ E.T, goal)
+        share = len(at) / len(last)
+        loss, parts = share * base, {"outer_real": share * base.item(), "outer_feature": 0.0}
+        if settings.feature > 0:
             with torch.no_grad():
                 H_teacher = teacher.sequence.last(F.embedding(inputs, E_teacher), at)
             distance = (H - H_teacher).square().mean()
-            loss = loss + share * feature * distance
-            parts["outer_feature"] += share * distance.item()
-        parts["outer_real"] += share * base.item()
-        loss.backward()
-    if E.requires_grad:
-        E.backward(leaf.grad)
-    return parts
+            loss = loss + share * settings.feature * distance
+            parts["outer_feature"] = share * distance.item()
+        return loss, parts
+
+    return gradient_in_parts(learner, batch.unique, count, length, part_loss, Micro(settings.chunk))
 
 
 def td3_step(
@@ -242,7 +246,7 @@ def td3_step(
 ) -> dict[str, float]:
     """Outer step k (from 0). Returns the row of the log; `entropy` is that of P at the last position.
 
-    `warm_up`: inner steps before the window; None: drawn, as TD3 does.
+    `warm_up`: inner steps before the window; None: drawn at random, as in TD3.
     """
     began = time.perf_counter()
     c, V = problem.config, problem.V
@@ -259,11 +263,12 @@ def td3_step(
 
     def outer(weights: Tensor) -> Tensor:
         functional.set(weights)
-        state.learner.eval().zero_grad()
-        parts.update(outer_gradient(state.learner, problem.teacher.model, V, batch, settings.feature, settings.chunk))
+        state.learner.eval()
+        found = outer_gradient(state.learner, problem.teacher.model, V, batch, settings)
+        parts.update(found.parts)
         parts["inner_cross_entropy"] = inner.value(weights, len(draws) - 1)
         state.learner.train(settings.dropout)
-        return functional.gradient()
+        return joined(found.gradients, functional.parameters)
 
     state.learner.train(settings.dropout)
     adam = Adam(settings.inner_lr, settings.inner_weight_decay)
@@ -276,20 +281,20 @@ def td3_step(
     rate = state.optimizer.param_groups[0]["lr"]
     state.optimizer.step()
     state.schedule.step()
-    entropy = last_entropy(Q.detach(), V if all_items else V[draws[-1].items])
+    last = entropy(Q.detach()[:, -1], V if all_items else V[draws[-1].items])
     return {
         "step": float(k + 1), **parts, "warm_up": float(warm_up), "gradient_synthetic": norm.item(), "lr": rate,
-        "entropy": entropy, "seconds": time.perf_counter() - began,
+        "entropy": last, "seconds": time.perf_counter() - began,
     }  # fmt: skip
 
 
 def distill_td3(
     problem: Problem, settings: TD3Config, check: Check, console: Console = SILENT, synthetic: Synthetic | None = None
 ) -> Distilled:
-    """`problem.config.steps` outer steps; the best validated D~, step 0 included.
+    """Run `problem.config.steps` outer steps; returns the D~ that validates best, step 0 included.
 
-    NaN or Inf ends it with the best D~ so far. Raises FosterError for settings out of range, or a D~ with goals of
-    its own (`problem.reading`).
+    NaN or Inf ends the run with the best D~ so far. Raises FosterError for settings out of range, or for a D~ with
+    separate goals (`problem.reading`).
     """
     c = problem.config
     check_td3(settings, c.length)
@@ -299,6 +304,11 @@ def distill_td3(
     return outer_loop(problem, state.synthetic, lambda k: td3_step(problem, settings, state, k), check, console, state)
 
 
-def td3_loop(settings: TD3Config) -> Loop:
-    """`distill_td3` as the pipeline calls it."""
-    return lambda problem, synthetic, check, console: distill_td3(problem, settings, check, console, synthetic)
+def td3_loop(own: TD3Config) -> Loop:
+    """`distill_td3` as a `Loop` for the pipeline."""
+    return lambda problem, synthetic, check, console: distill_td3(problem, own, check, console, synthetic)
+
+
+def make_loop(settings: Settings) -> Loop:
+    """TD3 with its published settings."""
+    return td3_loop(TD3Config())

@@ -1,13 +1,13 @@
 """TD3's inner loss, written for speed: the mean of two KL terms, both from one causal forward pass.
 
-In: Q (M, L, d) or, with all items, P (M, L, n) = softmax(Q V^T); a recommender; a `Draw` per step. Out: the loss
-whose gradients `bptt` needs. Term one predicts the last position from all before it, term two a random position j
-from those before it. Attention is causal, so that both outputs stand in one pass, and of the last block nothing but
-those two positions is computed.
+In: Q (M, L, d) or, with all items, P (M, L, n) = softmax(Q V^T); a recommender; a `Draw` per step. Out: the loss whose
+gradients `bptt` needs. The first term predicts the last position from all before it, the second a random position j
+from those before it. Attention is causal, so one pass gives both outputs; its last block is computed only at these two
+positions.
 
-With all items P is the same at every step of an outer step. It is made once. Where the texts are frozen, a step reads
-P B (M L, w) alone, B (n, w) their vectors (`FrozenTextInner`). Elsewhere it reads P, and P's gradient is gathered in
-place (`Data.gathering`): no step makes another tensor of its size.
+With all items, P is the same in every inner step of an outer step and is computed once. If the texts are frozen, a step
+reads only P B (M L, w), with B (n, w) their vectors (`FrozenTextInner`). Otherwise it reads P and accumulates P's
+gradient in place (`Data.gathering`): no step allocates another tensor of its size.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from foster_cli.models.recommender import Recommender
 
 @dataclass(frozen=True)
 class Draw:
-    """What one inner step draws. `position` j, the target of the random prefix; `items` S (s,), None: all;
-    `rows`: which synthetic sequences; `seed` of its dropout."""
+    """The random draws of one inner step. `position`: j, the target of the random prefix; `items`: S (s,), None: all;
+    `rows`: the synthetic sequences; `seed`: that of the dropout masks."""
 
     position: int
     items: Tensor | None
@@ -37,7 +37,7 @@ class Draw:
 
 
 class _Product(torch.autograd.Function):
-    """P E for P (r, n) that gathers its own gradient: X̄ E^T here, and X̄ Ē^T in `_Transposed`."""
+    """P E for P (r, n). It accumulates P's gradient in `Data`: X̄ E^T here, and X̄ Ē^T in `_Transposed`."""
 
     @staticmethod
     def forward(ctx: Any, P: Tensor, E: Tensor, data: Data, rows: slice) -> Tensor:
@@ -54,7 +54,7 @@ class _Product(torch.autograd.Function):
 
 
 class _Transposed(torch.autograd.Function):
-    """P^T X, the gradient of `_Product` to E, differentiable once more."""
+    """P^T X, the gradient of `_Product` to E, itself differentiable."""
 
     @staticmethod
     def forward(ctx: Any, P: Tensor, X: Tensor, data: Data, rows: slice) -> Tensor:
@@ -71,7 +71,7 @@ class _Transposed(torch.autograd.Function):
 
 
 class _Rows(torch.autograd.Function):
-    """P[index] for P (r, n) that gathers its own gradient."""
+    """P[index] for P (r, n). It accumulates P's gradient in `Data`."""
 
     @staticmethod
     def forward(ctx: Any, P: Tensor, index: Tensor, data: Data) -> Tensor:
@@ -124,18 +124,18 @@ def outputs_at(model: Recommender, x: Tensor, at: list[int]) -> Tensor:
 
 
 def cross_entropy(goal: Tensor, H: Tensor, E: Tensor) -> Tensor:
-    """Mean of -sum_i goal_i log softmax(H E^T)_i: KL(goal || .) up to the goal's entropy, which no weight moves."""
+    """Mean of -sum_i goal_i log softmax(H E^T)_i: KL(goal || .) plus the goal's entropy, a constant."""
     return -(goal * F.log_softmax(H @ E.T, dim=-1)).sum(-1).mean()
 
 
 def _replay(model: Recommender, draw: Draw) -> None:
-    """Where the learner has dropout: the same masks each time that this step is computed."""
+    """If dropout is on, seed it, so that each computation of this step uses the same masks."""
     if model.training:
         model.sequence.seed_dropout(draw.seed)
 
 
 class SubsetInner(AutogradInner):
-    """The inner loss over the items that each step draws; the gradient is gathered on Q (M, L, d)."""
+    """The inner loss over the items that each step draws; it accumulates the gradient to Q (M, L, d)."""
 
     def __init__(self, functional: Functional, Q: Tensor, V: Tensor, draws: list[Draw]) -> None:
         self.Q, self.V, self.draws = Data(Q), V, draws
@@ -154,22 +154,22 @@ class SubsetInner(AutogradInner):
         return cross_entropy(P[:, targets], H, E)
 
     def to_synthetic(self) -> Tensor:
-        """The gathered gradient, to Q (M, L, d)."""
+        """The accumulated gradient to Q (M, L, d)."""
         return self.Q.gradient
 
 
 def _through_softmax(P: Tensor, gradient: Tensor, V: Tensor) -> Tensor:
-    """From the gradient to P (r, n) = softmax(Q V^T), which is used up, to that of Q (r, d)."""
+    """From the gradient to P (r, n) = softmax(Q V^T), the gradient to Q (r, d); overwrites `gradient`."""
     inside = torch.linalg.vecdot(gradient, P)
     gradient.sub_(inside[:, None]).mul_(P)
     return gradient @ V
 
 
 class FrozenTextInner(AutogradInner):
-    """The inner loss over all items whose embeddings are E = B W^T + b, the texts B (n, w) frozen; gathered on Y = P B.
+    """The inner loss over all items, E = B W^T + b with frozen texts B (n, w); it accumulates the gradient to Y = P B.
 
-    As rows of P sum to 1: P E = Y W^T + b, and H E^T = (H W) B^T up to one number for each row, which no softmax sees,
-    so that a target's cross-entropy is logsumexp((H W) B^T) - y (H W), y its row of Y. Neither P nor E is in a step.
+    Rows of P sum to 1, so P E = Y W^T + b. H E^T equals (H W) B^T up to a constant per row, which the softmax ignores.
+    A target's cross-entropy is thus logsumexp((H W) B^T) - y (H W), y its row of Y. No step computes P or E.
     """
 
     def __init__(self, functional: Functional, Q: Tensor, V: Tensor, draws: list[Draw], B: Tensor) -> None:
@@ -189,12 +189,12 @@ class FrozenTextInner(AutogradInner):
         return (torch.logsumexp(K @ self.B.T, dim=-1) - torch.linalg.vecdot(Y[:, targets], K)).mean()
 
     def to_synthetic(self) -> Tensor:
-        """The gathered gradient, to Q (M, L, d)."""
+        """The accumulated gradient to Q (M, L, d)."""
         return _through_softmax(self.P, self.Y.gradient @ self.B.T, self.V).view(-1, self.length, self.V.shape[1])
 
 
 class AllItemsInner(AutogradInner):
-    """The inner loss over all items; the gradient is gathered on P (M L, n), which is made once."""
+    """The inner loss over all items; it accumulates the gradient to P (M L, n), which is computed once."""
 
     def __init__(self, functional: Functional, Q: Tensor, V: Tensor, draws: list[Draw]) -> None:
         self.V, self.draws, self.length = V, draws, Q.shape[1]
@@ -217,7 +217,7 @@ class AllItemsInner(AutogradInner):
         return cross_entropy(goal, H.flatten(0, 1), E)
 
     def to_synthetic(self) -> Tensor:
-        """The gathered gradient through the softmax, to Q (M, L, d). It is used up: call once."""
+        """The accumulated gradient, mapped through the softmax to Q (M, L, d). This overwrites it: call once."""
         found = _through_softmax(self.P.value.detach(), self.P.gradient, self.V)
         return found.view(-1, self.length, self.V.shape[1])
 
@@ -225,7 +225,7 @@ class AllItemsInner(AutogradInner):
 def make_inner(
     functional: Functional, Q: Tensor, V: Tensor, draws: list[Draw]
 ) -> SubsetInner | FrozenTextInner | AllItemsInner:
-    """The inner loss of Q (M, L, d) on the items that `draws` name, in the form that is fastest for the recommender."""
+    """The inner loss of Q (M, L, d) on the items that `draws` name, in the fastest form for the recommender."""
     if draws[0].items is not None:
         return SubsetInner(functional, Q, V, draws)
     B = functional.model.frozen_texts()

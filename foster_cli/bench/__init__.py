@@ -1,1 +1,1 @@
-"""`foster bench`: seconds and memory of an outer step, and of training, each row in a process of its own."""
+"""`foster bench`: seconds and memory of an outer step, and of training, each row in its own process."""

@@ -1,7 +1,7 @@
-"""The process of one row: `python -m foster_cli.bench.child`, a request on stdin, the row as a line on stdout.
+"""The process that measures one row: `python -m foster_cli.bench.child`, request on stdin, one line on stdout.
 
-`{"bench": "distill", …}` is answered by `distill.measure`, `{"bench": "train", …}` by `train.measure`. Every ending is
-a row: `done`; `out of memory`; `wrong`, with a FosterError's message and hint; `fault`, with the name of a fault.
+`distill.measure` answers `{"bench": "distill", …}`, `train.measure` `{"bench": "train", …}`. The row's `status` is
+`done`; `out of memory`; `wrong`, with a FosterError's message and hint; or `fault`, with the name of an exception.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from foster_cli.runtime import out_of_memory
 
 
 def answer(request: dict[str, Any], measure: Callable[[dict[str, Any], Console], dict[str, Any]]) -> dict[str, Any]:
-    """The row; never raises but for an interruption."""
+    """The row. An exception becomes its `status`; only an interruption is raised."""
     try:
         return {"status": "done", **measure(request, Console())}
     except Exception as error:  # noqa: BLE001 - the parent raises it
@@ -36,7 +36,7 @@ def main() -> None:
     request = json.loads(sys.stdin.read())
     measure = {"distill": distill.measure, "train": train.measure}[request["bench"]]
     out = sys.stdout
-    with contextlib.redirect_stdout(sys.stderr):  # whatever a library prints is no row
+    with contextlib.redirect_stdout(sys.stderr):  # library output must not mix with the row
         row = answer(request, measure)
     out.write(json.dumps(row, allow_nan=False) + "\n")
 

@@ -1,12 +1,13 @@
-"""The two tables as rows of cells, CSV and Markdown. In: the JSON of `distill.table` or `train.table`.
+"""The two tables of `foster bench` as cells, CSV and Markdown. In: the JSON of `distill.table` or `train.table`.
 
-Names of data, bundles and encoders are text from outside: cleaned, and escaped for each form.
+Names of data, bundles and encoders are untrusted text: cleaned of control characters and escaped for each format.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+from dataclasses import dataclass
 from typing import Any
 
 from foster_cli.console import clean
@@ -16,7 +17,7 @@ DISTILL = ("method", "items", "layers", "s / outer step", "min", "max", "CPU s",
            "of it before", "load")  # fmt: skip
 TRAIN = ("encoder", "layers", "full R@10", "full N@10", "full time", "set R@10", "set N@10", "set time", "to make it",
          "times faster")  # fmt: skip
-#: What CSV says of a machine.
+#: The columns of the CSV that describe the machine.
 _MACHINE = ("cpu", "gpu", "threads", "torch", "foster", "platform")
 
 
@@ -26,7 +27,7 @@ def _load(row: dict[str, Any]) -> str:
 
 
 def distill_cells(found: dict[str, Any]) -> list[list[str]]:
-    """A list of cells per row, under DISTILL; what a row has not is a dash, and its status stands for the seconds."""
+    """A list of cells per row, under DISTILL; a dash for a missing value, the status for the time of a failed row."""
     out = []
     for row in found["rows"]:
         head = [row["method"].upper(), "all" if row["items"] is None else str(row["items"]), row["layers"]]
@@ -66,10 +67,20 @@ def train_cells(found: dict[str, Any]) -> list[list[str]]:
     return out
 
 
-def to_md(title: str, head: tuple[str, ...], cells: list[list[str]]) -> str:
-    """A line of title, and the table."""
-    lines = [list(head), ["---", *["---:"] * (len(head) - 1)], *[[md_escape(cell) for cell in row] for row in cells]]
-    return "\n".join([md_escape(title), "", *["| " + " | ".join(line) + " |" for line in lines]]) + "\n"
+@dataclass(frozen=True)
+class Table:
+    """A table in its output formats: title, column heads and cells for people, and the CSV."""
+
+    title: str
+    head: tuple[str, ...]
+    cells: list[list[str]]
+    csv: str
+
+    def to_md(self) -> str:
+        """The title, and the table in Markdown."""
+        body = [[md_escape(cell) for cell in row] for row in self.cells]
+        lines = [list(self.head), ["---", *["---:"] * (len(self.head) - 1)], *body]
+        return "\n".join([md_escape(self.title), "", *["| " + " | ".join(line) + " |" for line in lines]]) + "\n"
 
 
 def _csv(head: list[str], rows: list[list[Any]]) -> str:
@@ -82,7 +93,7 @@ def _csv(head: list[str], rows: list[list[Any]]) -> str:
 
 
 def distill_csv(found: dict[str, Any]) -> str:
-    """A line per row, numbers in full, its machine behind; empty where a row has no such thing."""
+    """A line per row: numbers in full precision, then the machine. A missing value is empty."""
     keys = ["status", "median_s", "min_s", "max_s", "cpu_s", "epoch_s", "steps_per_epoch", "peak_mb", "base_mb"]
     rows = []
     for row in found["rows"]:
@@ -94,7 +105,7 @@ def distill_csv(found: dict[str, Any]) -> str:
 
 
 def train_csv(found: dict[str, Any]) -> str:
-    """A line per bundle and row, numbers in full, its machine behind."""
+    """A line per bundle and row: numbers in full precision, then the machine."""
     rows = []
     for entry in found["bundles"]:
         names = [clean(entry[key]) for key in ("data", "bundle", "method", "encoder", "train_layers", "backbone")]

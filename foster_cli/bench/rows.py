@@ -1,7 +1,7 @@
-"""A measured row: asked of a fresh process, so that its peak of memory is its own, and kept when it is done.
+"""A measured row. A fresh process measures it, so that its peak memory is its own; a finished row is stored.
 
-In: a request, JSON-able (`child.py` says which). Out: a row with `status`: `done`, with what was measured;
-`out of memory`; `over N s`; `killed by SIGKILL`, or by another signal. Every row carries load and machine.
+In: a JSON-able request (format: `child.py`). Out: a row with `status`: `done`, with the measurements; `out of memory`;
+`over N s`; `killed by SIGKILL`, or by another signal. Every row has the load and the machine.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from foster_cli.config import from_dict
-from foster_cli.console import Console
-from foster_cli.data.columns import PrepareSettings
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.cells import Cell, Cells
 from foster_cli.runtime import machine
@@ -25,14 +23,8 @@ from foster_cli.runtime import machine
 COMMAND = (sys.executable, "-m", "foster_cli.bench.child")
 
 
-def read_prepare(values: dict[str, Any]) -> PrepareSettings:
-    """`PrepareSettings` from JSON, where its columns are a list."""
-    columns = values["text_columns"]
-    return from_dict(PrepareSettings, {**values, "text_columns": None if columns is None else tuple(columns)})
-
-
 def measured_on() -> dict[str, Any]:
-    """What of versions and machine decides a time: a row that was measured on another one is measured again."""
+    """The versions and machine properties that affect a time: where these differ, a stored row is measured again."""
     here = machine()
     return {key: here[key] for key in ("foster", "torch", "cpu", "threads", "ops", "gpu")}
 
@@ -43,9 +35,9 @@ def load() -> float | None:
 
 
 def ask(request: dict[str, Any], limit: float | None, command: tuple[str, ...] = COMMAND) -> dict[str, Any]:
-    """The row of `request`, from a fresh process that has `limit` seconds (None: as long as it takes).
+    """The row of `request`, from a fresh process that has `limit` seconds (None: no limit).
 
-    Raises FosterError for what the child finds wrong with the request.
+    Raises FosterError for an invalid request, RuntimeError for a fault in the child.
     """
     before = load()
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8")
@@ -62,7 +54,7 @@ def ask(request: dict[str, Any], limit: float | None, command: tuple[str, ...] =
 
 
 def _row(code: int, answer: str) -> dict[str, Any]:
-    if code < 0:  # the system's own way of being out of memory is SIGKILL
+    if code < 0:  # the system sends SIGKILL when memory runs out
         return {"status": f"killed by {signal.Signals(-code).name}"}
     row: dict[str, Any] = json.loads(answer.splitlines()[-1]) if answer.strip() else {"status": "fault"}
     if row["status"] == "wrong":
@@ -72,30 +64,36 @@ def _row(code: int, answer: str) -> dict[str, Any]:
     return row
 
 
-def kept(
-    cells: Cells, name: str, request: dict[str, Any], fields: dict[str, Any], limit: float | None, console: Console,
-    ready: Callable[[], object] = lambda: None,
-) -> dict[str, Any]:  # fmt: skip
-    """The row of `request` as it was kept under `fields`, or measured now; one that was killed is not kept.
+@dataclass(frozen=True)
+class Asked:
+    """A requested row: the name of its cell, the `request` to the child, the `fields` that the row depends on, the time
+    `limit` in seconds (None: no limit)."""
 
-    `ready` is called before a measurement.
-    """
+    name: str
+    request: dict[str, Any]
+    fields: dict[str, Any]
+    limit: float | None
+
+
+class _NotStored(Exception):
+    """The row's process was killed: the row is shown, not stored, and measured again the next time."""
+
+
+def measured(cells: Cells, asked: Asked, ready: Callable[[], object] = lambda: None) -> dict[str, Any]:
+    """Read the stored row, or call `ready`, measure the row and store it. A row that was killed is not stored."""
     made: list[dict[str, Any]] = []
-
-    class NotKept(Exception):
-        pass
 
     def make() -> Cell:
         ready()
-        made.append(ask(request, limit))
+        made.append(ask(asked.request, asked.limit))
         if made[-1]["status"].startswith("killed"):
-            raise NotKept
+            raise _NotStored
         return Cell(made[-1])
 
     try:
-        row = cells.cell(name, {**fields, "limit": limit}, make).record
-    except NotKept:
+        row = cells.cell(asked.name, {**asked.fields, "limit": asked.limit}, make).record
+    except _NotStored:
         row = made[-1]
     if not made:
-        console.note(f"{name}: kept from before")
+        cells.console.note(f"{asked.name}: kept from before")
     return row

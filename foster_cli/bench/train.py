@@ -1,8 +1,7 @@
-"""Table 6: how long a recommender trains on all the data and on the synthetic set, and what it is then worth.
+"""Table 6: how long a recommender trains on all the data and on the synthetic set, and its metrics after that.
 
-In (`measure`, in a process of its own): a bundle, one of ROWS. Out: the row of `foster eval` (ranks on the test split,
-intervals), trained here and now: none of them comes from the cache. `table` asks for
-both rows of every bundle.
+In (`measure`, in its own process): a bundle, one of ROWS. Out: the row of `foster eval` (ranks on the test split,
+intervals), with models trained now and none read from the cache. `table` measures both rows of every bundle.
 """
 
 from __future__ import annotations
@@ -14,32 +13,36 @@ from typing import Any
 import torch
 
 from foster_cli import bundle
-from foster_cli.bench.rows import kept, measured_on, read_prepare
+from foster_cli.bench.rows import Asked, measured, measured_on
 from foster_cli.bundle import Bundle
-from foster_cli.console import SILENT, Console
+from foster_cli.console import Console
 from foster_cli.data.prepare import load_dataset
+from foster_cli.evaluate.bundle_rows import Evaluation, evaluate_bundle
 from foster_cli.evaluate.cells import Cells
-from foster_cli.evaluate.run import evaluate_bundle
-from foster_cli.runtime import machine, sha256_file
+from foster_cli.files import sha256_file
+from foster_cli.runtime import machine
+from foster_cli.session import Session
+from foster_cli.settings import Settings
 
 ROWS = ("full", "synthetic")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The bundles, where their data are (`paths`; None: where they were), the number of models of each row, seconds of
-    a row (`limit`; None: no limit)."""
+class TrainingBench:
+    """The bundles, the `paths` of their data (None: those in the manifest), the number of models per row (`seeds`), the
+    time `limit` of a row in seconds (None: no limit)."""
 
     bundles: list[Bundle]
-    paths: list[str] | None
+    paths: tuple[str, ...] | None
     seeds: int
     limit: float | None
-    device: torch.device
+    session: Session
     out: Path
 
 
-def table(plan: Plan, console: Console = SILENT) -> dict[str, Any]:
-    """Both rows of each bundle; those that are finished are kept in `plan.out`/cells. Returns the JSON."""
+def table(plan: TrainingBench) -> dict[str, Any]:
+    """Measure both rows of each bundle; finished rows are stored in `plan.out`/cells. Returns the JSON."""
+    console, device = plan.session.console, str(plan.session.device)
     cells, entries = Cells(plan.out / "cells", console), []
     for b in plan.bundles:
         m, rows = b.manifest, {}
@@ -47,10 +50,10 @@ def table(plan: Plan, console: Console = SILENT) -> dict[str, Any]:
             name = f"{b.path.name}, {row}"
             console.note(f"row {name}")
             request = {"bench": "train", "row": row, "bundle": str(b.path.resolve()), "paths": plan.paths,
-                       "seeds": plan.seeds, "device": str(plan.device)}  # fmt: skip
-            fields = {"row": row, "seeds": plan.seeds, "device": str(plan.device), **measured_on(),
+                       "seeds": plan.seeds, "device": device}  # fmt: skip
+            fields = {"row": row, "seeds": plan.seeds, "device": device, **measured_on(),
                       "sums": sha256_file(b.path / bundle.SUMS)}  # fmt: skip
-            rows[row] = kept(cells, f"train-{row}", request, fields, plan.limit, console)
+            rows[row] = measured(cells, Asked(f"train-{row}", request, fields, plan.limit))
             console.note(f"row {name}: {rows[row]['status']}")
         metrics = m["metrics"]
         entries.append({
@@ -65,11 +68,9 @@ def table(plan: Plan, console: Console = SILENT) -> dict[str, Any]:
 def measure(request: dict[str, Any], console: Console) -> dict[str, Any]:
     """The row of `foster eval` for a bundle, its models trained now: R@10 and N@10 with intervals, `train_seconds`."""
     loaded = bundle.load(request["bundle"])
-    recorded = loaded.manifest["data"]
-    data = load_dataset([Path(p) for p in request["paths"] or recorded["path"]], read_prepare(recorded["prepare"]))
-    found = evaluate_bundle(
-        loaded, data, (request["row"],), request["seeds"], (10,), False, torch.device(request["device"]), console,
-        False, keep=False,
-    )  # fmt: skip
+    made = Settings.of_manifest(loaded.manifest)
+    data = load_dataset([Path(p) for p in request["paths"] or made.paths], made.prepare)
+    asked = Evaluation((request["row"],), request["seeds"], (10,), resumable=False)
+    found = evaluate_bundle(loaded, data, asked, Session(console, torch.device(request["device"]), use_cache=False))
     row = found["rows"][request["row"]]
     return {"cases": found["cases"], **{k: row[k] for k in ("R@10", "N@10", "train_seconds", "peak_mb", "chosen")}}

@@ -1,1 +1,1 @@
-"""One file per CLI command: parse, call, print; no logic."""
+"""One file per CLI command. It parses, calls and prints, and has no other logic."""

@@ -1,136 +1,98 @@
-"""`foster ablate`: a table of interactions in; a table of the method with one part changed in each row out."""
+"""`foster ablate`. In: a table of interactions. Out: a table whose rows each change one part of the method."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any
 
-from foster_cli.commands import options
-from foster_cli.commands.options import DISTILL, MODEL, STUDENT, TRAIN
-from foster_cli.commands.settings import AlphaOption, LoraOption, PoolingOption, opt
-from foster_cli.evaluate.rows import GROUPS, KINDS
+from foster_cli.commands.from_settings import Asked, Data, K, Seeds, asks, opt
+from foster_cli.evaluate.ablation_rows import GROUPS, KINDS
+from foster_cli.settings import ModelConfig, StudentConfig
 
-_ROWS = f"Which, by comma: {', '.join(GROUPS)}, or of {', '.join(KINDS)}; NAME@LAYERS: with these layers alone."
+_ROWS = f"Comma-separated: {', '.join(GROUPS)} (groups), {', '.join(KINDS)}; NAME@LAYERS: only with these layers."
 
 
+@asks("ablate", "device", "cache", "json")
 def command(
-    data: options.Data,
+    data: Data,
+    asked: Asked,
     rows: Annotated[str, opt("--rows", _ROWS)] = "table3,figure3",
     layers: Annotated[
-        str, opt("--layers", "Layers of the text encoder that learn: some of none, last, all, or a number, by comma.")
-    ] = MODEL.train_layers,
-    budget: Annotated[int, opt("--budget", "M, synthetic sequences.")] = DISTILL.budget,
-    seeds: options.Seeds = 3,
+        str, opt("--layers", "Encoder layers to train: none, last, all or a number; comma-separated, rows for each.")
+    ] = ModelConfig.train_layers,
+    seeds: Seeds = 3,
     rates: Annotated[
-        str, opt("--rates", "AdamW rates for training on a row's result; of several, validation chooses one.")
-    ] = f"{STUDENT.lr:g}",
-    split: Annotated[str, opt("--split", "What the table ranks: test, or valid while you still choose.")] = "test",
+        str, opt("--rates", "AdamW learning rates for training on a row's result; of several, validation chooses one.")
+    ] = f"{StudentConfig.lr:g}",
+    split: Annotated[str, opt("--split", "Cases to rank: test, or valid while you still choose settings.")] = "test",
     out: Annotated[
-        Path | None, opt("--out", "Folder of results and finished cells; runs/<data>-ablate-b<budget> without it.")
+        Path | None, opt("--out", "Folder of results and finished cells; by default runs/<data>-ablate-b<budget>.")
     ] = None,
-    k: options.K = "10,20",
-    length: options.Length = DISTILL.length,
-    steps: Annotated[int, opt("--steps", "K, outer steps.")] = DISTILL.steps,
-    draws: Annotated[int, opt("--draws", "Draws tried for the start.")] = DISTILL.draws,
-    items_per_step: Annotated[str, opt("--items-per-step", "|S| in distillation, or all.")] = str(
-        DISTILL.items_per_step
-    ),
-    inner_steps: Annotated[int, opt("--inner-steps", "T, inner steps.")] = DISTILL.inner_steps,
-    reset_every: Annotated[int, opt("--reset-every", "tau, outer steps between resets.")] = DISTILL.reset_every,
-    dh_weight: Annotated[float, opt("--dh-weight", "lambda, weight of L_DH.")] = DISTILL.dh_weight,
+    k: K = "10,20",
     bilevel_steps: Annotated[
-        int | None, opt("--bilevel-steps", "Most inner steps of the row bilevel; T without it.")
+        int | None, opt("--bilevel-steps", "Maximum inner steps of the row bilevel; by default T.")
     ] = None,
     bilevel_window: Annotated[
-        int | None, opt("--bilevel-window", "How many of them, the last ones, are differentiated; all without it.")
+        int | None, opt("--bilevel-window", "How many of the last of these steps to differentiate; by default all.")
     ] = None,
-    encoder: options.Encoder = MODEL.encoder,
-    pooling: PoolingOption = None,
-    backbone: options.Backbone = MODEL.backbone,
-    items: options.Items = MODEL.items,
-    lora: LoraOption = None,
-    lora_alpha: AlphaOption = None,
-    width: options.Width = None,
-    precision: options.Precision = MODEL.precision,
-    epochs: options.Epochs = TRAIN.epochs,
-    student_steps: options.StudentSteps = STUDENT.steps,
-    student_items: options.StudentItems = str(STUDENT.items_per_step),
-    device: options.Device = "auto",
-    cache: options.Cache = True,
-    json: options.Json = False,
-    user_column: options.UserColumn = None,
-    item_column: options.ItemColumn = None,
-    time_column: options.TimeColumn = None,
-    text_columns: options.TextColumns = None,
-    split_column: options.SplitColumn = None,
-    k_core: options.KCore = None,
 ) -> None:
     """Find out which part of the method does what on your data (the paper's Table 3 and Figure 3).
 
-    Makes a bundle for each row: the default settings (row foster) with one thing changed. All with seed 0 and one
-    teacher. Then ranks the held-out cases with fresh models, beside random real sequences, all the data, an untrained
-    model, popularity and nearest texts. Gives 95 % intervals and paired differences.
+    Makes a bundle for each row: the default settings (row foster) with one thing changed. All rows share seed 0 and
+    one teacher. Then ranks the held-out cases with fresh models, beside baselines: random real sequences, all the
+    data, an untrained model, popularity, nearest texts. Gives 95 % intervals and paired differences.
 
-    Writes ablate.json, .csv, .md and .tex and the bundles into the folder. What is finished is kept there in cells/:
-    after Ctrl-C, the same command goes on where it was.
+    Writes ablate.json, .csv, .md and .tex and the bundles into the folder. Finished work is cached there in cells/:
+    after Ctrl-C, the same command continues.
 
     Example: foster ablate games.parquet --rows table3,figure3,ours --budget 20
     """
-    import json as json_module
-    import sys
+    from dataclasses import replace
 
-    from foster_cli.commands import settings
-    from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig, choice
-    from foster_cli.distill.pipeline import check_settings
+    from foster_cli.commands import shared
+    from foster_cli.distill.checks import check_settings
     from foster_cli.errors import FosterError
     from foster_cli.evaluate import ablation
+    from foster_cli.evaluate.ablation_rows import parse_layers, parse_rows
     from foster_cli.evaluate.formats import ABLATION, write_table
-    from foster_cli.evaluate.plan import Plan
-    from foster_cli.evaluate.rows import parse_layers, parse_rows
+    from foster_cli.evaluate.plan import Comparison
+    from foster_cli.settings import choice
 
     picked = parse_rows(rows, parse_layers("--layers", layers))
     choice("--split", split, ("test", "valid"))
-    model = ModelConfig(
-        encoder=encoder, width=width, precision=precision, backbone=backbone, items=items, pooling=pooling, lora=lora,
-        lora_alpha=lora_alpha,
-    )  # fmt: skip
-    config = DistillConfig(
-        budget=budget, length=length, steps=steps, draws=draws, inner_steps=inner_steps, reset_every=reset_every,
-        dh_weight=dh_weight, items_per_step=settings.items_per_step("--items-per-step", items_per_step),
-    )  # fmt: skip
-    drawn = settings.items_per_step("--student-items", student_items)
-    student, train = StudentConfig(steps=student_steps, items_per_step=drawn), TrainConfig(epochs=epochs)
-    models = ablation.models(picked, model)
-    for each in models.values():
-        if items == "id" and each.train_layers != "none":
+    settings = asked.settings
+    models = ablation.models(picked, settings.model)
+    for model in models:
+        if model.items == "id" and model.train_layers != "none":
             raise FosterError(f"--layers {layers}: --items id has no text encoder", "use --layers none")
-        if lora is not None and items != "id" and each.train_layers == "none":
-            raise FosterError(f"--lora {lora}: --layers {layers} has rows without any", "give numbers: --layers 2")
-        check_settings(each, train, config, student)
-    most = inner_steps if bilevel_steps is None else bilevel_steps
-    window = most if bilevel_window is None else bilevel_window
-    variants = ablation.variants(picked, config, student, (most, window))
-    grid, ks = settings.rates("--rates", rates), settings.numbers("--k", k)
-    prepare = settings.prepare_settings(user_column, item_column, time_column, text_columns, split_column, k_core)
-    begun = options.begin(data, device, out, "ablate", budget, prepare)
-    plan = Plan(
-        begun.data, begun.paths, prepare, models, train, config, student, variants, grid, seeds, ks, begun.device,
-        begun.out, cache, ablation.pairs([v.name for v in variants]), split=split,
+        if model.lora is not None and model.items != "id" and model.train_layers == "none":
+            raise FosterError(
+                f"--lora {model.lora}: --layers {layers} has rows without any", "give numbers: --layers 2"
+            )
+        check_settings(replace(settings, model=model))
+    most = settings.distill.inner_steps if bilevel_steps is None else bilevel_steps
+    bilevel = (most, most if bilevel_window is None else bilevel_window)
+    ablation.variants(picked, settings, bilevel)  # reports invalid rows before the data are read
+    grid, ks = shared.rates("--rates", rates), shared.numbers("--k", k)
+    begun = shared.begin(data, asked, out, "ablate")
+    variants = ablation.variants(picked, begun.settings, bilevel)
+    plan = Comparison(
+        begun.data, begun.settings, variants, grid, seeds, ks, begun.session, begun.out,
+        ablation.pairs([v.name for v in variants]), models, split=split,
     )  # fmt: skip
-    found = ablation.ablate(plan, begun.console)
-    text = json_module.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_table(found, text, begun.out, "ablate", ABLATION)
-    if json:
-        sys.stdout.write(text)
+    found = ablation.ablate(plan)
+    write_table(found, shared.as_json(found), begun.out, "ablate", ABLATION)
+    if asked.json:
+        shared.print_json(found)
         return
-    show(begun.console, found)
-    begun.console.result(
+    show(begun.session.console, found)
+    begun.session.console.result(
         f"{begun.out}: ablate.json, ablate.csv, ablate.md, ablate.tex, and a bundle for each row that has one"
     )
 
 
 def show(console: Any, found: dict[str, Any]) -> None:
-    """What the rows are, the metrics, validation and costs, the paired differences, for a person."""
+    """Print the rows' settings, the metrics, validation and costs, and the paired differences as tables."""
     from foster_cli.evaluate.formats import ABLATION, AXES, legend_rows, metrics, paired_rows, table_rows, title
 
     names, rows = metrics(found), table_rows(found, ABLATION)

@@ -1,4 +1,4 @@
-"""`foster bench train`: bundles in; training time and metrics, on all the data and on the set, out."""
+"""`foster bench train`. In: bundles. Out: training time and metrics, on all the data and on each bundle."""
 
 from __future__ import annotations
 
@@ -7,50 +7,42 @@ from typing import Annotated
 
 import typer
 
-from foster_cli.commands.settings import opt
+from foster_cli.commands.from_settings import Asked, Moved, asks, opt
 
 
+@asks("bench train", "device", "json")
 def command(
     bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE", help="Bundles, for example one for each encoder.")],
-    data: Annotated[
-        list[Path] | None,
-        typer.Option("--data", help="The data they were distilled from, if it has moved (repeatable)."),
-    ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fresh models per row.")] = 1,
+    asked: Asked,
+    data: Moved = None,
+    seeds: Annotated[int, opt("--seeds", "Fresh models per row.", min=1)] = 1,
     limit: Annotated[
-        float | None, typer.Option("--limit", min=1, help="Most seconds of a row, starting included; it then says so.")
+        float | None, opt("--limit", "Maximum seconds per row, start included; a slower row reports this.", min=1)
     ] = None,
-    device: Annotated[str, opt("--device", "cpu, cuda, cuda:N, mps or auto.")] = "auto",
     out: Annotated[Path, opt("--out", "Folder of the table and finished rows.")] = Path("runs/bench-train"),
-    json: Annotated[bool, opt("--json", "Print JSON instead of the table.")] = False,
 ) -> None:
     """Measure how long training takes on all the data and on a bundle, and what it gives (the paper's Table 6).
 
-    Fresh models are trained both ways, each in a process of its own and none from the cache, and ranked on the test
-    split over all items. Time is that of one model, its validations included.
+    Trains fresh models both ways, each in a separate process and without the cache, and ranks the test split with
+    them over all items. The time is that of one model, with its validations.
 
-    Writes bench.json, .csv and .md into the folder. Finished rows are kept in cells/: the same command goes on after
-    Ctrl-C, and measures nothing twice.
+    Writes bench.json, .csv and .md into the folder. Finished rows are cached in cells/: after Ctrl-C, the same command
+    continues, and measures nothing twice.
 
     Example: foster bench train runs/games-foster-b20-1 runs/games-foster-b20-2 --out games-train
     """
-    from foster_cli.bench.formats import TRAIN, train_cells, train_csv
-    from foster_cli.bench.train import Plan, table
+    from foster_cli.bench.formats import TRAIN, Table, train_cells, train_csv
+    from foster_cli.bench.train import TrainingBench, table
     from foster_cli.bundle import load
-    from foster_cli.commands.bench import finish, folder
-    from foster_cli.commands.common import bundle_data, note_ops
-    from foster_cli.commands.settings import absolute
-    from foster_cli.console import Console
-    from foster_cli.runtime import pick_device
+    from foster_cli.commands import shared
 
-    where = pick_device(device)
-    console = Console()  # its lines go to stderr; stdout is for the table, or the JSON
-    note_ops(console, where)
+    session = asked.session()
     loaded = [load(path) for path in bundles]
     for b in loaded:
-        bundle_data(b, data)  # the data of each, and no other: said before anything is trained
-    place = folder(out, "", console)
-    plan = Plan(loaded, None if data is None else absolute(data), seeds, limit, where, place)
-    found = table(plan, console)
+        shared.bundle_data(b, data)  # raises for other data before anything is trained
+    place = shared.bench_folder(out, "", session.console)
+    paths = None if data is None else shared.absolute(data)
+    found = table(TrainingBench(loaded, paths, seeds, limit, session, place))
     title = f"time to train one model; R@10 and N@10 on the test split, all items ranked, means of {seeds}"
-    finish(console, found, title, TRAIN, train_cells(found), train_csv(found), place, json)
+    shown = Table(title, TRAIN, train_cells(found), train_csv(found))
+    shared.finish_bench(session.console, found, shown, place, asked.json)

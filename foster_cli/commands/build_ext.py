@@ -1,13 +1,13 @@
-"""`foster build-ext`: the C++ and CUDA ops built against the torch that is there."""
+"""`foster build-ext`: builds the C++ and CUDA ops against the installed torch."""
 
 from __future__ import annotations
 
 
 def command() -> None:
-    """Build the C++ and CUDA ops for the torch that is installed now.
+    """Build the C++ and CUDA ops for the installed torch.
 
-    For an installation that was made without a compiler, or before torch was there or changed. Needs a C++ compiler,
-    and nvcc for the CUDA kernels. FORCE_CUDA=1 builds these without a visible GPU.
+    Use it if foster was installed without a compiler, or before torch was installed or changed. It needs a C++
+    compiler, and nvcc for the CUDA kernels. FORCE_CUDA=1 builds these without a visible GPU.
 
     Example: foster build-ext
     """

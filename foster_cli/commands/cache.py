@@ -1,4 +1,4 @@
-"""`foster cache`: what is kept of trained teachers and read texts, and how to remove it."""
+"""`foster cache`: lists and removes cached teachers and encoded texts."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from foster_cli.commands.from_settings import Json
+
 if TYPE_CHECKING:
     from foster_cli.cache import Entry
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What is kept of trained teachers and read texts.")
 _SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_KIND = typer.Option("--kind", help="Only these: teachers or texts.")
-_OLDER = typer.Option("--older-than", help="Only what was not written for so long: 12h, 30d, 8w.")
-_JSON = typer.Option("--json", help="Print JSON.")
+_KIND = typer.Option("--kind", help="Only entries of this kind: teachers or texts.")
+_OLDER = typer.Option("--older-than", help="Only entries not written for this long: 12h, 30d, 8w.")
 
 
 @app.command("list")
 def list_command(
     kind: Annotated[str | None, _KIND] = None,
     older_than: Annotated[str | None, _OLDER] = None,
-    json: Annotated[bool, _JSON] = False,
+    json: Json = False,
 ) -> None:
-    """List what is kept: trained teachers, item texts that were read, trainings that are not finished.
+    """List the cache: trained teachers, encoded item texts, unfinished trainings.
 
     Example: foster cache list --kind teachers
     """
-    from foster_cli.cache import in_use
+    from foster_cli.cache import cache_dir, in_use
     from foster_cli.console import Console
-    from foster_cli.runtime import cache_dir
 
     console = Console(json_mode=json)
     found = _chosen(kind, older_than, [])
@@ -52,19 +52,18 @@ def clear_command(
     ] = None,
     kind: Annotated[str | None, _KIND] = None,
     older_than: Annotated[str | None, _OLDER] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    json: Annotated[bool, _JSON] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+    json: Json = False,
 ) -> None:
-    """Remove what is kept. It is made again when it is needed; what another process uses now is left alone.
+    """Remove cache entries. They are made again when needed. An entry that another process uses now is not removed.
 
     Example: foster cache clear --older-than 30d
     """
     import sys
 
-    from foster_cli.cache import remove
+    from foster_cli.cache import cache_dir, remove
     from foster_cli.console import Console
     from foster_cli.errors import FosterError
-    from foster_cli.runtime import cache_dir
 
     console = Console(json_mode=json)
     found = _chosen(kind, older_than, keys or [])
@@ -86,12 +85,12 @@ def clear_command(
 
 
 def _chosen(kind: str | None, older_than: str | None, keys: list[str]) -> list[Entry]:
-    """The entries that the options name. FosterError for an option, or a key that no entry has."""
+    """The entries that the options select. Raises FosterError for a bad option, or a key that no entry has."""
     import time
 
     from foster_cli.cache import KINDS, entries
-    from foster_cli.config import choice
     from foster_cli.errors import FosterError
+    from foster_cli.settings import choice
 
     if kind is not None:
         choice("--kind", kind, KINDS)
@@ -123,7 +122,7 @@ def _age(modified: float) -> str:
 
 
 def _about(e: Entry) -> str:
-    """What it is, in a line; `?` for what an older foster wrote."""
+    """A description of the entry in one line; `?` for an entry of an older foster."""
     a = e.about
     if not a:
         return "?"

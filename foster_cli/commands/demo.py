@@ -1,4 +1,4 @@
-"""`foster demo`: the whole way on generated data: sample, distill, eval, export, report."""
+"""`foster demo`: all steps on generated data: sample, distill, eval, export, report."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import typer
 
 
 def command(
-    out: Annotated[Path, typer.Option("--out", help="The folder to fill.")] = Path("demo"),
+    out: Annotated[Path, typer.Option("--out", help="Folder to fill.")] = Path("demo"),
     users: Annotated[int, typer.Option("--users", help="Users of the generated shop.")] = 2000,
     items: Annotated[int, typer.Option("--items", help="Items of the generated shop.")] = 800,
     steps: Annotated[int, typer.Option("--steps", help="Outer steps.")] = 20,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fresh models per row.")] = 2,
-    seed: Annotated[int, typer.Option("--seed", help="Fixes the result on a given machine.")] = 0,
-    width: Annotated[int, typer.Option("--width", help="Width of the recommender; narrow, so that it is quick.")] = 128,
+    seed: Annotated[int, typer.Option("--seed", help="Seed; it fixes the result on a given machine.")] = 0,
+    width: Annotated[int, typer.Option("--width", help="Width of the recommender; a small one is fast.")] = 128,
 ) -> None:
     """Generate a shop, distil it, evaluate, export and report.
 
@@ -37,9 +37,9 @@ def command(
         if not (bundle / SUMS).is_file():
             raise FosterError(f"{bundle}: exists and is no bundle", "give another --out")
         shutil.rmtree(bundle)
-    shutil.rmtree(out / "bundle.run", ignore_errors=True)  # of a demo that was interrupted
+    shutil.rmtree(out / "bundle.run", ignore_errors=True)  # left by an interrupted demo
     shop = out / "shop.parquet"
-    shop.unlink(missing_ok=True)  # of an earlier demo
+    shop.unlink(missing_ok=True)  # left by an earlier demo
     sample.command(out=shop, users=users, items=items, seed=seed)
     distill.command(
         data=[shop], out=bundle, seed=seed, steps=steps, width=width, draws=1, check_every=max(1, steps),

@@ -1,17 +1,17 @@
-"""`foster doctor`: what this machine and installation can do; exit code 1 when something is broken."""
+"""`foster doctor`: checks this machine and installation; exit code 1 if something is broken."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
+from foster_cli.commands.from_settings import Json
 
-def command(json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False) -> None:
+
+def command(json: Json = False) -> None:
     """Check Python, torch, GPU, the C++ ops, the text encoders, folders and disk.
 
-    `ok` works, `note` works with less, `broken` stops a run with default settings; then the exit code is 1. Uses no
-    network.
+    `ok`: it works. `note`: it works with a limitation. `broken`: a run with default settings would fail, and the exit
+    code is 1. Uses no network.
 
     Example: foster doctor
     """

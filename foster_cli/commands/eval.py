@@ -1,4 +1,4 @@
-"""`foster eval`: a bundle in; the table of its models beside honest baselines on the test split out."""
+"""`foster eval`. In: a bundle. Out: a table of models trained on it, and of baselines, on the test split."""
 
 from __future__ import annotations
 
@@ -7,66 +7,50 @@ from typing import Annotated, Any
 
 import typer
 
-from foster_cli.commands.settings import AlphaOption, LoraOption, PoolingOption
+from foster_cli.commands.from_settings import Asked, K, Moved, Seeds, asks, opt
 from foster_cli.console import clean
 
-#: What tells two text encoders apart in a record: weights, tokenizer and pooling; and what learns.
+#: The entries of a record by which two text encoders differ: weights, tokenizer and pooling; trained layers.
 _ENCODER = ("hash", "train_layers", "lora")
 _ROWS = "synthetic,full,random,untrained,popularity,text_similarity"
 
 
+@asks("eval", "device", "cache", "json")
 def command(
+    asked: Asked,
     bundle: Annotated[
         Path | None,
         typer.Argument(metavar="BUNDLE", help="The bundle; the newest in ./runs without it.", show_default=False),
     ] = None,
-    data: Annotated[
-        list[Path] | None,
-        typer.Option("--data", help="The data it was distilled from, if it has moved (repeatable)."),
-    ] = None,
-    rows: Annotated[
-        str, typer.Option("--rows", show_default=False, help="Which rows, by comma; all of them without it.")
-    ] = _ROWS,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fresh models per trained row.")] = 3,
-    k: Annotated[str, typer.Option("--k", help="Cut-offs of R@k and N@k.")] = "10,20",
+    data: Moved = None,
+    rows: Annotated[str, opt("--rows", "Rows, comma-separated; by default all.", show_default=False)] = _ROWS,
+    seeds: Seeds = 3,
+    k: K = "10,20",
     backbone: Annotated[
-        str | None,
-        typer.Option("--backbone", help="Train all rows with another: sasrec, gru4rec, bert4rec, narm or hstu."),
+        str | None, opt("--backbone", "Train all rows with another backbone: sasrec, gru4rec, bert4rec, narm or hstu.")
     ] = None,
     encoder: Annotated[
-        str | None,
-        typer.Option("--encoder", help="Train all rows on the texts of another: minilm, tinybert, a folder, org/name."),
+        str | None, opt("--encoder", "Train all rows with another text encoder: minilm, tinybert, a folder, org/name.")
     ] = None,
-    pooling: PoolingOption = None,
+    pooling: Annotated[str | None, opt("--pooling", "mean, last or cls; by default the encoder's own.")] = None,
     train_layers: Annotated[
-        str | None,
-        typer.Option("--train-layers", help="all, a number of top layers, or none; without --lora no LoRA."),
+        str | None, opt("--train-layers", "Layers to train: all, a number of top layers, or none; add --lora for LoRA.")
     ] = None,
-    lora: LoraOption = None,
-    lora_alpha: AlphaOption = None,
-    width: Annotated[
-        str | None, typer.Option("--width", help="Width of the recommenders, or own: that of the encoder.")
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option("--precision", help="fp32, or bf16 for the encoder's layers that learn.")
-    ] = None,
+    lora: Annotated[int | None, opt("--lora", "Rank of LoRA in the layers of --train-layers.")] = None,
+    lora_alpha: Annotated[float | None, opt("--lora-alpha", "LoRA's alpha; by default 4 times the rank.")] = None,
+    width: Annotated[str | None, opt("--width", "Width of the recommenders, or own: the encoder's width.")] = None,
+    precision: Annotated[str | None, opt("--precision", "fp32, or bf16 for the trained encoder layers.")] = None,
     student_steps: Annotated[
-        int | None,
-        typer.Option("--student-steps", help="Most steps of training on the synthetic set; as the bundle has it."),
+        int | None, opt("--student-steps", "Maximum training steps on the synthetic set; by default as in the bundle.")
     ] = None,
     student_patience: Annotated[
         int | None,
-        typer.Option(
-            "--student-patience", help="Validations without a better one, after which it ends; as the bundle has it."
+        opt(
+            "--student-patience", "Stop after this many validations without a better R@10; by default as in the bundle."
         ),
     ] = None,
-    mask_seen: Annotated[bool, typer.Option("--mask-seen", help="Leave out what the user already has.")] = False,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
-    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Reuse models trained on the full data.")] = True,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="The JSON; BUNDLE/eval.json without it, for a whole table.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
+    mask_seen: Annotated[bool, typer.Option("--mask-seen", help="Do not rank items the user already has.")] = False,
+    out: Annotated[Path | None, opt("--out", "JSON to write; for a full table, by default BUNDLE/eval.json.")] = None,
 ) -> None:
     """Train fresh models on the synthetic set and compare them on the test split, over all items.
 
@@ -74,72 +58,61 @@ def command(
     budget, an untrained model, popularity, nearest texts. 95 % intervals and paired differences by bootstrap
     over users and seeds.
 
-    The recommenders are as the bundle says, or as the options say from --backbone to --precision: so a set is tried
-    on other models than it was distilled with. They may need more steps: --student-steps, --student-patience.
+    The recommenders have the bundle's settings. The options from --backbone to --precision change them, to try the
+    set on other models. Those may need more steps: --student-steps, --student-patience.
 
-    A whole table (all rows, all as in the bundle, no --mask-seen) is kept in BUNDLE/eval.json, where foster
+    A complete table (all rows, the bundle's settings, no --mask-seen) is stored in BUNDLE/eval.json, where foster
     report finds it.
 
     Example: foster eval, or: foster eval runs/games-foster-b20-1 --seeds 3
     """
-    import json as json_module
-    import sys
-
     from foster_cli.bundle import load
-    from foster_cli.commands.common import bundle_data, note_ops, resolve_bundle, spare_data
-    from foster_cli.commands.settings import numbers
-    from foster_cli.config import ModelConfig, StudentConfig, from_dict
-    from foster_cli.console import Console
-    from foster_cli.evaluate.compare import ROWS, check_rows
-    from foster_cli.evaluate.run import Other, evaluate_bundle
-    from foster_cli.runtime import check_writable, pick_device, writing
+    from foster_cli.commands import shared
+    from foster_cli.evaluate.bundle_rows import Evaluation, Other, evaluate_bundle
+    from foster_cli.evaluate.rows import ROWS, check_rows
+    from foster_cli.files import check_writable, writing
+    from foster_cli.settings import Settings
 
-    console = Console(json_mode=json)
     names = check_rows(tuple(r.strip() for r in rows.split(",") if r.strip()))
-    ks = numbers("--k", k)
     other = Other(
         backbone, encoder, pooling, train_layers, lora, lora_alpha, width, precision, student_steps, student_patience
     )
-    where = pick_device(device)
-    note_ops(console, where)
-    loaded = load(resolve_bundle(bundle, console))
+    wanted = Evaluation(names, seeds, shared.numbers("--k", k), mask_seen, other)
+    session = asked.session(events=True)
+    loaded = load(shared.resolve_bundle(bundle, session.console))
     if out is not None:
-        spare_data(out, loaded)
+        shared.refuse_own_data(out, loaded)
         check_writable(out)
-    dataset = bundle_data(loaded, data)
-    found = evaluate_bundle(loaded, dataset, names, seeds, ks, mask_seen, where, console, cache, other)
-    text = json_module.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
-    if json:
-        sys.stdout.write(text + "\n")
+    found = evaluate_bundle(loaded, shared.bundle_data(loaded, data), wanted, session)
+    if asked.json:
+        shared.print_json(found)
     else:
-        show(console, found, ks)
-    if out is not None:  # after it is shown: a disk that has become full meanwhile costs the file alone
+        show(session.console, found, wanted.ks)
+    if out is not None:  # after printing, so that a full disk loses only the file
         with writing(out) as tmp:
-            tmp.write_text(text + "\n", encoding="utf-8")
-    model = from_dict(ModelConfig, loaded.manifest["model"])
-    student = from_dict(StudentConfig, loaded.manifest["student"])
-    own = other.of(model) == model and other.student(student) == student
-    if out is None and own and not mask_seen and set(names) == set(ROWS):
-        _keep(loaded.path, text, console)
+            tmp.write_text(shared.as_json(found), encoding="utf-8")
+    made = Settings.of_manifest(loaded.manifest)
+    if out is None and other.settings(made) == made and not mask_seen and set(names) == set(ROWS):
+        _store(loaded.path, shared.as_json(found), session.console)
 
 
-def _keep(bundle: Path, text: str, console: Any) -> None:
-    """Write the JSON into the bundle's folder; where that cannot be written, say so: the table is out already."""
+def _store(bundle: Path, text: str, console: Any) -> None:
+    """Write the JSON into the bundle's folder. A failure is only noted, because the table is already printed."""
     from foster_cli.errors import FosterError
+    from foster_cli.files import writing
     from foster_cli.report.results import EVALUATION
-    from foster_cli.runtime import writing
 
     try:
         with writing(bundle / EVALUATION) as tmp:
-            tmp.write_text(text + "\n", encoding="utf-8")
+            tmp.write_text(text, encoding="utf-8")
     except FosterError as error:
-        console.note(f"the JSON is not kept in the bundle: {error.message}; give --out FILE to have it")
+        console.note(f"the JSON is not stored in the bundle: {error.message}; give --out FILE to have it")
         return
-    console.note(f"kept as {bundle / EVALUATION}; next: foster report {bundle}")
+    console.note(f"stored as {bundle / EVALUATION}; next: foster report {bundle}")
 
 
 def _models(found: dict[str, Any], stage: str) -> str:
-    """The backbone and, where it is not the one distilled with, the text encoder and what learns in it."""
+    """The backbone and, if it differs from the one distilled with, the text encoder and its trained layers."""
     made, used = ([(e or {}).get(k) for k in _ENCODER] for e in found["encoder"].values())
     encoder = found["encoder"][stage]
     if made == used or encoder is None:
@@ -149,7 +122,7 @@ def _models(found: dict[str, Any], stage: str) -> str:
 
 
 def show(console: Any, found: dict[str, Any], ks: tuple[int, ...]) -> None:
-    """The table and the paired differences, for a person."""
+    """Print the table and the paired differences."""
     metrics = [f"{m}@{k}" for k in ks for m in ("R", "N")] + ["MRR"]
     lines = []
     for name, row in found["rows"].items():

@@ -1,4 +1,4 @@
-"""`foster export`: a bundle in; its synthetic sequences out, as a file, a folder or on standard output."""
+"""`foster export`. In: a bundle. Out: its synthetic sequences as a file, a folder or on standard output."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from foster_cli.commands.from_settings import Asked, Json, Moved
 from foster_cli.export import FORMATS
 
 if TYPE_CHECKING:
@@ -24,51 +25,48 @@ def command(
     ] = None,
     format: Annotated[
         str | None,
-        typer.Option("--format", help=f"{_FORMAT_HELP}. Without it: by the ending of --out, else jsonl."),
+        typer.Option("--format", help=f"{_FORMAT_HELP}. By default from the ending of --out, else jsonl."),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="The file or folder to write, - for standard output; BUNDLE/synthetic… without it."),
+        typer.Option("--out", help="File or folder to write, - for standard output; by default BUNDLE/synthetic…."),
     ] = None,
     top: Annotated[
-        int | None, typer.Option("--top", help="How many items jsonl and parquet list per position; 10.")
+        int | None, typer.Option("--top", help="Items that jsonl and parquet list per position; by default 10.")
     ] = None,
     decode: Annotated[
         str | None,
-        typer.Option("--decode", help="How hard formats take an item: argmax (the likeliest), or sample."),
+        typer.Option("--decode", help="How hard formats choose an item: argmax (the likeliest) or sample (at random)."),
     ] = None,
     copies: Annotated[
-        int | None, typer.Option("--copies", help="Hard sequences per synthetic user, with --decode sample; 1.")
+        int | None, typer.Option("--copies", help="Hard sequences per synthetic user with --decode sample; default 1.")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Fixes what --decode sample draws; 0.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of --decode sample; by default 0.")] = None,
     template: Annotated[
-        Path | None, typer.Option("--template", help="Your own prompts for alpaca, chat or llamafactory.")
+        Path | None, typer.Option("--template", help="File of your own prompts for alpaca, chat or llamafactory.")
     ] = None,
     template_out: Annotated[
         Path | None,
-        typer.Option("--template-out", help="Write the prompts of --format to this file, to edit, and nothing else."),
+        typer.Option("--template-out", help="Only write the prompts of --format to this file, for you to edit."),
     ] = None,
-    data: Annotated[
-        list[Path] | None,
-        typer.Option("--data", help="The data it was distilled from, if it has moved (repeatable)."),
-    ] = None,
+    data: Moved = None,
     measure: Annotated[
         bool,
-        typer.Option("--measure", help="Train models on the soft and on the hard sequences, and say what is lost."),
+        typer.Option("--measure", help="Train models on the soft and on the hard sequences, and print what is lost."),
     ] = False,
     seeds: Annotated[
-        int | None, typer.Option("--seeds", min=1, help="Models on each of the two with --measure; 2.")
+        int | None, typer.Option("--seeds", min=1, help="Models trained on each of the two with --measure; default 2.")
     ] = None,
     device: Annotated[
-        str | None, typer.Option("--device", help="Where --measure trains: cpu, cuda, cuda:N, mps or auto; auto.")
+        str | None, typer.Option("--device", help="Where --measure trains: cpu, cuda, cuda:N, mps or auto (default).")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Write the synthetic sequences of a bundle for other programs to read.
 
-    jsonl, parquet and torch keep the distributions. All other formats take one item per position, each at most once
-    in a sequence, and the export says what probability these items had. The real sequences of a coreset are written
-    as they are. docs/export.md shows every format and the tool that reads it.
+    jsonl, parquet and torch contain the distributions. All other formats have one item per position, each at most
+    once in a sequence, and the export prints the probability of these items. A coreset's real sequences are written
+    unchanged. docs/export.md shows every format and the tool that reads it.
 
     Example: foster export --format jsonl, or: foster export runs/games-foster-b20-1 --format csv --out -
     """
@@ -92,7 +90,7 @@ def command(
         check_stdout(chosen, measure)
 
     from foster_cli.bundle import load
-    from foster_cli.commands.common import bundle_data, resolve_bundle, spare_data
+    from foster_cli.commands.shared import bundle_data, refuse_own_data, resolve_bundle
     from foster_cli.export.job import Job
 
     path = resolve_bundle(bundle, console)
@@ -101,7 +99,7 @@ def command(
         check_target(chosen, target, path)
     loaded = load(path)
     if not piped:
-        spare_data(target, loaded)
+        refuse_own_data(target, loaded)
 
     job = Job(
         loaded, target.name, 10 if top is None else top, decode or "argmax", 1 if copies is None else copies, seed or 0,
@@ -124,13 +122,13 @@ def command(
 
 
 def _by_ending(out: Path | None) -> Format:
-    """The format whose ending `out` has, else jsonl."""
+    """The format with the ending of `out`, else jsonl."""
     ending = out.suffix[1:].lower() if out is not None else ""
     return next((f for f in FORMATS.values() if ending and f.extension == ending), FORMATS["jsonl"])
 
 
 def _check_options(chosen: Format, given: tuple[str, ...], sampled: bool) -> None:
-    """Raise FosterError for an option in `given` that would be without effect."""
+    """Raise FosterError for an option in `given` that would have no effect."""
     from foster_cli.errors import FosterError
 
     measure = "--measure" in given
@@ -151,7 +149,7 @@ def _copy_template(chosen: Format, target: Path) -> None:
     """Write the prompts that `chosen` fills to a new file."""
     from foster_cli.errors import FosterError
     from foster_cli.export.templates import SHIPPED
-    from foster_cli.runtime import writing
+    from foster_cli.files import writing
 
     if chosen.template is None:
         with_prompts = ", ".join(f.name for f in FORMATS.values() if f.template)
@@ -173,7 +171,7 @@ def _summary(chosen: Format, job: Job) -> str:
 
 
 def _note_mass(chosen: Format, job: Job, console: Console, measured: bool) -> None:
-    """Say what the hard items stand for."""
+    """Print the mean probability of the hard items."""
     if not chosen.hard or job.hard.real:
         return
     read, predicted = job.hard.mass()
@@ -185,7 +183,7 @@ def _note_mass(chosen: Format, job: Job, console: Console, measured: bool) -> No
 
 
 def _event(chosen: Format, job: Job, path: Path, target: Path) -> dict[str, Any]:
-    """What `--json` prints."""
+    """The event that `--json` prints."""
     users, length = job.size
     event: dict[str, Any] = {
         "command": "export", "bundle": str(path), "out": str(target), "format": chosen.name,
@@ -199,16 +197,15 @@ def _event(chosen: Format, job: Job, path: Path, target: Path) -> dict[str, Any]
 
 
 def _measure(job: Job, target: Path, seeds: int, device: str, console: Console) -> dict[str, Any]:
-    """Train on both views, print the metrics, write them beside the export."""
+    """Train on the soft and the hard sequences; print the metrics and write them beside the export."""
     import json as json_module
+    from dataclasses import replace
 
-    from foster_cli.commands.common import note_ops
     from foster_cli.export.cost import METRICS, hardening_cost
-    from foster_cli.runtime import pick_device, writing
+    from foster_cli.files import writing
 
-    where = pick_device(device)
-    note_ops(console, where)
-    cost = hardening_cost(job.bundle, job.hard, job.data, seeds, where, console)  # type: ignore[arg-type]
+    session = replace(Asked(device=device).session(), console=console)
+    cost = hardening_cost(job.bundle, job.hard, job.data, seeds, session)
     beside = target.with_name(f"{target.name}.cost.json")
     with writing(beside) as temporary:
         temporary.write_text(json_module.dumps(cost, indent=1) + "\n", encoding="utf-8")

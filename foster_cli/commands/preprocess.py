@@ -1,4 +1,4 @@
-"""`foster preprocess`: raw tables in, one prepared parquet file out, with its statistics printed."""
+"""`foster preprocess`. In: raw tables. Out: one prepared parquet file; its statistics are printed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
+from foster_cli.commands.from_settings import Asked, asks
 from foster_cli.console import Console, clean
 from foster_cli.errors import FosterError
+from foster_cli.settings import ModelConfig
 
 
+@asks("preprocess", "json")
 def command(
     inputs: Annotated[
         list[Path],
@@ -20,76 +23,28 @@ def command(
             help="CSV, TSV, JSON lines or parquet, also gzipped: one table, or interactions and items.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="The prepared parquet file to write.")],
-    user_column: Annotated[
-        str | None, typer.Option("--user-column", help="Column of user ids; recognised without it.")
-    ] = None,
-    item_column: Annotated[
-        str | None, typer.Option("--item-column", help="Column of item ids; recognised without it.")
-    ] = None,
-    time_column: Annotated[
-        str | None,
-        typer.Option(
-            "--time-column",
-            help="Column of times (seconds, milliseconds or ISO dates); recognised without it.",
-        ),
-    ] = None,
-    text_columns: Annotated[
-        str | None,
-        typer.Option(
-            "--text-columns",
-            metavar="A,B",
-            help="Columns the texts of the items are made of; without it every recognised one.",
-        ),
-    ] = None,
-    split_column: Annotated[
-        str | None,
-        typer.Option(
-            "--split-column",
-            help="Column that says train, valid or test; recognised without it. "
-            "`none`, or a table that has none: split 8:1:1 by time.",
-        ),
-    ] = None,
-    k_core: Annotated[
-        int | None,
-        typer.Option(
-            "--k-core",
-            min=1,
-            help="Keep only users and items with this many interactions. "
-            "Without it: 5, or 1 where the table brings its own split.",
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Orders interactions of the same time.")] = 0,
+    out: Annotated[Path, typer.Option("--out", help="Prepared parquet file to write.")],
+    asked: Asked,
     encoder: Annotated[
-        str, typer.Option("--encoder", help="Encoder whose tokens the length of the texts is counted in.")
-    ] = "minilm",
-    json: Annotated[bool, typer.Option("--json", help="Print the statistics as one JSON object.")] = False,
+        str, typer.Option("--encoder", help="Text encoder whose tokens measure the length of texts.")
+    ] = ModelConfig.encoder,
 ) -> None:
     """Read, check, cut and split a table of interactions; write it as one parquet file.
 
-    Duplicates are removed, users and items cut to the k-core, interactions ordered by time and split.
-    Settings and statistics go into the file. `foster distill` reads it as it is.
+    Duplicates are removed, users and items reduced to the k-core, interactions ordered by time and split.
+    The file also holds the settings and statistics. `foster distill` reads it.
 
     Example: foster preprocess ratings.csv movies.csv --out movies.parquet
     """
     _check_out(out, inputs)
-    from foster_cli.data.prepare import PrepareSettings, read_raw, write_prepared
+    from foster_cli.data.prepare import read_raw, write_prepared
     from foster_cli.data.tokens import token_counter
-    from foster_cli.models.backbone import load_tokenizer
+    from foster_cli.models.pretrained import load_tokenizer
     from foster_cli.models.source import find_encoder
 
-    console = Console(json_mode=json)
-    settings = PrepareSettings(
-        user_column=user_column,
-        item_column=item_column,
-        time_column=time_column,
-        text_columns=parse_columns(text_columns),
-        split_column=split_column,
-        k_core=k_core,
-        seed=seed,
-    )
+    console = Console(json_mode=asked.json)
     source = find_encoder(encoder)
-    dataset = read_raw(inputs, settings, token_counter(lambda: load_tokenizer(source)))
+    dataset = read_raw(inputs, asked.settings.prepare, token_counter(lambda: load_tokenizer(source)))
     dataset = replace(dataset, name=out.stem)
     write_prepared(dataset, out)
     console.event(command="preprocess", out=str(out), name=dataset.name, hash=dataset.hash, **dataset.statistics)
@@ -104,7 +59,7 @@ _COUNTS = ("interactions", "users", "items", "cases")
 
 
 def _check_out(out: Path, inputs: list[Path]) -> None:
-    from foster_cli.runtime import real_path
+    from foster_cli.files import real_path
 
     if out.suffix.lower() != ".parquet":
         raise FosterError(f"--out {clean(out)} does not end in .parquet", f"use --out {clean(out.stem)}.parquet")
@@ -115,18 +70,8 @@ def _check_out(out: Path, inputs: list[Path]) -> None:
             raise FosterError(f"--out {clean(out)} would overwrite an input", "give another --out")
 
 
-def parse_columns(text: str | None) -> tuple[str, ...] | None:
-    """`a,b` as ("a", "b"); None where the option was not given."""
-    if text is None:
-        return None
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if not names:
-        raise FosterError("--text-columns names no column", "use --text-columns title,categories")
-    return names
-
-
 def split_rows(statistics: dict[str, Any]) -> list[list[str]]:
-    """The table of counts: all, train, valid, test."""
+    """The rows of the table of counts: all, train, valid, test."""
     rows = [["all", *[_number(statistics[c]) if c in statistics else "" for c in _COUNTS]]]
     for name, counts in statistics["splits"].items():
         rows.append([name, *[_number(counts[c]) if c in counts else "" for c in _COUNTS]])

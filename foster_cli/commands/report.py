@@ -1,4 +1,4 @@
-"""`foster report`: a bundle in; one HTML page about it out, and its figures as files."""
+"""`foster report`. In: a bundle. Out: one HTML page about it and, on request, its figures as files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from foster_cli.commands.from_settings import Json, Moved
 
 if TYPE_CHECKING:
     from foster_cli.bundle import Bundle
@@ -18,36 +20,33 @@ def command(
         Path | None,
         typer.Argument(metavar="BUNDLE", help="The bundle; the newest in ./runs without it.", show_default=False),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The page; BUNDLE/report.html without it.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Page to write; by default BUNDLE/report.html.")] = None,
     open: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
     eval: Annotated[
         Path | None,
-        typer.Option("--eval", help="What foster eval wrote about this bundle; BUNDLE/eval.json without it."),
+        typer.Option("--eval", help="JSON that foster eval wrote for this bundle; by default BUNDLE/eval.json."),
     ] = None,
     figures: Annotated[
-        Path | None, typer.Option("--figures", help="A folder: the figures as PNG and SVG too (needs matplotlib).")
+        Path | None, typer.Option("--figures", help="Folder for the figures as PNG and SVG (needs matplotlib).")
     ] = None,
-    data: Annotated[
-        list[Path] | None,
-        typer.Option("--data", help="The data it was distilled from, if it has moved (repeatable)."),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+    data: Moved = None,
+    json: Json = False,
 ) -> None:
     """Write one HTML page about a bundle: results, settings, curves, popularity, map, and every sequence.
 
-    The page needs no network and no other file. What is missing is named on it: without an evaluation the command
-    that makes one, without the real data where that was.
+    The page needs no network and no other file. It names what is missing: without an evaluation, the command that
+    makes one; without the real data, the place where they were.
 
     Example: foster report --open, or: foster report runs/games-foster-b20-1 --out games.html
     """
     from foster_cli.bundle import load
-    from foster_cli.commands.common import resolve_bundle, spare_data
+    from foster_cli.commands.shared import refuse_own_data, resolve_bundle
     from foster_cli.console import Console, clean
+    from foster_cli.files import writing
     from foster_cli.report.figures import check_matplotlib, write_figures
     from foster_cli.report.gather import gather
     from foster_cli.report.html import page
     from foster_cli.report.results import read_evaluation
-    from foster_cli.runtime import writing
 
     console = Console(json_mode=json)
     if figures is not None:
@@ -56,7 +55,7 @@ def command(
     target = out if out is not None else path / "report.html"
     _check_targets(target, figures, path)
     loaded = load(path)
-    spare_data(target, loaded)
+    refuse_own_data(target, loaded)
     evaluation = read_evaluation(loaded, eval)
     report = gather(loaded, evaluation, _data(loaded, data))
     text = page(report)
@@ -79,8 +78,8 @@ def command(
 
 
 def _data(bundle: Bundle, data: list[Path] | None) -> Dataset | str:
-    """The bundle's dataset, or why it is not there. FosterError where `data` was named and is not it."""
-    from foster_cli.commands.common import bundle_data
+    """The bundle's dataset, or the reason why it is missing. Raises FosterError if `data` is given but differs."""
+    from foster_cli.commands.shared import bundle_data
     from foster_cli.errors import FosterError
 
     try:
@@ -92,9 +91,9 @@ def _data(bundle: Bundle, data: list[Path] | None) -> Dataset | str:
 
 
 def _check_targets(target: Path, figures: Path | None, bundle: Path) -> None:
-    """FosterError where writing would destroy something."""
+    """Raise FosterError if the report would overwrite something else."""
     from foster_cli.errors import FosterError
-    from foster_cli.runtime import real_path
+    from foster_cli.files import real_path
 
     if target.is_dir():
         raise FosterError(f"--out {target} is a folder", f"give a file, such as {target / 'report.html'}")
@@ -106,7 +105,7 @@ def _check_targets(target: Path, figures: Path | None, bundle: Path) -> None:
 
 
 def _show(target: Path, console: Console) -> None:
-    """Open the page, or say where it is."""
+    """Open the page in a browser, or print where it is."""
     import webbrowser
 
     if not webbrowser.open(target.resolve().as_uri()):

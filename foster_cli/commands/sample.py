@@ -1,4 +1,4 @@
-"""`foster sample`: generate a shop to try the tool on. Arguments in, one raw parquet table out."""
+"""`foster sample`: generates a shop to try foster on, as one raw parquet table."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from typing import Annotated
 
 import typer
 
+from foster_cli.commands.from_settings import Json
+
 
 def command(
-    out: Annotated[Path, typer.Option("--out", help="The parquet file to write.")] = Path("shop.parquet"),
+    out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")] = Path("shop.parquet"),
     users: Annotated[int, typer.Option("--users", help="Number of users, 10 or more.")] = 5000,
     items: Annotated[int, typer.Option("--items", help="Number of items, 20 or more.")] = 2000,
     seed: Annotated[int, typer.Option("--seed", help="Equal seeds give equal files.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json: Json = False,
 ) -> None:
-    """Generate a shop: a raw interaction table to try foster on, where no download is at hand.
+    """Generate a shop: a raw interaction table to try foster on without a download.
 
-    Next purchases depend on the words of the titles and on hidden complements that only interactions show;
-    popularity has a power-law tail and tastes drift. About 10 interactions per user. The file has the columns
+    The next purchase depends on the words of the titles and on hidden complements that only interactions show.
+    Popularity has a power-law tail, and tastes drift. Users have about 10 interactions each. The file has the columns
     user_id, item_id, timestamp, title, categories, and no split: `foster preprocess` and `foster distill`
     split it by time.
 
@@ -38,7 +40,8 @@ def command(
     import numpy as np
 
     from foster_cli.data.sample import generate_shop
-    from foster_cli.runtime import stream_seed, writing
+    from foster_cli.files import writing
+    from foster_cli.runtime import stream_seed
 
     shop = generate_shop(users, items, np.random.default_rng(stream_seed(seed, "sample")))
     with writing(out) as path:

@@ -1,4 +1,4 @@
-"""`foster verify`: a bundle in; a line for each check out."""
+"""`foster verify`. In: a bundle. Out: a line for each check."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Annotated
 
 import typer
 
+from foster_cli.commands.from_settings import Json, Moved
+
 
 def command(
     bundle: Annotated[
         Path | None, typer.Argument(help="The bundle; the newest one in ./runs without it.", show_default=False)
     ] = None,
-    data: Annotated[
-        list[Path] | None, typer.Option("--data", help="The files it was distilled from, if they are elsewhere now.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, an object per check.")] = False,
+    data: Moved = None,
+    json: Json = False,
 ) -> None:
-    """Check a bundle: sums, shapes, finite values, manifest, log, and the data if it is there.
+    """Check a bundle: checksums, shapes, finite values, manifest, log, and the data if they are available.
 
-    Ends with code 2 where a check fails. A bundle from a stranger is read with care: nothing in it is run, and what
-    is absurdly large is refused.
+    Exits with code 2 if a check fails. A bundle from a stranger is read with care: nothing in it is run, and absurdly
+    large parts are refused.
 
     Example: foster verify runs/games-foster-b20-1
     """
     from foster_cli.bundle import load
-    from foster_cli.commands.common import bundle_data, resolve_bundle
+    from foster_cli.commands.shared import bundle_data, resolve_bundle
     from foster_cli.console import Console, clean
     from foster_cli.errors import FosterError
     from foster_cli.verify import Finding, verify

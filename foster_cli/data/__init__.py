@@ -1,1 +1,1 @@
-"""Tables in: read, checked, cut to the k-core, split by time."""
+"""Reads the input tables, checks them, reduces them to their k-core and splits them by time."""

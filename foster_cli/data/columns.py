@@ -1,8 +1,8 @@
-"""Which column means what, and columns turned into arrays.
+"""Recognises the columns of a table by name and converts them to arrays.
 
-In: the column names and series of R rows as `readers.read_table` gives them. Out: `Columns` (resolved
-names), ids as int64 codes (R,) with their list of strings, times as int64 milliseconds (R,).
-Row numbers in errors count data rows from 1, the header not counted.
+In: the column names and series of R rows from `readers.read_table`. Out: `Columns` (the resolved names), ids as int64
+codes (R,) with the list of their strings, and times as int64 milliseconds (R,).
+Row numbers in errors count data rows from 1, without the header.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from foster_cli.config import MOST_TITLE
 from foster_cli.console import clean
 from foster_cli.data.readers.parquet import flat
 from foster_cli.data.schema import (
@@ -26,39 +25,23 @@ from foster_cli.data.schema import (
     USER_COLUMNS,
 )
 from foster_cli.errors import FosterError
+from foster_cli.settings import MOST_TITLE, NO_SPLIT, PrepareSettings
 
 Int64 = npt.NDArray[np.int64]
 
-#: (bound, units per millisecond): a column of numbers whose median is above the bound is in nanoseconds,
-#: microseconds, milliseconds; below all of them in seconds. 1e11 s is the year 5138, 1e11 ms March 1973.
+#: (bound, units per millisecond) of nanoseconds, microseconds and milliseconds. A numeric column is in the first unit
+#: whose bound its median exceeds, else in seconds. 1e11 s is the year 5138, 1e11 ms is March 1973.
 _UNITS = ((1e17, 1_000_000), (1e14, 1_000), (1e11, 1))
-#: The end of an ISO time that names its zone.
+#: The end of an ISO time with a time zone.
 _ZONE = r"[ Tt]\d{2}.*(?:[Zz]|[+-]\d{2}:?\d{0,2})$"
-_LIMIT = 2**62  # largest time kept, in milliseconds
-#: 1990 and 2100 in milliseconds: no number is a time between them in more than one of the units.
+_LIMIT = 2**62  # bound on the absolute value of a time, in milliseconds
+#: 1990 and 2100 in milliseconds. A number is a time between them in at most one of the units.
 _TODAY = (631_152_000_000, 4_102_444_800_000)
-
-
-#: `--split-column none`: the table's own split is ignored and made anew by time.
-NO_SPLIT = "none"
-
-
-@dataclass(frozen=True)
-class PrepareSettings:
-    """How to read a raw table; None means: recognise (columns), 5 or the table's own cut (k_core)."""
-
-    user_column: str | None = None
-    item_column: str | None = None
-    time_column: str | None = None
-    text_columns: tuple[str, ...] | None = None
-    split_column: str | None = None
-    k_core: int | None = None
-    seed: int = 0
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Resolved names. `item_key`, `title` and `text` are columns of the table that holds the texts."""
+    """The resolved column names. `item_key`, `title` and `text` belong to the table that holds the texts."""
 
     user: str
     item: str
@@ -70,14 +53,14 @@ class Columns:
 
 
 def has_user(names: Sequence[str], settings: PrepareSettings) -> bool:
-    """Whether a table with these columns is one of interactions."""
+    """Whether a table with these columns has a user column, and so holds interactions."""
     if settings.user_column is not None:
         return settings.user_column in names
     return bool(_matches(names, USER_COLUMNS))
 
 
 def recognise(table: Sequence[str], items: Sequence[str] | None, settings: PrepareSettings) -> Columns:
-    """The columns of the interactions table `table` and of the items table, if there is one."""
+    """Resolve the columns of the interactions table `table` and of the items table `items`, if there is one."""
     user = _one(table, USER_COLUMNS, settings.user_column, "--user-column", "user")
     item = _one(table, ITEM_COLUMNS, settings.item_column, "--item-column", "item")
     time = _one(table, TIME_COLUMNS, settings.time_column, "--time-column", "time")
@@ -104,7 +87,7 @@ def recognise(table: Sequence[str], items: Sequence[str] | None, settings: Prepa
 
 
 def _matches(names: Sequence[str], candidates: Sequence[str]) -> list[str]:
-    """The columns that bear a candidate's name exactly, in the candidates' order; else but for case."""
+    """The columns named exactly like a candidate, in the candidates' order. If there are none, case is ignored."""
     exact = [c for c in candidates if c in names]
     return exact or [name for c in candidates for name in names if name.lower() == c.lower()]
 
@@ -134,7 +117,7 @@ def _one(names: Sequence[str], candidates: Sequence[str], given: str | None, opt
 
 
 def as_text(series: pd.Series) -> pd.Series:
-    """`series` as strings, missing stays so; whole numbers without ".0". Categoricals of text are kept."""
+    """`series` as strings, whole numbers without ".0". Missing values and categoricals of text stay unchanged."""
     if isinstance(series.dtype, pd.CategoricalDtype):
         if all(isinstance(c, str) for c in series.cat.categories):
             return series
@@ -151,7 +134,7 @@ def as_text(series: pd.Series) -> pd.Series:
 
 
 def factorise(series: pd.Series) -> tuple[Int64, list[str]]:
-    """Codes (R,), -1 for missing, and the strings they stand for (all distinct, perhaps not all used)."""
+    """Codes (R,), -1 for a missing value, and the distinct strings that they index. Some strings may be unused."""
     text = as_text(series)
     if isinstance(text.dtype, pd.CategoricalDtype):
         return np.asarray(text.cat.codes, dtype=np.int64), [str(c) for c in text.cat.categories]
@@ -160,9 +143,9 @@ def factorise(series: pd.Series) -> tuple[Int64, list[str]]:
 
 
 def encode_ids(series: pd.Series, what: str) -> tuple[Int64, list[str]]:
-    """`factorise` for ids, of which none may be missing, blank or longer than `MOST_TITLE`."""
+    """`factorise` for ids. Raises FosterError for an id that is missing, blank or longer than `MOST_TITLE`."""
     codes, ids = factorise(series)
-    blank = np.array([not name.strip() for name in ids] + [True])  # the last for code -1
+    blank = np.array([not name.strip() for name in ids] + [True])  # the last one is for code -1
     missing = blank[codes]
     if missing.any():
         row = int(missing.argmax()) + 1
@@ -180,10 +163,9 @@ def encode_ids(series: pd.Series, what: str) -> tuple[Int64, list[str]]:
 def parse_times(series: pd.Series) -> Int64:
     """Milliseconds since 1970 (R,) from datetimes, ISO text or numbers.
 
-    Numbers are seconds, or milliseconds where the median of the column exceeds 1e11 (microseconds above
-    1e14, nanoseconds above 1e17): the whole column has one unit. Text of which at least half are numbers
-    is read as numbers, else as ISO 8601 dates; without a zone they are UTC. Any value that cannot be read
-    so is an error.
+    A column of numbers has one unit: seconds, or milliseconds if its median exceeds 1e11 (microseconds above 1e14,
+    nanoseconds above 1e17). Text is read as numbers if at least half of the values are numbers. Otherwise it is read
+    as ISO 8601 dates, in UTC if they name no time zone. Raises FosterError for a value that cannot be read.
     """
     if pd.api.types.is_datetime64_any_dtype(series.dtype):
         return _from_dates(pd.to_datetime(series, utc=True), series)
@@ -196,7 +178,7 @@ def parse_times(series: pd.Series) -> Int64:
     numbers = pd.to_numeric(text, errors="coerce")
     if 2 * int(numbers.isna().sum()) <= len(text):
         return _from_numbers(numbers, series)
-    # Read apart: pandas 2 gives a time without a zone the zone of the row before it.
+    # Pandas 2 gives a time without a zone the zone of the row before, so the two kinds are parsed separately.
     zoned = text.str.contains(_ZONE, na=False).to_numpy(bool)
     times = np.empty(len(text), dtype="datetime64[ms]")
     for part in (zoned, ~zoned):
@@ -231,7 +213,7 @@ def _milliseconds(numbers: npt.NDArray[np.float64], divisor: int) -> npt.NDArray
 
 
 def _one_unit(numbers: npt.NDArray[np.float64], divisor: int, raw: pd.Series) -> None:
-    """Error where most of `numbers` (R,) are times of today in their unit, and one of them is such in another unit.
+    """Raise FosterError if most of `numbers` (R,) are times from 1990 to 2100 in their unit, and one in another unit.
 
     `divisor`: units per millisecond, 0 for seconds.
     """

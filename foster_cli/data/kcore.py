@@ -1,4 +1,4 @@
-"""The k-core: interactions (N,) in, a mask (N,) out under which every user and item left has at least k."""
+"""The k-core: a mask (N,) of interactions (N,) under which every remaining user and item has at least k."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ Int64 = npt.NDArray[np.int64]
 
 
 def k_core(user: Int64, item: Int64, k: int) -> npt.NDArray[np.bool_]:
-    """Mask of the interactions in the k-core: rare users and items are removed in turn until none is left.
+    """The mask (N,) of the k-core: users and items with fewer than k rows are removed until there are none.
 
     `user` and `item` are codes from 0; each (user, item) pair should occur once. The result is the unique
-    largest such set, so the order of removal does not matter.
+    largest k-core, so the order of removal does not matter.
     """
     rows = np.arange(len(user))
     while len(rows):
@@ -27,7 +27,7 @@ def k_core(user: Int64, item: Int64, k: int) -> npt.NDArray[np.bool_]:
 
 
 def largest_core(user: Int64, item: Int64) -> int:
-    """The largest k whose core is not empty, 0 for no interactions (cores are nested: binary search)."""
+    """The largest k with a non-empty k-core, by binary search (cores are nested). 0 without interactions."""
     if not len(user):
         return 0
     low, high = 1, int(min(np.bincount(user).max(), np.bincount(item).max()))

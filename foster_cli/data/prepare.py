@@ -1,4 +1,4 @@
-"""Raw tables in, a `Dataset` out: duplicates removed, cut to the k-core, ordered and split by time.
+"""Prepares raw tables as a `Dataset`: removes duplicates, reduces to the k-core, sorts and splits by time.
 
     rows (R) --ids, times--> codes (R,) --first_of_pairs, k_core--> N rows --split--> Interactions (N)
     item rows --column_texts, compose--> Catalogue (n), items in the order of their sorted ids
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from foster_cli.console import clean
-from foster_cli.data.columns import Columns, PrepareSettings, encode_ids, has_user, parse_times, recognise
+from foster_cli.data.columns import Columns, encode_ids, has_user, parse_times, recognise
 from foster_cli.data.kcore import k_core, largest_core
 from foster_cli.data.readers import read_table
 from foster_cli.data.schema import SPLITS, Catalogue, Dataset, Interactions
@@ -34,13 +34,14 @@ from foster_cli.data.split import (
 from foster_cli.data.store import dataset_hash, is_prepared, read_prepared, write_prepared
 from foster_cli.data.texts import column_texts, compose
 from foster_cli.errors import FosterError
+from foster_cli.settings import PrepareSettings
 
 __all__ = ["PrepareSettings", "load_dataset", "prepare", "read_prepared", "read_raw", "write_prepared"]
 
 Int64 = npt.NDArray[np.int64]
 CountTokens = Callable[[list[str]], npt.NDArray[Any]]
 
-#: k of the k-core where the split is made here; a table with its own split is taken as its author cut it.
+#: Default k of the k-core where foster makes the split. A table with its own split is not reduced (k = 1).
 DEFAULT_K_CORE = 5
 
 
@@ -49,7 +50,7 @@ def load_dataset(
     settings: PrepareSettings | None = None,
     count_tokens: CountTokens | None = None,
 ) -> Dataset:
-    """A prepared file as it is, or raw tables prepared now."""
+    """Read a prepared file, or prepare raw tables. Raises FosterError for `settings` with a prepared file."""
     paths = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(p) for p in paths]
     settings = settings or PrepareSettings()
     if len(paths) == 1 and is_prepared(paths[0]):
@@ -65,7 +66,7 @@ def load_dataset(
 def read_raw(
     paths: Sequence[Path], settings: PrepareSettings | None = None, count_tokens: CountTokens | None = None
 ) -> Dataset:
-    """Prepare one table with everything, or a table of interactions and one of items, in either order."""
+    """Prepare one table with texts, or a table of interactions and one of items, in either order."""
     settings = settings or PrepareSettings()
     if not 1 <= len(paths) <= 2:
         raise FosterError(f"{len(paths)} tables given", "give one table, or the interactions and the items")
@@ -98,9 +99,9 @@ def prepare(
     name: str,
     count_tokens: CountTokens | None = None,
 ) -> Dataset:
-    """The dataset in a table of R interactions (and a table of item texts, joined on the item's id).
+    """Prepare a table of R interactions (and a table of item texts, joined on the item id) as a `Dataset`.
 
-    `count_tokens` gives the length in tokens of each of a list of texts; without it the statistics have none.
+    `count_tokens` returns the number of tokens of each text in a list. Without it the statistics have no token counts.
     """
     columns = recognise(list(interactions.columns), None if items is None else list(items.columns), settings)
     raw_user, user_ids = encode_ids(interactions[columns.user], "user")
@@ -153,7 +154,7 @@ def _core(user: Int64, item: Int64, k: int) -> npt.NDArray[np.bool_]:
 
 
 def _relabel(codes: Int64, names: list[str]) -> tuple[Int64, list[str], Int64]:
-    """Codes into the sorted names in use; those names; and the old code of each."""
+    """New codes into the sorted names that are in use; those names; and the old code of each name."""
     used = np.flatnonzero(np.bincount(codes, minlength=len(names)))
     values = np.array(names, dtype=object)
     old = used[np.argsort(values[used], kind="stable")]
@@ -203,7 +204,7 @@ def _catalogue(
         named = parts[columns.text.index(columns.title)]
     elif columns.title is not None:
         named = column_texts(table[columns.title], item, when, n)
-    # The title's column leads, whatever the order of the columns.
+    # The title comes first in a text, whatever the order of the columns.
     parts.sort(key=lambda part: part is not named)
     titles, texts = compose(ids, parts, named)
     return Catalogue(ids, titles, texts)

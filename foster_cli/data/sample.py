@@ -1,17 +1,16 @@
-"""A generated shop: (users, items, rng) in, one raw interaction table out.
+"""Generates the raw interaction table of an example shop, given numbers of users and items and a generator.
 
-Out: a DataFrame with N ≈ 10 × users rows in order of time and the columns user_id, item_id (str), timestamp
-(int64 milliseconds), title, categories (str). The shop is made so that no simple rule solves it:
+The table is a DataFrame with N ≈ 10 × users rows in order of time and the columns user_id, item_id (str), timestamp
+(int64 milliseconds), title, categories (str). The shop is designed so that no simple rule predicts it:
 
-- every item belongs to a hidden group (a product type, in large shops a type and a line), and every group
-  has two complements drawn at random, so that tents may lead to headlamps and on to coffee presses: only
-  interactions tell;
-- within the group, the next item tends to share the brand of a recent item and the style word of the
-  user's present taste: titles tell which;
-- popularity follows a Zipf–Mandelbrot law, items are introduced over time, departments have seasons;
-- tastes (department and style) move from an early to a late favourite within each user's history.
+- Every item belongs to a hidden group (a product type; in large shops a type and a line). Every group has two
+  complements drawn at random: tents may lead to headlamps and on to coffee presses. Only interactions show this.
+- Within the group, the next item tends to share the brand of a recent item and the style word of the user's present
+  taste. Titles show both.
+- Popularity follows a Zipf–Mandelbrot law, items are introduced over time, and departments have seasons.
+- Tastes (department and style) move from an early to a late favourite within each user's history.
 
-Users are simulated side by side, one step of all histories at a time: O(users × longest history) numpy.
+All users are simulated in parallel, one step of every history at a time: O(users × longest history) in numpy.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ FIRST_DAY, DAYS = 18_995, 730
 GROUP_SIZE = 40
 CANDIDATES = 32
 
-#: How the next item is found: complement of a recent one, same group, same department, taste, anything.
+#: Probabilities of the next item's source: complement of a recent item, same group, same department, taste, any.
 MODES = {"complement": 0.46, "group": 0.09, "department": 0.12, "taste": 0.21, "any": 0.12}
 
 DEPARTMENTS = {
@@ -74,7 +73,7 @@ HOURS = (1.0, 0.6, 0.4, 0.3, 0.3, 0.5, 1.0, 1.8, 2.4, 2.8, 3.0, 3.2, 3.6, 3.3, 3
 
 @dataclass(frozen=True)
 class _Pool:
-    """Members 0…n-1 in keyed bins, drawn within a bin in proportion to their weight."""
+    """Members 0…n-1 sorted into bins by key. Draws from a bin are proportional to the members' weights."""
 
     order: Ints
     total: Floats
@@ -88,7 +87,7 @@ class _Pool:
         return cls(order, np.concatenate([[0.0], np.cumsum(weight[order])]), edges[:-1], edges[1:])
 
     def draw(self, key: Ints, rng: np.random.Generator, k: int = 1) -> Ints:
-        """(len(key), k) members, with replacement."""
+        """Draw k members of each bin in `key` with replacement: (len(key), k)."""
         low, high = self.total[self.start[key]], self.total[self.stop[key]]
         at = low[:, None] + (high - low)[:, None] * rng.random((len(key), k))
         slot = np.searchsorted(self.total, at, side="right") - 1
@@ -102,7 +101,7 @@ class _Pool:
 
 @dataclass(frozen=True)
 class _Shop:
-    """n items in g groups in d departments; per item unless said otherwise."""
+    """n items in g groups in d departments. Arrays are (n,) unless a comment says otherwise."""
 
     group: Ints
     department: Ints
@@ -122,8 +121,8 @@ class _Shop:
 def generate_shop(users: int, items: int, rng: np.random.Generator) -> pd.DataFrame:
     """The table described above. The same arguments and generator state give the same table.
 
-    Every user has 5 to 40 interactions. Items nobody bought are not in the table (few, unless `items` is
-    large beside `users`). Raises FosterError below 10 users or 20 items.
+    Every user has 5 to 40 interactions. The table lacks items that nobody bought (few, unless `items` is large
+    relative to `users`). Raises FosterError below 10 users or 20 items.
     """
     if users < MIN_USERS:
         raise FosterError(f"--users {users}: too few for a shop", f"give {MIN_USERS} or more")
@@ -160,7 +159,7 @@ def _stock(items: int, rng: np.random.Generator) -> _Shop:
     groups = kinds * lines if lines > 1 else int(np.clip(items // GROUP_SIZE, 4, kinds))
     n_departments = min(len(departments), groups)
     shelf = [rng.permutation(len(types)) for _, types in departments]
-    # Group g: department g mod d, then a type of it, then (in large shops) a line.
+    # Group g is in department g mod d. It is one type of that department and, in large shops, one line.
     group_department = np.arange(groups) % n_departments
     turn = np.arange(groups) // n_departments
     group_type = np.array([shelf[d][t % len(shelf[d])] for d, t in zip(group_department, turn, strict=True)])
@@ -224,7 +223,7 @@ def _brands(count: int, rng: np.random.Generator) -> list[str]:
 
 
 def _times(lengths: Ints, rng: np.random.Generator) -> Ints:
-    """(N,) int64 milliseconds, rising within a user: sessions (bursts) days apart, by hour and weekday."""
+    """Times (N,), int64 milliseconds, rising within a user: sessions days apart, by hour and weekday."""
     n = int(lengths.sum())
     owner = np.repeat(np.arange(len(lengths)), lengths)
     first = np.concatenate([[0], np.cumsum(lengths)[:-1]])
@@ -252,7 +251,7 @@ def _times(lengths: Ints, rng: np.random.Generator) -> Ints:
 
 
 def _purchases(shop: _Shop, lengths: Ints, times: Ints, rng: np.random.Generator) -> Ints:
-    """(N,) items, user by user. `lengths` falls, so that the users still active at a step are the first m."""
+    """Items (N,), user by user. `lengths` is in falling order, so that the first m users are active at a step."""
     users, longest = len(lengths), int(lengths[0])
     first = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     history = np.full((users, longest), -1, dtype=np.int64)

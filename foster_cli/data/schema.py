@@ -1,7 +1,7 @@
-"""The three things every layer above the data works with, and the column names, in one place.
+"""The types of a prepared dataset, which all other layers use, and the column names that foster recognises.
 
 `Dataset` = `Catalogue` (n items with texts) + `Interactions` (N rows, sorted by user, then time).
-Items are numbered 0…n-1 in the order of the catalogue, users 0…u-1; -1 pads.
+Items are numbered 0…n-1 in the order of the catalogue, users 0…u-1; -1 is padding.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-#: The splits in their order in time; `Interactions.split` holds the position in this tuple.
+#: The splits in order of time. `Interactions.split` holds the index in this tuple.
 SPLITS = ("train", "valid", "test")
 
-#: Column names a table may use, by what they mean, the best first.
+#: The column names that foster recognises, by meaning, the preferred ones first.
 USER_COLUMNS = ("user_id", "reviewerID", "userId", "user")
 ITEM_COLUMNS = ("item_id", "parent_asin", "asin", "movieId", "business_id", "itemId", "item")
 TIME_COLUMNS = ("timestamp", "unixReviewTime", "time", "date", "datetime")
@@ -26,7 +26,7 @@ SPLIT_COLUMNS = ("split",)
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The n items. `texts[i]` is what the encoder reads for item i; `titles[i]` what a person reads."""
+    """The n items. `texts[i]` is what the encoder reads for item i, `titles[i]` what a person reads."""
 
     ids: list[str]
     titles: list[str]
@@ -41,7 +41,7 @@ class Interactions:
     """N interactions, sorted by user, then time (ties by hash). All arrays have length N.
 
     `user`, `item`: int64 indices; `time`: int64 milliseconds (or the table's own order); `split`: int8,
-    a position in SPLITS.
+    an index into SPLITS.
     """
 
     user: npt.NDArray[np.int64]

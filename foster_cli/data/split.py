@@ -1,8 +1,8 @@
-"""Order in time and the split into train, valid and test.
+"""Sorts interactions by time and splits them into train, valid and test.
 
 In: codes, times and hashes of N interactions, all (N,). Out: orders (permutations of N) and splits (N,) int8,
-positions in SPLITS. Nothing here depends on the order of the rows: ties in time are broken by a hash of
-(user id, item id, seed).
+indices into SPLITS. Nothing here depends on the order of the rows: a hash of (user id, item id, seed) breaks ties
+in time.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def pair_hash(user: Int64, user_ids: Sequence[str], item: Int64, item_ids: Seque
 
 
 def time_order(time: Int64, ties: UInt64, split: Int8 | None = None) -> npt.NDArray[np.intp]:
-    """The permutation that sorts by time, ties by hash; where a split is given, by split before time."""
+    """The permutation that sorts by time and then by hash. If `split` is given, it sorts by split first."""
     return np.lexsort((ties, time) if split is None else (ties, time, split))
 
 
 def time_split(order: npt.NDArray[np.intp]) -> Int8:
-    """8:1:1 by interactions (cuts rounded): the first 80 % of `order` are train, 10 % valid, 10 % test."""
+    """Split 8:1:1 by interactions (rounded): the first 80 % of `order` are train, then 10 % valid and 10 % test."""
     n = len(order)
     by_rank = np.full(n, 2, dtype=np.int8)
     by_rank[: (9 * n + 5) // 10] = 1
@@ -60,7 +60,7 @@ def time_split(order: npt.NDArray[np.intp]) -> Int8:
 
 
 def read_split(series: pd.Series) -> Int8:
-    """A table's own split column as positions in SPLITS (validation, val, dev = valid; any case)."""
+    """A table's split column as indices into SPLITS (validation, val, dev = valid; case is ignored)."""
     codes, names = factorise(series)
     known = np.array([_SPLIT_NAMES.get(name.strip().lower(), -1) for name in names] + [-1], dtype=np.int8)
     split = known[codes]
@@ -75,7 +75,7 @@ def read_split(series: pd.Series) -> Int8:
 
 
 def first_of_pairs(user: Int64, item: Int64, time: Int64, split: Int8 | None = None) -> Int64:
-    """Rows (ascending) with each (user, item) pair once, the earliest: by time, or by split, then time."""
+    """The earliest row of each (user, item) pair, ascending: earliest by time, or by `split` and then time."""
     pair = user * (int(item.max()) + 1) + item
     order = np.lexsort((time, pair) if split is None else (time, split, pair))
     ordered = pair[order]
@@ -85,7 +85,7 @@ def first_of_pairs(user: Int64, item: Int64, time: Int64, split: Int8 | None = N
 
 
 def tie_rates(user: Int64, time: Int64) -> tuple[float, float]:
-    """Shares of interactions at the same time as another one: of the same user, and of anyone."""
+    """The shares of interactions that share their time with another one of the same user, and of any user."""
     order = np.lexsort((time, user))
     users, times = user[order], time[order]
     same = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
@@ -101,14 +101,14 @@ def _tied(equal_to_last: npt.NDArray[np.bool_]) -> float:
 
 
 def has_history(user: Int64) -> npt.NDArray[np.bool_]:
-    """For rows sorted by user: whether the user has an earlier one. Held-out rows that have are cases."""
+    """Whether a row's user has an earlier row, for rows sorted by user. Held-out rows with one are cases."""
     later = np.zeros(len(user), dtype=bool)
     later[1:] = user[1:] == user[:-1]
     return later
 
 
 def check_split(user: Int64, split: Int8, own: bool) -> None:
-    """Raises FosterError unless train has interactions, valid and test cases (rows sorted by user)."""
+    """Raise FosterError unless train has interactions, and valid and test have cases. Rows are sorted by user."""
     if own:
         hint = "give held-out rows to users with earlier ones, or --split-column none to split by time"
     else:

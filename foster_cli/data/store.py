@@ -1,8 +1,8 @@
-"""A prepared `Dataset` to one parquet file and back, and the hash that tells two datasets apart.
+"""Writes a prepared `Dataset` to one parquet file, reads it back, and computes the hash of a dataset.
 
-One row per interaction: user_id, item_id, time (int64 ms), split, title, text (the last two repeated for
-each interaction of an item, dictionary-encoded). Name, hash, settings, statistics and the format's version
-are JSON in the file's metadata under `foster`.
+The file has one row per interaction: user_id, item_id, time (int64 ms), split, title, text. Title and text repeat for
+each interaction of an item and are dictionary-encoded. The file's metadata hold name, hash, settings, statistics and
+the version of the format as JSON under `foster`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from foster_cli.console import clean
 from foster_cli.data.schema import SPLITS, Catalogue, Dataset, Interactions
 from foster_cli.errors import FosterError
-from foster_cli.runtime import writing
+from foster_cli.files import writing
 
 FORMAT = 1
 _KEY = b"foster"
@@ -42,7 +42,7 @@ def dataset_hash(user_ids: list[str], catalogue: Catalogue, interactions: Intera
 
 
 def write_prepared(dataset: Dataset, path: Path) -> None:
-    """Write `dataset` to the parquet file `path`, whole or not at all."""
+    """Write `dataset` to the parquet file `path` atomically."""
     catalogue, rows = dataset.catalogue, dataset.interactions
     title, title_of = _distinct(catalogue.titles)
     text, text_of = _distinct(catalogue.texts)
@@ -70,7 +70,7 @@ def write_prepared(dataset: Dataset, path: Path) -> None:
 
 
 def _distinct(strings: list[str]) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """The distinct strings and, for each of `strings`, its place among them."""
+    """The distinct strings and, for each of `strings`, its index among them."""
     place: dict[str, int] = {}
     codes = np.array([place.setdefault(s, len(place)) for s in strings], dtype=np.int64)
     return list(place), codes
@@ -92,7 +92,7 @@ def is_prepared(path: Path) -> bool:
 
 
 def read_prepared(path: Path) -> Dataset:
-    """The dataset in `path`, exactly as it was written; a file changed since is a FosterError."""
+    """Read the dataset in `path`. Raises FosterError for a file that is damaged or was changed since it was written."""
     path = Path(path)
     again = "run foster preprocess on the raw table again"
     changed = FosterError(f"{clean(path)} was changed after foster wrote it", again)
@@ -126,7 +126,7 @@ def read_prepared(path: Path) -> Dataset:
 
 
 def _no_constant(name: str) -> float:
-    """For NaN and Infinity, which JSON does not have."""
+    """Raise ValueError for NaN and Infinity, which JSON does not have."""
     raise ValueError(f"{name} in the header")
 
 
@@ -150,7 +150,7 @@ def _dataset(table: pa.Table, header: dict[str, Any]) -> Dataset:
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """Codes (N,) into the sorted strings of a column."""
+    """Codes (N,) into the sorted strings of a column, and these strings."""
     array = column.unify_dictionaries().combine_chunks() if pa.types.is_dictionary(column.type) else column
     array = array.dictionary_encode().combine_chunks() if isinstance(array, pa.ChunkedArray) else array
     values = np.array(array.dictionary.to_pylist(), dtype=object)

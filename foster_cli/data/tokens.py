@@ -1,4 +1,4 @@
-"""Texts to tokens, once: ragged int32 ids with offsets, no padding.
+"""Tokenizes texts as ragged int64 ids with offsets, without padding.
 
 In: n texts and a tokenizer. Out: `Tokens` with `ids` (total,) and `offsets` (n+1,).
 """
@@ -30,9 +30,9 @@ class Tokens:
 
 
 def tokenize(texts: list[str], tokenizer: Any, max_tokens: int | None, empty: int | None = None) -> Tokens:
-    """Each text cut to `max_tokens` tokens (None: not cut), special tokens included.
+    """Tokenize `texts`, each cut to `max_tokens` tokens with special tokens included (None: not cut).
 
-    `empty`: the token that stands for a text without any (an empty one, where a tokenizer adds no special tokens).
+    `empty`: the token given to a text without any (an empty text, if the tokenizer adds no special tokens).
     """
     parts: list[npt.NDArray[np.int64]] = []
     for a in range(0, len(texts), 4096):
@@ -45,7 +45,7 @@ def tokenize(texts: list[str], tokenizer: Any, max_tokens: int | None, empty: in
 
 
 def token_counter(load: Callable[[], Any]) -> Callable[[list[str]], npt.NDArray[np.int64]]:
-    """A function from texts to their lengths in tokens, uncut. `load` gives the tokenizer on first use."""
+    """A function from texts to their uncut lengths in tokens. It calls `load` for the tokenizer lazily."""
 
     def count(texts: list[str]) -> npt.NDArray[np.int64]:
         return tokenize(texts, load(), None).lengths

@@ -1,6 +1,6 @@
-"""Training windows and evaluation cases from a `Dataset`, as padded index arrays (-1 pads, on the right).
+"""Training windows and evaluation cases of a `Dataset`, as index arrays padded with -1 on the right.
 
-Windows: (W, L+1) items; input is [:, :-1], target is [:, 1:]. Cases: one per held-out interaction with a
+Windows: items (W, L+1); the input is [:, :-1], the target [:, 1:]. Cases: one per held-out interaction with a
 history; history (C, L), its length (C,), target (C,), user (C,).
 """
 
@@ -55,16 +55,16 @@ def _gather(items: Int, starts: Int, lengths: Int, width: int) -> Int:
 
 
 def _user_starts(user: Int) -> Int:
-    """For each row the first row of its user (rows are sorted by user)."""
+    """The first row of each row's user. Rows are sorted by user."""
     first = np.flatnonzero(np.r_[True, user[1:] != user[:-1]])
     return first[np.cumsum(np.r_[True, user[1:] != user[:-1]]) - 1]
 
 
 def training_windows(data: Dataset, length: int, stride: int | None = None) -> Windows:
-    """Windows of at most L+1 training interactions sliding over each user's history (Appendix D.2).
+    """Sliding windows of at most L+1 training interactions over each user's history (Appendix D.2).
 
-    A history of at most L+1 is one window; a longer one gives windows every `stride` (default L // 2) and one
-    that ends with its last interaction. Users with a single training interaction give none.
+    A history of at most L+1 is one window. A longer one gives a window every `stride` interactions (default L // 2)
+    and one that ends with its last interaction. A user with a single training interaction gives none.
     """
     keep = data.interactions.split == SPLITS.index("train")
     start, size = _spans(data.interactions.user[keep], length, stride or max(1, length // 2))
@@ -72,13 +72,13 @@ def training_windows(data: Dataset, length: int, stride: int | None = None) -> W
 
 
 def window_users(data: Dataset, length: int, stride: int | None = None) -> Int:
-    """(W,): the user of each of `training_windows`."""
+    """The user (W,) of each window of `training_windows`."""
     user = data.interactions.user[data.interactions.split == SPLITS.index("train")]
     return user[_spans(user, length, stride or max(1, length // 2))[0]]
 
 
 def _spans(user: Int, length: int, stride: int) -> tuple[Int, Int]:
-    """First row and length (W,) of each window over rows sorted by user. FosterError where there is none."""
+    """First row and length (W,) of each window over rows sorted by user. Raises FosterError if there is none."""
     if len(user) == 0:
         raise FosterError(
             "no training interactions", "check the split column, or leave it out with --split-column none"
@@ -102,9 +102,9 @@ def _spans(user: Int, length: int, stride: int) -> tuple[Int, Int]:
 
 
 def evaluation_cases(data: Dataset, split: str, length: int) -> Cases:
-    """Every interaction of `split` that has a history; the history is the user's last L interactions before it.
+    """One case per interaction of `split` with a history, which is the user's last L interactions before it.
 
-    Raises FosterError where the split holds none.
+    Raises FosterError if the split has no case.
     """
     user, items = data.interactions.user, data.interactions.item
     begin = _user_starts(user)
@@ -119,7 +119,7 @@ def evaluation_cases(data: Dataset, split: str, length: int) -> Cases:
 
 
 def seen_items(data: Dataset, cases: Cases) -> tuple[Int, Int]:
-    """All earlier items of each case's user: `items` flat and `offsets` (C+1,)."""
+    """All earlier items of each case's user: flat `items`, and `offsets` (C+1,)."""
     begin = _user_starts(data.interactions.user)[cases.row]
     size = cases.row - begin
     offsets = np.r_[0, np.cumsum(size)]

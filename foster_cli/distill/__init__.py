@@ -1,1 +1,1 @@
-"""FOSTER itself (Algorithms 1 and 2)."""
+"""FOSTER's distillation: Algorithms 1 and 2 of the paper."""

@@ -1,9 +1,9 @@
 """The distributional-hypothesis loss L_DH (Eq. 8 to 10), our reading of the paper's formulas.
 
-For one random sequence s and position t of D~ and all pairs i < j of m items drawn from S:
-d_sem(i, j)  total variation between the frozen teacher's next-item distributions over S after the soft context
-             s[:t] followed by i, and by j. No gradient.
-d_cond(i, j) 1 - exp(-|log P[s,t,i] - log P[s,t,j]|), from D~ alone. It carries the gradient.
+L_DH compares two distances for all pairs i < j of m items drawn from S, at one random sequence s and position t of D~:
+d_sem(i, j)  total variation between two next-item distributions of the frozen teacher over S: after the soft context
+             s[:t] followed by item i, and followed by item j. It has no gradient.
+d_cond(i, j) 1 - exp(-|log P[s,t,i] - log P[s,t,j]|), computed from D~ only. It carries the gradient.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from torch import Tensor
 
 from foster_cli.models.recommender import Recommender
 from foster_cli.ops import soft_embed
-from foster_cli.ops.reading import PAPER, Reading
+from foster_cli.settings import DistillConfig
+from foster_cli.synthetic.reading import PAPER, Reading
 
 
 @torch.no_grad()
 def semantic_distance(teacher: Recommender, context: Tensor, E_S: Tensor, picked: Tensor) -> Tensor:
-    """d_sem (m, m) in [0, 1]. `context` (t, d) soft embeddings, `E_S` (s, d) the teacher's, `picked` (m,) in S."""
+    """d_sem (m, m) in [0, 1] of the items `picked` (m,), indices into S. Embeddings: `context` (t, d), `E_S` (s, d)."""
     m = len(picked)
     sequences = torch.cat([context.expand(m, -1, -1), E_S[picked][:, None, :]], dim=1)
     following = torch.softmax(teacher(sequences)[:, -1] @ E_S.T, dim=-1)
@@ -26,16 +27,16 @@ def semantic_distance(teacher: Recommender, context: Tensor, E_S: Tensor, picked
 
 
 def conditional_distance(log_p: Tensor) -> Tensor:
-    """d_cond (m, m) in [0, 1) of log-probabilities (m,)."""
+    """d_cond (m, m) in [0, 1) from log-probabilities (m,)."""
     return 1.0 - torch.exp(-(log_p[:, None] - log_p[None, :]).abs())
 
 
 def match(d_sem: Tensor, d_cond: Tensor, form: str) -> Tensor:
-    """L_DH of pair distances (p,), after bringing both to one scale.
+    """L_DH of pair distances (p,), after `form` has brought both to one scale.
 
-    `raw`: (d_sem - d_cond)^2 as Eq. 10 reads. It flattens P, because d_sem is small for almost all pairs.
-    `mean`: each divided by its mean, so that the loss does not change when all of d_cond shrinks.
-    `rank`: d_sem is replaced by the value of d_cond with the same rank, so that only the order is asked for.
+    `raw`: (d_sem - d_cond)^2 as in Eq. 10. It flattens P, because d_sem is small for almost all pairs.
+    `mean`: each distance is divided by its mean, so that the loss does not change when all of d_cond shrinks.
+    `rank`: d_sem is replaced by the value of d_cond with the same rank, so that only the order of the pairs matters.
     """
     if form == "mean":
         d_sem, d_cond = d_sem / d_sem.mean().clamp_min(1e-12), d_cond / d_cond.mean().clamp_min(1e-12)
@@ -46,21 +47,21 @@ def match(d_sem: Tensor, d_cond: Tensor, form: str) -> Tensor:
 
 
 def alignment_loss(
-    teacher: Recommender, V: Tensor, Q: Tensor, S: Tensor, items: int, form: str, rng: torch.Generator,
+    teacher: Recommender, Q: Tensor, V: Tensor, S: Tensor, config: DistillConfig, rng: torch.Generator,
     reading: Reading = PAPER,
 ) -> Tensor:  # fmt: skip
-    """L_DH at a random (s, t), t >= 1, on all pairs of `items` random items of S; a scalar, gradient to Q.
+    """L_DH at a random (s, t), t >= 1, on all pairs of `config.dh_items` random items of S: a scalar, gradient to Q.
 
-    P[s,t] is what is predicted after s[:t]: row t of Q, or the goal of position t - 1 where goals are their own.
+    P[s,t] is what is predicted after s[:t]: row t of Q or, with separate targets, the target of position t - 1.
     """
     read, goal = reading.parts(Q)
-    L = read.shape[1] if reading.own else Q.shape[1]  # s[:t] and one more item fit into the recommender
+    L = read.shape[1] if reading.own else Q.shape[1]  # so that s[:t] and one more item fit into the recommender
     s = int(torch.randint(len(Q), (1,), generator=rng))
     t = int(torch.randint(1, L, (1,), generator=rng))
-    picked = torch.randperm(len(S), generator=rng)[:items].to(S.device)
+    picked = torch.randperm(len(S), generator=rng)[: config.dh_items].to(S.device)
     V_S, V_R = V[S], V[reading.read_over(S)]
     context = soft_embed(read[s, :t].detach(), V_R, V_R)
     log_p = torch.log_softmax(goal[s, t - 1] @ V_S.T, dim=-1)[picked]
     i, j = torch.triu_indices(len(picked), len(picked), offset=1, device=S.device)
     d_sem = semantic_distance(teacher, context, V_S, picked)[i, j]
-    return match(d_sem, conditional_distance(log_p)[i, j], form)
+    return match(d_sem, conditional_distance(log_p)[i, j], config.dh_form)

@@ -1,47 +1,43 @@
-"""`foster ablate`: each part of the method changed by itself, side by side (the paper's Table 3 and Figure 3).
+"""`foster ablate`: a table of variants that each change one part of the method (the paper's Table 3 and Figure 3).
 
-In: rows (`rows.py`), the settings that they change, data. Out: the JSON of the table. Rows are the variants of a
-`Plan` (`plan.py`); beside them stand random real sequences, all the data, an untrained model, popularity, nearest
-texts.
+In: rows (`ablation_rows.py`), the settings that they change, data. Out: the JSON of the table. Rows are the variants of
+a `Comparison` (`plan.py`). The reference rows are random real sequences, all the data, an untrained model, popularity
+and nearest texts.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, positive
-from foster_cli.console import SILENT, Console
 from foster_cli.errors import FosterError
-from foster_cli.evaluate.compare import Row
-from foster_cli.evaluate.plan import Plan, Variant, bilevel_variant, method_variant
-from foster_cli.evaluate.rows import KINDS, Kind, Picked
-from foster_cli.evaluate.table import Shrunk, described, measure, settings
+from foster_cli.evaluate.ablation_rows import KINDS, Kind, Picked
+from foster_cli.evaluate.compare import Shrunk, measure
+from foster_cli.evaluate.plan import Comparison, Variant, bilevel_variant, method_variant
+from foster_cli.evaluate.rows import Row
 from foster_cli.runtime import machine
+from foster_cli.settings import DistillConfig, ModelConfig, Settings, positive
 
 
-def models(picked: list[Picked], model: ModelConfig) -> dict[str, ModelConfig]:
-    """The recommenders by the ending of their rows' names: none for one, `@last` and the like for several."""
+def models(picked: list[Picked], model: ModelConfig) -> dict[ModelConfig, str]:
+    """The recommenders and the endings of their rows' names: empty for one recommender, such as `@last` for several."""
     labels = {p.label: p.layers for p in picked}
-    several = len(labels) > 1
-    return {f"@{x}" if several else "": replace(model, train_layers=layers) for x, layers in labels.items()}
+    return {replace(model, train_layers=x): f"@{label}" if len(labels) > 1 else "" for label, x in labels.items()}
 
 
-def variants(
-    picked: list[Picked], config: DistillConfig, student: StudentConfig, bilevel: tuple[int, int]
-) -> tuple[Variant, ...]:
-    """The rows, then random real sequences for each of the models. `bilevel`: inner steps, and how many at their end
-    are differentiated.
+def variants(picked: list[Picked], settings: Settings, bilevel: tuple[int, int]) -> tuple[Variant, ...]:
+    """The picked rows, then random real sequences for each model. `bilevel`: the number of inner steps, and how many of
+    the last ones are differentiated.
 
-    Raises FosterError for a row that changes nothing, as `config` is so already, and for a window out of range.
+    Raises FosterError for a row that would not change `settings`, and for a window out of range.
     """
-    endings = {p.label: f"@{p.label}" if len({q.label for q in picked}) > 1 else "" for p in picked}
+    endings = models(picked, settings.model)
     found = []
     for p in picked:
-        name, changed = f"{p.kind.name}{endings[p.label]}", replace(config, **p.kind.change)
+        own = replace(settings, model=replace(settings.model, train_layers=p.layers))
+        name, changed = f"{p.kind.name}{endings[own.model]}", replace(own.distill, **p.kind.change)
         if p.kind.bilevel:
             steps, window = bilevel
             positive("--bilevel-steps", steps)
@@ -49,22 +45,21 @@ def variants(
                 raise FosterError(
                     f"--bilevel-window {window}: out of range", f"use 1 to {steps}, or more --bilevel-steps"
                 )
-            variant = bilevel_variant(name, changed, student, steps, window)
+            found.append(bilevel_variant(name, replace(own, distill=changed), steps, window))
         else:
-            if changed == config and p.kind.change:
+            if changed == own.distill and p.kind.change:
                 raise FosterError(f"--rows {p.kind.name}: the settings are so already", "leave the row out")
-            variant = Variant(name, "foster", changed, student, name)
-        found.append(replace(variant, model=endings[p.label]))
-    for ending in dict.fromkeys(endings.values()):
+            found.append(Variant(name, replace(own, distill=changed), name))
+    for model, ending in endings.items():
         name = f"random{ending}"
-        found.append(replace(method_variant("random", config, student), name=name, cell=name, model=ending))
+        found.append(replace(method_variant("random", replace(settings, model=model)), name=name, cell=name))
     return tuple(found)
 
 
 def pairs(names: list[str]) -> tuple[tuple[str, str], ...]:
     """Each row minus `foster` with the same layers (or the first `foster`), each minus `full`; `foster` minus `random`.
 
-    `names`: those of the variants. Rows `foster` with other layers are compared with the first of them.
+    `names`: the variants' names. `foster` rows with other layers are compared with the first of them.
     """
     ending = {name: name[name.index("@") :] if "@" in name else "" for name in names}
     bases = {ending[name]: name for name in names if name.partition("@")[0] == "foster"}
@@ -83,7 +78,7 @@ def pairs(names: list[str]) -> tuple[tuple[str, str], ...]:
 
 
 def axes(kind: Kind, layers: str, config: DistillConfig) -> dict[str, Any]:
-    """Where a row stands in Table 3 and Figure 3; None where it takes no outer step."""
+    """The values that describe a row in Table 3 and Figure 3; None where the row has no outer step."""
     moves = config.steps > 0
     return {
         "logic": ("bi-level" if kind.bilevel else "first-order") if moves else None,
@@ -95,30 +90,31 @@ def axes(kind: Kind, layers: str, config: DistillConfig) -> dict[str, Any]:
 
 
 def valid(row: Row) -> float | None:
-    """Validation R@10, a mean over the row's seeds; None where one has none."""
+    """Mean validation R@10 over the row's seeds; None if a seed has none."""
     known = [value for value in row.valid if value is not None]
     return float(np.mean(known)) if known and len(known) == len(row.valid) else None
 
 
 def outer_steps(shrunk: Shrunk) -> dict[str, Any]:
-    """Median seconds of an outer step (None without one), and after how many of them validation was best."""
+    """Median seconds of an outer step (None without one), and the step with the best validation."""
     metrics = shrunk.manifest["metrics"]
     return {key: metrics[key] for key in ("seconds_per_outer_step", "best_step")}
 
 
-def ablate(plan: Plan, console: Console = SILENT) -> dict[str, Any]:
-    """The table as JSON: rows, paired differences, settings, machine. Bundles are left under `plan.out`."""
-    out = measure(plan, console)
-    layers = {ending: "last" if m.train_layers == "1" else m.train_layers for ending, m in plan.models.items()}
+def ablate(plan: Comparison) -> dict[str, Any]:
+    """The table as JSON: rows, paired differences, settings, machine. Bundles are written under `plan.out`."""
+    out = measure(plan)
     for name, entry in out.summary["rows"].items():
         entry["valid"] = valid(out.rows[name])
         kind = KINDS.get(name.partition("@")[0])
         if name in out.made and kind is not None:
             variant = out.made[name].variant
-            entry |= {"text": kind.text, **axes(kind, layers[variant.model], variant.config), **variant.extra}
+            layers = variant.settings.model.train_layers
+            shown = axes(kind, "last" if layers == "1" else layers, variant.settings.distill)
+            entry |= {"text": kind.text, **shown, **variant.extra}
             entry |= outer_steps(out.made[name])
     return {
-        **described(plan), "split": plan.split, "budget": plan.config.budget, "rates": list(plan.rates),
-        "k": list(plan.ks), **out.summary, "settings": {**settings(plan), "distill": dataclasses.asdict(plan.config)},
-        "machine": machine(),
+        **plan.head(), "split": plan.split, "budget": plan.settings.distill.budget, "rates": list(plan.rates),
+        "k": list(plan.ks), **out.summary,
+        "settings": {**plan.shared(), "distill": plan.settings.sections()["distill"]}, "machine": machine(),
     }  # fmt: skip

@@ -1,12 +1,12 @@
-"""Finished pieces of a comparison, kept in a folder so that none is made twice.
+"""A store on disk for the finished parts of a comparison, called cells, so that each is computed only once.
 
-In: a name, the fields that decide a piece (hashed into its file name), and how to make it. Out: a `Cell`, made or read.
+In: a name, the fields that a cell depends on (hashed into its file name), a function to make it. Out: a `Cell`.
 
-    <name>-<key>.json           fields, what was measured and where, sha256 of that and of the ranks; written last
-    <name>-<key>.safetensors    ranks (C,) float64, where the cell has some
+    <name>-<key>.json           fields, measurements, machine, sha256 of these and of the ranks; written last
+    <name>-<key>.safetensors    ranks (C,) float64, if the cell has any
     <name>-<key>/               a bundle
 
-Each is written beside and renamed, so an interruption leaves whole cells only. One that was changed is made again.
+Files are written atomically, so an interruption leaves only whole cells. A cell with a wrong sha256 is made again.
 """
 
 from __future__ import annotations
@@ -23,37 +23,39 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_file
 
-from foster_cli import __version__, bundle
-from foster_cli.config import LATER, ModelConfig, TrainConfig, without
+from foster_cli import bundle
+from foster_cli.cache import read_or_make
 from foster_cli.console import Console
 from foster_cli.data.schema import Dataset
-from foster_cli.errors import FosterError
-from foster_cli.evaluate.compare import Row
+from foster_cli.evaluate.rows import Row
+from foster_cli.files import save_tensors, sha256_file, sha256_json, writing
 from foster_cli.models.source import find_encoder
-from foster_cli.runtime import machine, save_tensors, sha256_file, sha256_json, writing
+from foster_cli.runtime import machine
+from foster_cli.settings import LATER, Settings, without
+from foster_cli.version import __version__
 
 Float = npt.NDArray[np.float64]
-#: Raised whenever a cell with the same fields would hold something else.
+#: To be incremented when a cell with the same fields would have other content.
 FORMAT = 1
 
 
-def base_fields(
-    data: Dataset, model: ModelConfig, train: TrainConfig, length: int, device: torch.device
-) -> dict[str, Any]:  # fmt: skip
-    """What decides every cell of one teacher: data, encoder, model, training on real data, kind of device, versions."""
+def base_fields(settings: Settings, data: Dataset, device: torch.device) -> dict[str, Any]:
+    """The fields of every cell of one teacher: data, encoder, model, real-data training, kind of device, versions."""
+    model = settings.model
     shape = without(dataclasses.asdict(model), LATER)
     encoder = None
-    if model.items == "text":  # known by its hash, wherever it lies
+    if model.items == "text":  # identified by its hash, wherever it is
         encoder = find_encoder(shape.pop("encoder"), model.pooling).hash
     return {
         "foster": __version__, "torch": torch.__version__, "device": device.type, "data": data.hash,
-        "encoder": encoder, "model": shape, "train": dataclasses.asdict(train), "length": length,
+        "encoder": encoder, "model": shape, "train": dataclasses.asdict(settings.train),
+        "length": settings.distill.length,
     }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What was measured, JSON-able, and ranks (C,) if it ranked the C test cases."""
+    """The measurements, JSON-able, and ranks (C,) if the C test cases were ranked."""
 
     record: dict[str, Any]
     ranks: Float | None = None
@@ -61,73 +63,65 @@ class Cell:
 
 @dataclass(frozen=True)
 class Cells:
-    """The cells in `folder`. `console` hears of damaged ones."""
+    """The cells in `folder`. Damaged ones are reported on `console`."""
 
     folder: Path
     console: Console
 
     def path(self, name: str, fields: dict[str, Any]) -> Path:
-        """Where the cell lies, without an ending."""
+        """The path of the cell without a suffix."""
         return self.folder / f"{name}-{sha256_json([FORMAT, fields])[:20]}"
 
     def cell(self, name: str, fields: dict[str, Any], make: Callable[[], Cell]) -> Cell:
-        """The cell of `fields` as it was kept, or made now and kept. Raises FosterError where it cannot be written."""
+        """Read the stored cell of `fields`, or make and store it. Raises FosterError if it cannot be written."""
         stem = self.path(name, fields)
         file, tensors = stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".safetensors")
-        if file.exists():
-            found = _read(file, tensors)
-            if found is not None:
-                return found
-            self._damaged(file)
-        made = make()
-        body: dict[str, Any] = {"fields": fields, "record": made.record, "machine": machine(), "ranks": None}
-        if made.ranks is not None:
-            with writing(tensors) as tmp:
-                save_tensors({"ranks": torch.from_numpy(made.ranks)}, tmp)
-            body["ranks"] = sha256_file(tensors)
-        text = json.dumps({"sha256": sha256_json(body), **body}, indent=1, ensure_ascii=False, allow_nan=False)
-        with writing(file) as tmp:
-            tmp.write_text(text + "\n", encoding="utf-8")
-        return made
+
+        def write() -> Cell:
+            made = make()
+            body: dict[str, Any] = {"fields": fields, "record": made.record, "machine": machine(), "ranks": None}
+            if made.ranks is not None:
+                with writing(tensors) as tmp:
+                    save_tensors({"ranks": torch.from_numpy(made.ranks)}, tmp)
+                body["ranks"] = sha256_file(tensors)
+            with writing(file) as tmp:
+                text = json.dumps({"sha256": sha256_json(body), **body}, indent=1, ensure_ascii=False, allow_nan=False)
+                tmp.write_text(text + "\n", encoding="utf-8")
+            return made
+
+        return read_or_make(file, lambda: _read(file, tensors), write, self.console, "cell", lock=False)
 
     def bundle(self, name: str, fields: dict[str, Any], make: Callable[[Path], object]) -> bundle.Bundle:
-        """The bundle of `fields` as it was kept, or as `make(path)` writes it now."""
+        """Read the stored bundle of `fields`, or let `make(path)` write it."""
         path = self.path(name, fields)
-        if path.exists():
-            try:
-                return bundle.load(path)
-            except FosterError as error:
-                self._damaged(path, error.message)
-        make(path)
-        return bundle.load(path)
 
-    def _damaged(self, path: Path, why: str = "its sha256 differs") -> None:
-        self.console.note(f"a damaged cell is made again: {path} ({why})")
+        def write() -> bundle.Bundle:
+            make(path)
+            return bundle.load(path)
+
+        return read_or_make(path, lambda: bundle.load(path), write, self.console, "cell", lock=False)
 
 
-def _read(file: Path, tensors: Path) -> Cell | None:
-    """The cell in these files; None where one is not as it was written."""
-    try:
-        body = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        return None
+def _read(file: Path, tensors: Path) -> Cell:
+    """Read the cell in these files. Raises ValueError if a sha256 differs."""
+    body = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(body, dict) or body.pop("sha256", None) != sha256_json(body):
-        return None
+        raise ValueError("its sha256 differs")
     if body["ranks"] is None:
         return Cell(body["record"])
     if not tensors.is_file() or sha256_file(tensors) != body["ranks"]:
-        return None
+        raise ValueError("the sha256 of its ranks differs")
     return Cell(body["record"], load_file(tensors)["ranks"].numpy())
 
 
 def as_cell(row: Row) -> Cell:
-    """A row of one seed, ranks (1, C), as it is kept."""
+    """A row of one seed, ranks (1, C), as a cell."""
     record = {"coverage": row.coverage[0], "train_seconds": row.train_seconds[0], "peak_mb": row.peak_mb[0]}
     return Cell({**record, "chosen": row.chosen[0], "valid": row.valid[0] if row.valid else None}, row.ranks[0])
 
 
 def as_row(cell: Cell) -> Row:
-    """A cell as the row of one seed, ranks (1, C). One written before `valid` was kept has none."""
+    """A cell as the row of one seed, ranks (1, C). `valid` is None in a cell from a version that did not store it."""
     assert cell.ranks is not None
     r = {"valid": None, **cell.record}
     return Row(cell.ranks[None], [r["coverage"]], [r["train_seconds"]], [r["peak_mb"]], [r["chosen"]], [r["valid"]])

@@ -1,306 +1,332 @@
-"""The results table: rows, intervals, paired tests. Every row is ranked on the same test cases, over all items.
+"""`foster compare`: ways of shrinking a dataset, compared on held-out cases.
 
-In: a `Setting` (data, fresh models) and a bundle's Q and V, or its real windows. Out: the JSON that `foster eval`
-prints. A row's ranks are (seeds, C); intervals resample users and seeds together, so they carry both kinds of noise.
+In: a `Comparison` (data, settings, variants). Out: a `Measured`; the JSON of `foster compare`. First every variant's
+bundle is made with seed 0. Then its learning rate is chosen on validation with one seed. Only then are the held-out
+cases ranked, once per variant and seed. All these results are cells (`cells.py`): a second call only reads them.
 """
 
 from __future__ import annotations
 
-import time
+import dataclasses
+import filecmp
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-import torch
 from torch import Tensor
 
-from foster_cli.config import StudentConfig, TrainConfig
-from foster_cli.console import SILENT, Console
-from foster_cli.data.schema import SPLITS
-from foster_cli.data.windows import Cases, Windows, evaluation_cases, seen_items
-from foster_cli.distill.inner import Subset, fit_synthetic
-from foster_cli.errors import FosterError
-from foster_cli.evaluate.metrics import Bootstrap, per_case
-from foster_cli.evaluate.ranking import Seen, covered, last_outputs, ranks
+from foster_cli import bundle
+from foster_cli.baselines import METHODS
+from foster_cli.baselines.coreset import run_coreset
+from foster_cli.distill.pipeline import run
+from foster_cli.errors import FosterError, NotFinite
+from foster_cli.evaluate.cells import Cell, Cells, as_cell, as_row
+from foster_cli.evaluate.plan import SEED, Comparison, Variant, check_plan, make_out
+from foster_cli.evaluate.remembered import Remembered
+from foster_cli.evaluate.rows import (
+    HeldOut,
+    Row,
+    Trained,
+    few_model,
+    full_model,
+    held_out,
+    joined,
+    model_row,
+    popularity_row,
+    summarise,
+    synthetic_model,
+    text_row,
+    untrained_model,
+)
+from foster_cli.files import writing_dir
 from foster_cli.models.recommender import Recommender
-from foster_cli.ops.reading import Reading
-from foster_cli.runtime import peak_memory_mb, reset_peak, stream_seed
-from foster_cli.train.fit import fit_real, validate
-from foster_cli.train.setting import Setting, full_teacher
+from foster_cli.models.source import find_encoder
+from foster_cli.ops.precision import matmul_precision
+from foster_cli.runtime import machine
+from foster_cli.settings import ModelConfig
+from foster_cli.synthetic.reading import SyntheticSet
+from foster_cli.synthetic.subset import make_subset
+from foster_cli.train.task import Task, make_task
 
-Float = npt.NDArray[np.float64]
-#: Most validations of a model on a few real sequences, 20 steps apart.
-FEW_CHECKS = 15
-ROWS = ("synthetic", "full", "random", "untrained", "popularity", "text_similarity")
-PAIRS = (("synthetic", "full"), ("synthetic", "random"), ("synthetic", "untrained"), ("full", "untrained"))
+#: The rows that belong to no variant and depend on a seed; there is one of these for each model.
+SEEDED = ("full", "untrained")
+#: Validation R@10 for each learning rate, as text; None: training became NaN.
+ByRate = dict[str, float | None]
 
 
-class Trained(NamedTuple):
-    """A model as its training left it, with what it took. `valid`: its validation R@10, where it has one."""
+class Learned(NamedTuple):
+    """A `Trained` with the trainable state, on the CPU, in place of the model. With it, a row's first seed is not
+    trained again after the learning rate is chosen."""
 
-    model: Recommender
+    state: dict[str, Tensor]
     seconds: float
     peak_mb: float
     chosen: Any
-    valid: float | None = None
+    valid: float
 
-
-@dataclass
-class Row:
-    """One line of the table. `ranks` (seeds, C), 1 is best; `coverage` per seed, share of the catalogue; `valid` per
-    seed, validation R@10 where it is known."""
-
-    ranks: Float
-    coverage: list[float]
-    train_seconds: list[float]
-    peak_mb: list[float]
-    chosen: list[Any]
-    valid: list[float | None] = field(default_factory=list)
+    def on(self, fresh: Recommender) -> Trained:
+        """The trained model again, restored into `fresh`."""
+        fresh.restore(self.state)
+        return Trained(fresh, *self[1:])
 
 
 @dataclass(frozen=True)
-class Test:
-    """Held-out cases and what each user has seen (only with `--mask-seen`)."""
+class Shrunk:
+    """A variant's bundle: its path, its manifest, the fields of its cell; then the learning rate for training on it and
+    the validation R@10 of each rate. The bundle itself is loaded only for training, because it holds V.
 
-    cases: Cases
-    seen: Seen | None
-    k: int
-
-
-#: Gives a row of one seed, by its name: as an interrupted evaluation kept it, or made now.
-Keep = Callable[[str, int, Callable[[], Row]], Row]
-
-
-def make_now(name: str, seed: int, make: Callable[[], Row]) -> Row:
-    """The `Keep` that keeps nothing."""
-    return make()
-
-
-def ranked(H: Tensor, E: Tensor, test: Test) -> tuple[Float, float]:
-    """Ranks (C,) and catalogue coverage of the top k."""
-    return ranks(H, E, test.cases.target, test.seen), covered(H, E, test.k, test.seen) / len(E)
-
-
-def model_row(test: Test, seed: int, train: Callable[[int], Trained]) -> Row:
-    """The row of one trained model, `train(seed)`."""
-    t = train(seed)
-    E = t.model.embed_all()
-    rank, share = ranked(last_outputs(t.model, E, test.cases), E, test)
-    return Row(rank[None], [share], [t.seconds], [t.peak_mb], [t.chosen], [t.valid])
-
-
-def joined(rows: list[Row]) -> Row:
-    """Rows of some seeds each as one, ranks (all seeds, C)."""
-    names = ("coverage", "train_seconds", "peak_mb", "chosen", "valid")
-    columns = ([x for row in rows for x in getattr(row, name)] for name in names)
-    return Row(np.concatenate([row.ranks for row in rows]), *columns)
-
-
-def popularity_row(setting: Setting, test: Test) -> Row:
-    """Items ranked by their number of training interactions."""
-    train = setting.data.interactions.split == SPLITS.index("train")
-    count = np.bincount(setting.data.interactions.item[train], minlength=len(setting.data.catalogue))
-    E = torch.from_numpy(count.astype(np.float32))[:, None].to(setting.device)
-    H = torch.ones(max(len(test.cases), len(setting.valid)), 1, device=setting.device)
-    valid = float((ranks(H[: len(setting.valid)], E, setting.valid.target) <= 10).mean())
-    rank, share = ranked(H[: len(test.cases)], E, test)
-    return Row(rank[None], [share], [0.0], [peak_memory_mb(setting.device)], [None], [valid])
-
-
-def profiles(E: Tensor, cases: Cases, last: int) -> Tensor:
-    """(C, w): the mean text vector of each history's last `last` items."""
-    out = torch.empty(len(cases), E.shape[1], device=E.device, dtype=E.dtype)
-    for part in np.array_split(np.arange(len(cases)), max(1, len(cases) // 2048)):
-        column = np.arange(cases.history.shape[1])[None, :]
-        size = cases.lengths[part][:, None]
-        keep = (column < size) & (column >= size - last)
-        weight = torch.from_numpy(keep / keep.sum(1, keepdims=True)).to(E)
-        items = torch.from_numpy(cases.history[part]).to(E.device).clamp_min(0)
-        out[torch.from_numpy(part).to(E.device)] = (E[items] * weight[..., None]).sum(1)
-    return out
-
-
-def text_row(setting: Setting, test: Test, console: Console = SILENT, use_cache: bool = True) -> Row:
-    """Nearest texts to the last items by cosine; how many last items are averaged is chosen on validation."""
-    E = torch.nn.functional.normalize(setting.text_vectors(console, use_cache), dim=-1)
-    valid = setting.valid
-    score = {
-        last: float((ranks(profiles(E, valid, last), E, valid.target) <= 10).mean()) for last in (1, 2, 3, 5, 10, 20)
-    }
-    last = max(score, key=lambda key: score[key])
-    rank, share = ranked(profiles(E, test.cases, last), E, test)
-    return Row(rank[None], [share], [0.0], [peak_memory_mb(setting.device)], [f"last {last}"], [score[last]])
-
-
-def random_windows(windows: Windows, budget: int, seed: int) -> Windows:
-    """`budget` of the windows, uniformly."""
-    rng = np.random.default_rng(stream_seed(seed, "random"))
-    return windows.take(np.sort(rng.choice(len(windows), budget, replace=False)))
-
-
-def few_model(
-    setting: Setting, config: TrainConfig, windows: Windows, seed: int, console: Console, label: str
-) -> Trained:
-    """A model trained on a few real windows, all of them at every step: the better of both losses on validation."""
-    reset_peak()
-    best: tuple[float, Recommender, str] | None = None
-    began = time.perf_counter()
-    for loss in ("softmax", "bce"):
-        model = setting.fresh(seed)
-        few = replace(config, loss=loss, batch=len(windows), epochs=FEW_CHECKS)
-        fit = fit_real(model, windows, setting.valid, few, seed, console, f"{label}, {loss}")
-        if best is None or fit.best_value > best[0]:
-            best = (fit.best_value, model, f"{loss}, {fit.best} steps")
-    assert best is not None
-    seconds = (time.perf_counter() - began) / 2
-    return Trained(best[1], seconds, peak_memory_mb(setting.device), best[2], best[0])
-
-
-def synthetic_model(
-    setting: Setting, Q: Tensor, V: Tensor, subset: Subset, reading: Reading, student: StudentConfig, seed: int,
-    console: Console, label: str,
-) -> Trained:  # fmt: skip
-    """A fresh model trained on the synthetic set Q, as `reading` reads it over V (n, d)."""
-    reset_peak()
-    model = setting.fresh(seed)
-    fit = fit_synthetic(model, Q, V, subset, setting.valid, student, seed, console, label, reading)
-    return Trained(model, fit.seconds, peak_memory_mb(setting.device), f"step {fit.best}", fit.best_value)
-
-
-def full_model(setting: Setting, train: TrainConfig, seed: int, console: Console, use_cache: bool) -> Trained:
-    """A model trained on all real windows, or read from the cache."""
-    teacher = full_teacher(setting, train, seed, console, use_cache, f"full data, seed {seed}")
-    best = max(row["R@10"] for row in teacher.history)
-    return Trained(teacher.model, teacher.seconds, teacher.peak_mb, f"{len(teacher.anchors) - 1} epochs", best)
-
-
-def untrained_model(setting: Setting, seed: int) -> Trained:
-    """A fresh model."""
-    model = setting.fresh(seed)
-    valid = validate(model, setting.valid)["R@10"]
-    return Trained(model, 0.0, peak_memory_mb(setting.device), None, valid)
-
-
-def rows(
-    setting: Setting, test: Test, Q: Tensor | Windows, V: Tensor, subset: Subset, reading: Reading,
-    student: StudentConfig, train: TrainConfig, budget: int, names: tuple[str, ...], seeds: list[int],
-    console: Console = SILENT, use_cache: bool = True, kept: Keep = make_now,
-) -> dict[str, Row]:  # fmt: skip
-    """The asked-for rows, in the table's order. `Q`: the synthetic set, or the real windows of a coreset, on which
-    the row `synthetic` then trains as the row `random` does on its own (V, subset and reading play no part).
-
-    A recommender of ids needs no text encoder: where all rows are asked for and there is none, `text_similarity` is
-    left out with a note. Raises FosterError where it was asked for by name. `kept` stands in for the making of one
-    seed of a row of models.
+    `first`: the model of seed 0 with that rate, if this call trained it.
     """
 
-    def random(seed: int) -> Trained:
-        windows = random_windows(setting.windows, budget, seed)
-        return few_model(setting, train, windows, seed, console, f"random {budget}")
+    variant: Variant
+    path: Path
+    manifest: dict[str, Any]
+    fields: dict[str, Any]
+    rate: float = 0.0
+    valid: ByRate = dataclasses.field(default_factory=dict)
+    first: Learned | None = None
 
-    def synthetic(seed: int) -> Trained:
-        label = f"synthetic, seed {seed}"
-        if isinstance(Q, Windows):
-            return few_model(setting, train, Q, seed, console, label)
-        return synthetic_model(setting, Q, V, subset, reading, student, seed, console, label)
+    def costs(self) -> dict[str, Any]:
+        """The costs in a row: time and memory to select or distil (without the teacher), learning rate, validation."""
+        m = self.manifest
+        seconds = m["metrics"]["seconds_select" if self.variant.real else "seconds_distill"]
+        return {
+            "method": m["method"], "select_seconds": seconds, "select_peak_mb": m["metrics"]["peak_mb"],
+            "rate": self.rate, "valid_by_rate": self.valid, "distill": m["distill"],
+        }  # fmt: skip
 
-    def full(seed: int) -> Trained:
-        return full_model(setting, train, seed, console, use_cache)
-
-    def trained(name: str, train: Callable[[int], Trained]) -> Row:
-        return joined([kept(name, seed, partial(model_row, test, seed, train)) for seed in seeds])
-
-    makers: dict[str, Callable[[], Row]] = {
-        "synthetic": lambda: trained("synthetic", synthetic),
-        "full": lambda: trained("full", full),
-        "random": lambda: trained("random", random),
-        "untrained": lambda: trained("untrained", lambda seed: untrained_model(setting, seed)),
-        "popularity": lambda: popularity_row(setting, test),
-        "text_similarity": lambda: text_row(setting, test, console, use_cache),
-    }
-    out = {}
-    for name in [n for n in ROWS if n in names]:
-        console.note(f"row {name}")
-        try:
-            out[name] = makers[name]()
-        except FosterError as error:
-            if name != "text_similarity" or setting.source is not None or set(names) != set(ROWS):
-                raise
-            console.note(f"row {name} is left out: {error.message}")
-    return out
+    def training_fields(self, rate: float, seed: int) -> dict[str, Any]:
+        """The fields of a model trained on the bundle: how the bundle was made, its content, learning rate and seed."""
+        sums = (self.path / bundle.SUMS).read_text(encoding="utf-8").splitlines()
+        unread = bundle.STATE_FILES  # the state for resuming the distillation: no training reads it
+        content = sorted(line for line in sums if line.endswith(".safetensors") and not line.endswith(unread))
+        return {**self.fields, "content": content, "rate": rate, "seed": seed}
 
 
-def _seed_draws(count: int, draws: int) -> Float:
-    """How often each of `count` seeds is drawn in each resample, as shares, (B, count): the same for all rows that have
-    as many, as models of one seed begin with the same weights, whatever they are trained on."""
-    rng = np.random.default_rng(stream_seed(0, "bootstrap seeds", count))
-    return rng.multinomial(count, np.full(count, 1.0 / count), size=draws) / count
+@dataclass(frozen=True)
+class Measured:
+    """The ranks of every row, the variants' bundles by row name, and the JSON that `summarise` makes of the ranks."""
+
+    rows: dict[str, Row]
+    made: dict[str, Shrunk]
+    summary: dict[str, Any]
 
 
-def summarise(
-    found: dict[str, Row], test: Test, ks: tuple[int, ...], seeds: list[int], draws: int = 2000,
-    pairs: tuple[tuple[str, str], ...] = PAIRS,
-) -> dict[str, Any]:  # fmt: skip
-    """`rows` and `paired` of the JSON: means, 95 % intervals, per-seed values, paired bootstrap differences.
+def measure(plan: Comparison) -> Measured:
+    """Compute all rows of the plan. Cells, and bundles under their rows' names, are written to `plan.out`.
 
-    Rows go by any name. `pairs` (a, b) are compared as a minus b; one that misses a row is left out.
+    Raises FosterError for settings out of range, a folder that cannot be written, or training that fails at every rate.
     """
-    rng = np.random.default_rng(stream_seed(0, "bootstrap"))
-    boot = Bootstrap.of(test.cases.user, draws, rng)
-    table: dict[str, Any] = {}
-    resampled: dict[str, dict[str, Float]] = {}
-    for name, row in found.items():
-        shares = _seed_draws(len(row.ranks), draws)
-        entry: dict[str, Any] = {}
-        resampled[name] = {}
-        for metric, value in per_case(row.ranks, ks).items():
-            means = np.stack([boot.means(v) for v in value])  # (seeds, B)
-            drawn = (shares.T * means).sum(0)
-            low, high = np.percentile(drawn, [2.5, 97.5])
-            per_seed = value.mean(1)
-            entry[metric] = {
-                "mean": float(per_seed.mean()),
-                "low": float(low),
-                "high": float(high),
-                "seeds": per_seed.tolist(),
-            }
-            resampled[name][metric] = drawn
-        entry["coverage"] = float(np.mean(row.coverage))
-        entry["train_seconds"] = float(np.mean(row.train_seconds))
-        entry["peak_mb"] = float(np.max(row.peak_mb))
-        entry["chosen"] = row.chosen
-        table[name] = entry
-    paired: dict[str, Any] = {}
-    for a, b in pairs:
-        if a in table and b in table:
-            paired[f"{a}-{b}"] = {}
-            for metric in resampled[a]:
-                low, high = np.percentile(resampled[a][metric] - resampled[b][metric], [2.5, 97.5])
-                diff = table[a][metric]["mean"] - table[b][metric]["mean"]
-                paired[f"{a}-{b}"][metric] = {"diff": diff, "low": float(low), "high": float(high)}
+    check_plan(plan)
+    base = {model: plan.base(model) for model in plan.models}
+    make_out(plan)
+    work = _Work(plan, Cells(plan.out / "cells", plan.session.console), base)
+    made = {}
+    for i, variant in enumerate(plan.variants):
+        plan.session.console.note(f"making {variant.name} ({i + 1} of {len(plan.variants)})")
+        made[variant.name] = work.shrink(variant)
+        if plan.publish:
+            publish(made[variant.name].path, plan.out / variant.name)
+    model = next(iter(plan.models))  # models differ only in layers, not in precision
+    with matmul_precision(model.precision, plan.session.device):
+        length = plan.settings.distill.length
+        work.tasks.update({model: make_task(plan.data, model, length, plan.session) for model in plan.models})
+        made = {name: work.choose_rate(shrunk) for name, shrunk in made.items()}
+        test = held_out(next(iter(work.tasks.values())), False, min(plan.ks), plan.split)
+        found = {name: work.variant_row(shrunk, test) for name, shrunk in made.items()}
+        full = {model: work.full_rate(model) for model in plan.models}
+        found |= work.common_rows(test, {model: rate for model, (rate, _) in full.items()})
+    summary = summarise(found, test, plan.ks, list(range(plan.seeds)), pairs=plan.pairs)
+    for name, entry in summary["rows"].items():
+        entry |= made[name].costs() if name in made else {"method": None}
+    for model, (rate, valid) in full.items() if "full" in plan.common else ():
+        summary["rows"][f"full{plan.models[model]}"] |= {"rate": rate, "valid_by_rate": valid}
+    return Measured(found, made, summary)
+
+
+def compare_methods(plan: Comparison) -> dict[str, Any]:
+    """The table of `foster compare` as JSON: rows, paired differences, settings, machine."""
+    out = measure(plan).summary
     return {
-        "rows": table,
-        "paired": paired,
-        "cases": len(test.cases),
-        "seeds": seeds,
-        "bootstrap_draws": draws,
-    }
+        **plan.head(), "methods": [v.name for v in plan.variants], "budget": plan.settings.distill.budget,
+        "rates": list(plan.rates), "k": list(plan.ks), **out, "settings": plan.shared(), "machine": machine(),
+    }  # fmt: skip
 
 
-def make_test(setting: Setting, mask_seen: bool, k: int, split: str = "test") -> Test:
-    """The cases of `split`; those of the test are read once, after everything is chosen."""
-    cases = evaluation_cases(setting.data, split, setting.length)
-    return Test(cases, seen_items(setting.data, cases) if mask_seen else None, k)
+@dataclass(frozen=True)
+class _Work:
+    """A plan in progress: its cells, their base fields and a task for each recommender."""
+
+    plan: Comparison
+    cells: Cells
+    base: dict[ModelConfig, dict[str, Any]]
+    tasks: dict[ModelConfig, Task] = dataclasses.field(default_factory=dict)
+
+    def note(self, text: str) -> None:
+        self.plan.session.console.note(text)
+
+    def shrink(self, variant: Variant) -> Shrunk:
+        """The variant's bundle, as `foster distill` makes it with seed 0."""
+        plan, s, base = self.plan, variant.settings, self.base[variant.settings.model]
+
+        def make(path: Path) -> object:
+            if variant.real:
+                return run_coreset(s, plan.data, path, plan.session)
+            loop = variant.loop or METHODS[s.method].loop(s)
+            return run(s, plan.data, path, plan.session, loop, Remembered(self.cells, base, s.distill))
+
+        fields = variant.fields(base)
+        made = self.cells.bundle(variant.cell, fields, make)
+        return Shrunk(variant, made.path, made.manifest, fields)
+
+    def train_on(self, shrunk: Shrunk, rate: float, seed: int, label: str) -> Trained:
+        """A fresh model trained on the bundle with learning rate `rate`, as `foster eval` trains it."""
+        b, settings, task = bundle.load(shrunk.path), self.plan.settings, self.tasks[shrunk.variant.settings.model]
+        if b.windows is not None:
+            return few_model(task, replace(settings.train, lr=rate), b.windows, seed, label)
+        V, student = b.V.to(task.device), replace(settings.student, lr=rate)
+        subset = make_subset(shrunk.variant.settings.distill, V, SEED, student)
+        D = SyntheticSet(b.Q.to(task.device), V, subset, b.reading.to(task.device))
+        return synthetic_model(task, D, student, seed, label)
+
+    def choose_rate(self, shrunk: Shrunk) -> Shrunk:
+        """The learning rate whose model (seed 0) validates best, the first of equal ones. A rate that ends in NaN is
+        left out. Raises FosterError if all rates do."""
+        name, rates = shrunk.variant.name, self.plan.rates
+        if len(rates) == 1:
+            return replace(shrunk, rate=rates[0])
+        first: dict[float, Learned] = {}
+
+        def train(rate: float) -> Trained:
+            found = self.train_on(shrunk, rate, SEED, f"{name}, rate {rate:g}")
+            if found.valid is not None and all(found.valid > other.valid for other in first.values()):
+                first.clear()
+                first[rate] = Learned(found.model.learnables(), *found[1:4], found.valid)
+            return found
+
+        rate, valid = self.best_rate(
+            f"{shrunk.variant.cell}-rate", name, "--rates", rates, lambda r: shrunk.training_fields(r, SEED), train
+        )
+        return replace(shrunk, rate=rate, valid=valid, first=first.get(rate))
+
+    def full_rate(self, model: ModelConfig) -> tuple[float, ByRate]:
+        """The rate of `plan.full_rates` whose model on all the data (seed 0) validates best, and R@10 for each rate."""
+        plan, task = self.plan, self.tasks[model]
+        if len(plan.full_rates) <= 1 or "full" not in plan.common:
+            return (plan.full_rates or (plan.settings.train.lr,))[0], {}
+
+        def train(rate: float) -> Trained:
+            return full_model(task, replace(plan.settings.train, lr=rate), SEED)
+
+        def fields(rate: float) -> dict[str, Any]:
+            return {**with_rate(self.base[model], rate), "row": "full", "seed": SEED}
+
+        return self.best_rate("full-rate", f"full{plan.models[model]}", "--full-rates", plan.full_rates, fields, train)
+
+    def best_rate(
+        self, cell: str, name: str, option: str, rates: tuple[float, ...], fields: Callable[[float], dict[str, Any]],
+        train: Callable[[float], Trained],
+    ) -> tuple[float, ByRate]:  # fmt: skip
+        """The rate whose model validates best, the first of equals, and the validation R@10 of each (None: NaN)."""
+
+        def make(rate: float) -> Cell:
+            try:
+                trained = train(rate)
+            except NotFinite as error:
+                self.note(f"{name}: rate {rate:g} is out: {error.message}")
+                return Cell({"valid": None, "chosen": None, "why": error.message})
+            return Cell({"valid": trained.valid, "chosen": trained.chosen})
+
+        valid: dict[float, float | None] = {}
+        for rate in rates:
+            cell_of = self.cells.cell(cell, {**fields(rate), "cell": "rate"}, partial(make, rate))
+            valid[rate] = cell_of.record["valid"]
+        usable = {rate: value for rate, value in valid.items() if value is not None}
+        if not usable:
+            raise FosterError(f"{option}: training for the row {name} became NaN with each of them", "use lower rates")
+        rate = max(usable, key=lambda key: usable[key])
+        self.note(f"{name}: rate {rate:g}, validation R@10 {usable[rate]:.4f}")
+        return rate, {f"{rate:g}": value for rate, value in valid.items()}
+
+    def variant_row(self, shrunk: Shrunk, test: HeldOut) -> Row:
+        """The held-out ranks of fresh models of all seeds, trained on the bundle with the chosen rate."""
+        name, task = shrunk.variant.name, self.tasks[shrunk.variant.settings.model]
+
+        def train(seed: int) -> Trained:
+            if seed == SEED and shrunk.first is not None:
+                return shrunk.first.on(task.fresh(seed))
+            return self.train_on(shrunk, shrunk.rate, seed, f"{name}, seed {seed}")
+
+        def make(seed: int) -> Cell:
+            self.note(f"row {name}, seed {seed}")
+            return as_cell(model_row(test, seed, train))
+
+        found = []
+        for seed in range(self.plan.seeds):
+            fields = self.plan.rank_fields(shrunk.training_fields(shrunk.rate, seed), seed)
+            found.append(as_row(self.cells.cell(f"{shrunk.variant.cell}-s{seed}", fields, partial(make, seed))))
+        return joined(found)
+
+    def common_rows(self, test: HeldOut, rates: dict[ModelConfig, float]) -> dict[str, Row]:
+        """The rows that belong to no variant: those in SEEDED for each of the models, the others once. `rates`: the
+        learning rates of the rows `full`. Without a text encoder `text_similarity` is left out with a note."""
+        out = {}
+        for name in self.plan.common:
+            for model in self.plan.models if name in SEEDED else list(self.plan.models)[:1]:
+                row = f"{name}{self.plan.models[model]}" if name in SEEDED else name
+                try:
+                    out[row] = self.common_row(name, row, model, rates[model], test)
+                except FosterError as error:
+                    if name != "text_similarity" or self.tasks[model].source is not None:
+                        raise
+                    self.note(f"row {name} is left out: {error.message}")
+        return out
+
+    def common_row(self, name: str, row: str, model: ModelConfig, rate: float, test: HeldOut) -> Row:
+        """The row `name` of `model`, shown as `row`."""
+        task, train = self.tasks[model], replace(self.plan.settings.train, lr=rate)
+        makers: dict[str, Callable[[int], Row]] = {
+            "full": lambda seed: model_row(test, seed, lambda s: full_model(task, train, s)),
+            "untrained": lambda seed: model_row(test, seed, lambda s: untrained_model(task, s)),
+            "popularity": lambda seed: popularity_row(task, test),
+            "text_similarity": lambda seed: text_row(task, test),
+        }
+
+        def make(seed: int) -> Cell:
+            self.note(f"row {row}, seed {seed}" if name in SEEDED else f"row {row}")
+            return as_cell(makers[name](seed))
+
+        known = with_rate(self.base[model], rate) if name == "full" else self.base[model]
+        if name == "text_similarity" and model.items == "id":  # only this row reads the encoder
+            known = {**known, "texts": find_encoder(model.encoder, model.pooling).hash}
+        found = []
+        for seed in range(self.plan.seeds if name in SEEDED else 1):
+            fields = self.plan.rank_fields({**known, "row": name}, seed)
+            found.append(as_row(self.cells.cell(f"{name}-s{seed}", fields, partial(make, seed))))
+        return joined(found)
 
 
-def check_rows(names: tuple[str, ...]) -> tuple[str, ...]:
-    """`names` if all are rows of the table, and there is one, else FosterError."""
-    if not names:
-        raise FosterError("--rows: names no row", f"use some of {','.join(ROWS)}")
-    for name in names:
-        if name not in ROWS:
-            raise FosterError(f"--rows {name}: no such row", f"use some of {','.join(ROWS)}")
-    return names
+def with_rate(base: dict[str, Any], rate: float) -> dict[str, Any]:
+    """The fields `base` with another learning rate for training on real data."""
+    return {**base, "train": {**base["train"], "lr": rate}}
+
+
+def pairs(methods: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Each method with `full` and with `random`, `foster` with every other one; each pair once."""
+    found = [(m, "full") for m in methods]
+    found += [(m, "random") for m in methods if m != "random" and "random" in methods]
+    found += [("foster", m) for m in methods if m != "foster" and "foster" in methods]
+    return tuple(dict.fromkeys(found))
+
+
+def publish(source: Path, target: Path) -> None:
+    """Copy the bundle to `target`, under its row's name, unless the same files are already there."""
+    names = sorted(p.name for p in source.iterdir())
+    if target.exists() and filecmp.cmpfiles(source, target, names, shallow=False)[0] == names:
+        return
+    with writing_dir(target) as folder:
+        for name in names:
+            shutil.copyfile(source / name, folder / name)

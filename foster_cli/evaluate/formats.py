@@ -1,7 +1,6 @@
-"""The table of `foster compare` and `foster ablate` in other programs' forms. In: its JSON. Out: CSV, Markdown or
-LaTeX, as text.
+"""The table of `foster compare` and `foster ablate` as text in CSV, Markdown or LaTeX. In: its JSON.
 
-The dataset's name is text from outside: it is cleaned of control characters and escaped for each form.
+The dataset's name is untrusted text: it is cleaned of control characters and escaped for each format.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from foster_cli.console import clean
-from foster_cli.runtime import writing
+from foster_cli.files import writing
 
 _TEX = {
     "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}",
@@ -25,14 +24,14 @@ _TEX = {
 
 @dataclass(frozen=True)
 class Column:
-    """A column beside the metrics: its head, the key of a row's value, and how a person reads that value."""
+    """A column besides the metrics: its head, the key of its value in a row, and the format of that value."""
 
     head: str
     key: str
     form: Callable[[Any], str] = str
 
     def cell(self, row: dict[str, Any]) -> str:
-        """The value of `row`; a dash where it has no such thing."""
+        """The formatted value of `row`; a dash if it is missing."""
         value = row.get(self.key)
         return "-" if value is None else self.form(value)
 
@@ -40,7 +39,7 @@ class Column:
 _COVERAGE = Column("coverage", "coverage", "{:.1%}".format)
 _SECONDS, _PEAK = ("select_seconds", "{:.1f}".format), Column("peak MiB", "select_peak_mb", "{:.0f}".format)
 _TRAIN, _RATE = Column("train s", "train_seconds", "{:.1f}".format), Column("rate", "rate", "{:g}".format)
-#: Of `foster compare`, and of `foster ablate`.
+#: The columns of `foster compare`, and of `foster ablate`.
 COSTS = (_COVERAGE, Column("select s", *_SECONDS), _PEAK, _TRAIN, _RATE)
 ABLATION = (
     Column("valid R@10", "valid", "{:.4f}".format),
@@ -52,13 +51,13 @@ ABLATION = (
     _TRAIN,
     _RATE,
 )
-#: What the rows of an ablation are made of, in the words of Table 3 and Figure 3.
+#: The columns that describe the rows of an ablation, in the words of Table 3 and Figure 3.
 AXES = (
     Column("logic", "logic"), Column("items", "items"), Column("layers", "layers"), Column("L_DH", "dh"),
     Column("reset", "reset"),
 )  # fmt: skip
 Columns = Sequence[Column]
-#: What a person calls a split.
+#: The names of the splits in text.
 SPLIT_WORDS = {"test": "test", "valid": "validation"}
 
 
@@ -68,13 +67,13 @@ def metrics(found: dict[str, Any]) -> list[str]:
 
 
 def ranked_words(found: dict[str, Any]) -> str:
-    """Which cases were ranked, among what, by models of which seeds."""
+    """A phrase: which cases were ranked, among which items, by models of which seeds."""
     split, seeds = SPLIT_WORDS[found.get("split", "test")], ", ".join(map(str, found["seeds"]))
     return f"{found['cases']:,} {split} cases, all items ranked, seeds {seeds}"
 
 
 def title(found: dict[str, Any]) -> str:
-    """One line on what the numbers are of."""
+    """A line that says which dataset, budget and cases the numbers are of."""
     return f"{clean(found['data']['name'])}: budget {found['budget']}, {ranked_words(found)}"
 
 
@@ -108,7 +107,7 @@ def csv_text(text: str) -> str:
 
 
 def to_csv(found: dict[str, Any], columns: Columns = COSTS) -> str:
-    """A line per row, numbers in full; empty where a row has no such thing. The differences stand in the JSON."""
+    """A line per row, numbers in full precision; a missing value is empty. Paired differences are only in the JSON."""
     out = io.StringIO()
     names = metrics(found)
     data = csv_text(found["data"]["name"])
@@ -125,13 +124,13 @@ def to_csv(found: dict[str, Any], columns: Columns = COSTS) -> str:
 
 
 def md_escape(text: str) -> str:
-    """`text` as Markdown prints it: nothing in it is markup, HTML or the end of a cell."""
+    """`text` escaped for Markdown, so that nothing in it is markup, HTML or the end of a cell."""
     text = re.sub(r"([\\`*_{}\[\]()#+!|~-])", r"\\\1", clean(text))
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def to_md(found: dict[str, Any], columns: Columns = COSTS) -> str:
-    """The table, what its rows are, and the paired differences in Markdown."""
+    """The table, the description of its rows, and the paired differences in Markdown."""
 
     def table(head: list[str], rows: list[list[str]]) -> list[str]:
         lines = [["", *head], ["---", *["---:"] * len(head)], *[[md_escape(r[0]), *r[1:]] for r in rows]]
@@ -152,12 +151,12 @@ def to_md(found: dict[str, Any], columns: Columns = COSTS) -> str:
 
 
 def tex_escape(text: str) -> str:
-    """`text` as LaTeX prints it: none of its ten special characters, nor `<`, `>`, `|`, is read as a command."""
+    """`text` escaped for LaTeX, so that its ten special characters and `<`, `>`, `|` are printed literally."""
     return "".join(_TEX.get(c, c) for c in clean(text))
 
 
 def to_tex(found: dict[str, Any], columns: Columns = COSTS) -> str:
-    """`tabular`s of the table, of what its rows are, of the paired differences; plain LaTeX, no package needed."""
+    """`tabular`s of the table, the description of its rows, the paired differences; plain LaTeX, no package needed."""
 
     def table(head: list[str], rows: list[list[str]]) -> list[str]:
         body = [" & ".join(map(tex_escape, line)) + r" \\" for line in [["", *head], *rows]]
@@ -175,7 +174,7 @@ def to_tex(found: dict[str, Any], columns: Columns = COSTS) -> str:
 
 
 def write_table(found: dict[str, Any], text: str, out: Path, stem: str, columns: Columns = COSTS) -> None:
-    """<stem>.json (`text`), .csv, .md and .tex in `out`, each whole or not at all."""
+    """Write <stem>.json (`text`), .csv, .md and .tex to `out`, each atomically."""
     texts = {"json": text, "csv": to_csv(found, columns), "md": to_md(found, columns), "tex": to_tex(found, columns)}
     for ending, content in texts.items():
         with writing(out / f"{stem}.{ending}") as tmp:

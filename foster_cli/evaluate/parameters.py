@@ -1,6 +1,6 @@
-"""What `foster sweep` can vary, by the paper's symbols. Importing this loads no torch: `--help` reads it.
+"""The parameters that `foster sweep` varies, by the paper's symbols. Importing this loads no torch: `--help` reads it.
 
-In: the texts of `--over`. Out: `Range`s, a parameter and its values each.
+In: the texts of `--over`. Out: `Range`s, each a parameter with its values.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from foster_cli.errors import FosterError
-from foster_cli.evaluate.rows import nearest
+from foster_cli.evaluate.ablation_rows import nearest
 
-#: `all` items at every step has no number before the catalogue is read.
+#: None: `all` items at every step, whose number is unknown until the catalogue is read.
 Value = int | float | None
 
 
@@ -46,7 +46,7 @@ NAMES = {name: p for p in PARAMETERS.values() for name in (p.name, p.field, *p.a
 
 
 class Range(NamedTuple):
-    """One curve: a parameter and its values, in rising order, `all` (None) last."""
+    """One curve: a parameter and its values in increasing order, `all` (None) last."""
 
     parameter: Parameter
     values: tuple[Value, ...]
@@ -68,7 +68,7 @@ def _value(parameter: Parameter, text: str) -> Value:
 
 
 def parse_over(texts: list[str]) -> list[Range]:
-    """`["budget=10,20", "tau=50,100"]` as ranges.
+    """Parse texts such as `["budget=10,20", "tau=50,100"]` into ranges.
 
     Raises FosterError for an unknown parameter (it names the nearest known one), one given twice, or a wrong value.
     """

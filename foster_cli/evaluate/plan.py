@@ -1,7 +1,7 @@
-"""What decides a table of rows: a `Plan` of named `Variant`s, each one way of shrinking the same dataset.
+"""The plan of a table of rows: a `Comparison` of named `Variant`s, each one way of shrinking the same dataset.
 
-In: data and settings. Out: what a row's bundle is made with, and the fields that name its cells (`cells.py`). Two
-commands whose variants agree in these fields, and in the name of the cell, share the cell.
+In: data and settings. Out: the settings of each row's bundle, and the fields that key its cells (`cells.py`). Two
+commands share a cell if their variants agree in these fields and in the cell's name.
 """
 
 from __future__ import annotations
@@ -11,140 +11,132 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from foster_cli import bundle
-from foster_cli.baselines import METHODS, bilevel, td3
-from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
-from foster_cli.data.columns import PrepareSettings
+from foster_cli.baselines import METHODS, adapted, bilevel
 from foster_cli.data.schema import Dataset
 from foster_cli.data.windows import training_windows
-from foster_cli.distill.loop import distill
-from foster_cli.distill.pipeline import Loop, check_settings, check_windows
+from foster_cli.distill.checks import check_budget, check_settings
+from foster_cli.distill.loop import Loop
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.cells import base_fields
+from foster_cli.session import Session
+from foster_cli.settings import ModelConfig, Settings
 
-#: Of the bundles and of the choice of rates.
+#: The seed of the bundles and of the choice of learning rates.
 SEED = 0
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way of shrinking the data: a row of the table.
+    """One way of shrinking the data: a row of the table, made with `settings`.
 
-    `cell`: how the names of its cells begin. `extra`: what decides them beyond method, `config` and `student`.
-    `model`: which of the plan's models it is made with.
+    `cell`: the beginning of its cells' names. `extra`: fields of its cells beyond the settings. `loop`: its outer loop,
+    if that is not the one of its method.
     """
 
     name: str
-    method: str
-    config: DistillConfig
-    student: StudentConfig
+    settings: Settings
     cell: str
-    loop: Loop = distill
     extra: dict[str, Any] = field(default_factory=dict)
-    model: str = ""
+    loop: Loop | None = None
 
     @property
     def real(self) -> bool:
         """Whether it chooses real sequences."""
-        return self.method in METHODS and METHODS[self.method].real
+        method = METHODS.get(self.settings.method)
+        return method is not None and method.real
+
+    def fields(self, base: dict[str, Any]) -> dict[str, Any]:
+        """The fields of its bundle's cell. `base`: the fields of every cell of its model."""
+        s = self.settings
+        return {
+            **base, "cell": "bundle", "method": s.method, "seed": SEED, "distill": dataclasses.asdict(s.distill),
+            "student": dataclasses.asdict(s.student), **self.extra,
+        }  # fmt: skip
 
 
-def method_variant(method: str, config: DistillConfig, student: StudentConfig) -> Variant:
-    """What `foster distill --method` makes of the settings, and its outer loop: what a method does not read is at its
-    default, so that it decides no cell."""
-    if METHODS[method].real:
-        plain = DistillConfig(budget=config.budget, length=config.length)
-        return Variant(method, method, plain, StudentConfig(), method)
-    if method == "rollout":
-        config = replace(config, init="rollout", targets="next", mix=False, steps=0)
-        return Variant(method, method, config, student, method)
-    if method == "td3":
-        own = td3.TD3Config()
-        config = td3.td3_settings(replace(config, draws=DistillConfig().draws), own, True)
-        return Variant(method, method, config, student, method, td3.td3_loop(own), {"td3": dataclasses.asdict(own)})
-    return Variant(method, method, config, student, method)
+def method_variant(method: str, settings: Settings) -> Variant:
+    """The variant that `foster distill --method` makes with `settings`."""
+    return Variant(method, adapted(replace(settings, method=method)), method, METHODS[method].own)
 
 
-def bilevel_variant(name: str, config: DistillConfig, student: StudentConfig, steps: int, window: int) -> Variant:
-    """FOSTER with the bi-level gradient (`baselines.bilevel`) through the last `window` of up to `steps` inner steps.
-
-    What that gradient does not read (eta, the form of the barrier, the rate of phi, T) is at its default.
-    """
-    plain = DistillConfig()
-    unread = ("eta", "barrier", "model_lr", "inner_steps")
-    config = replace(config, **{key: getattr(plain, key) for key in unread})
+def bilevel_variant(name: str, settings: Settings, steps: int, window: int) -> Variant:
+    """FOSTER with the bi-level gradient (`baselines.bilevel`) through the last `window` of at most `steps` steps."""
     extra = {"bilevel": {"steps": steps, "window": window}}
-    return Variant(name, "bilevel", config, student, name, bilevel.bilevel_loop(steps, window), extra)
+    return Variant(name, bilevel.adapt(settings), name, extra, bilevel.bilevel_loop(steps, window))
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All that decides a table. `paths` and `prepare`: what `data` was read from, for the bundles.
+class Comparison:
+    """The inputs of a table. `settings`: those that variants change.
 
-    `models`: the recommenders by the ending that their rows' names carry; a variant names the one it is made with.
-    `config` and `student`: the settings that variants change. `pairs`: rows whose differences are given. `common`:
-    rows that belong to no variant. `publish`: whether bundles are also laid out under the rows' names. `full_rates`:
-    of which validation chooses one for the rows `full`; empty: that of `train`.
+    `endings`: the recommenders, and the endings of their rows' names. `pairs`: rows whose differences are reported.
+    `common`: rows that belong to no variant. `publish`: whether bundles are also copied to folders with the rows'
+    names. `full_rates`: learning rates from which validation chooses for the rows `full`; empty: that of the settings.
     """
 
     data: Dataset
-    paths: list[str]
-    prepare: PrepareSettings
-    models: dict[str, ModelConfig]
-    train: TrainConfig
-    config: DistillConfig
-    student: StudentConfig
+    settings: Settings
     variants: tuple[Variant, ...]
     rates: tuple[float, ...]
     seeds: int
     ks: tuple[int, ...]
-    device: torch.device
+    session: Session
     out: Path
-    use_cache: bool = True
     pairs: tuple[tuple[str, str], ...] = ()
+    endings: dict[ModelConfig, str] = field(default_factory=dict)
     common: tuple[str, ...] = ("full", "untrained", "popularity", "text_similarity")
     split: str = "test"
     publish: bool = True
     full_rates: tuple[float, ...] = ()
 
-    def fields(self, model: str = "") -> dict[str, Any]:
-        """What decides every cell of `model` (`cells.base_fields`)."""
-        return base_fields(self.data, self.models[model], self.train, self.config.length, self.device)
+    @property
+    def models(self) -> dict[ModelConfig, str]:
+        """`endings`; by default the one recommender of the settings, without an ending."""
+        return self.endings or {self.settings.model: ""}
 
-    def bundle_fields(self, variant: Variant, base: dict[str, Any]) -> dict[str, Any]:
-        """What decides the variant's bundle. `base`: `fields` of its model."""
-        return {
-            **base, "cell": "bundle", "method": variant.method, "seed": SEED,
-            "distill": dataclasses.asdict(variant.config), "student": dataclasses.asdict(variant.student),
-            **variant.extra,
-        }  # fmt: skip
+    def base(self, model: ModelConfig) -> dict[str, Any]:
+        """The fields of every cell of `model`."""
+        return base_fields(replace(self.settings, model=model), self.data, self.session.device)
 
     def rank_fields(self, fields: dict[str, Any], seed: int) -> dict[str, Any]:
-        """What decides the ranks of a model of `seed`; `fields`: what it was trained on and how."""
+        """The fields of the ranks of a model of `seed`. `fields`: those of its training."""
         split = {} if self.split == "test" else {"split": self.split}
         return {**fields, "cell": "ranks", "seed": seed, "k": min(self.ks), **split}
 
+    def head(self) -> dict[str, Any]:
+        """The beginning of every JSON: the data."""
+        return {"data": {"name": self.data.name, "hash": self.data.hash, "statistics": self.data.statistics}}
 
-def check_plan(plan: Plan) -> None:
-    """FosterError for what cannot work, before anything slow: settings, the number of windows, of items."""
-    windows, n = len(training_windows(plan.data, plan.config.length)), len(plan.data.catalogue)
+    def shared(self) -> dict[str, Any]:
+        """The settings that all variants share; those that a variant changes are in its row."""
+        sections = self.settings.sections()
+        first = dataclasses.asdict(next(iter(self.models)))
+        return {
+            "path": list(self.settings.paths), "prepare": dataclasses.asdict(self.settings.prepare), "model": first,
+            "train": sections["train"], "student": sections["student"],
+        }  # fmt: skip
+
+
+def check_plan(plan: Comparison) -> None:
+    """Raise FosterError for invalid settings, or too few windows or items, before anything slow begins."""
+    windows, n = len(training_windows(plan.data, plan.settings.distill.length)), len(plan.data.catalogue)
     for variant in plan.variants:
-        check_settings(plan.models[variant.model], plan.train, variant.config, variant.student)
-        check_windows(windows, variant.config)
-        size = variant.config.items_per_step
-        if variant.config.subset == "kmeans" and (size is None or size >= n):
+        check_settings(variant.settings)
+        config = variant.settings.distill
+        check_budget(windows, config)
+        size = config.items_per_step
+        if config.subset == "kmeans" and (size is None or size >= n):
             raise FosterError(
                 f"row {variant.name}: k-means chooses |S| of the {n:,} items, and |S| is {size or 'all'}",
                 f"use --items-per-step below {n}, or --rows without {variant.name}",
             )
 
 
-def make_out(plan: Plan) -> None:
-    """Make the folder, before anything slow.
+def make_out(plan: Comparison) -> None:
+    """Make the output folder, before anything slow begins.
 
-    FosterError where that fails, or something stands in a bundle's place that this command did not put there.
+    Raises FosterError if that fails, or if a bundle's path holds something that this command did not write.
     """
     made_here = [path.read_bytes() for path in plan.out.glob(f"cells/*/{bundle.SUMS}")]
     for variant in plan.variants if plan.publish else ():

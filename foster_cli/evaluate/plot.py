@@ -1,6 +1,6 @@
-"""The curves of `foster sweep` as a picture. In: its JSON. Out: a PNG, two panels for each parameter.
+"""The curves of `foster sweep` as a figure. In: its JSON. Out: a PNG with two panels for each parameter.
 
-Matplotlib is an extra (`foster-cli[plot]`) and is imported here alone, when a picture is drawn.
+Matplotlib is an optional dependency (`foster-cli[plot]`), imported only in this file, lazily, to draw a figure.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LEGEND = ("synthetic set", "the start is best", "default setting", *[label for 
 
 
 def need_matplotlib() -> None:
-    """FosterError where matplotlib is not installed: before anything slow."""
+    """Raise FosterError if matplotlib is not installed, before anything slow begins."""
     if importlib.util.find_spec("matplotlib") is None:
         raise FosterError(
             "drawing needs matplotlib, which is not installed",
@@ -31,8 +31,8 @@ def need_matplotlib() -> None:
 
 
 def scale(xs: list[float]) -> tuple[str, dict[str, float]]:
-    """The x axis for these values: logarithmic where they span a factor of 4 or more, with a linear part below the
-    least positive one where there is a 0."""
+    """The scale of the x axis: logarithmic if the values span a factor of 4 or more, with a linear part below the
+    smallest positive one if there is a 0."""
     positive = [x for x in xs if x > 0]
     if len(positive) < 2 or max(positive) < 4 * min(positive):
         return "linear", {}
@@ -51,7 +51,7 @@ def _panel(ax: Any, found: dict[str, Any], curve: dict[str, Any], metric: str) -
             value = rows[name][metric]
             ax.axhspan(value["low"], value["high"], color=colour, alpha=0.10, linewidth=0)
             ax.axhline(value["mean"], color=colour, linestyle=style, linewidth=1.3, label=label)
-    below = [max(0.0, v["mean"] - v["low"]) for v in values]  # equal up to rounding where no resample differs
+    below = [max(0.0, v["mean"] - v["low"]) for v in values]  # 0 up to rounding if no resample differs
     above = [max(0.0, v["high"] - v["mean"]) for v in values]
     ax.errorbar(xs, means, yerr=[below, above], color=BLUE, marker="o", markersize=5, linewidth=1.6, elinewidth=1.1,
                 capsize=3, label="synthetic set")  # fmt: skip
@@ -72,8 +72,8 @@ def _panel(ax: Any, found: dict[str, Any], curve: dict[str, Any], metric: str) -
 
 
 def make_figure(found: dict[str, Any]) -> Any:
-    """A matplotlib Figure: R@k and N@k over each parameter, k the first asked for; 95 % intervals as bars and, for the
-    references, as bands. White points: no outer step was kept, so the parameters of the loop play no part in them."""
+    """A matplotlib Figure: R@k and N@k over each parameter, k the first cut-off; 95 % intervals as bars and, for the
+    references, as bands. White points: the start was best, so the settings of the outer loop do not affect them."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -100,7 +100,7 @@ def make_figure(found: dict[str, Any]) -> Any:
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
-    """Write the picture to `path` as a PNG; the same JSON gives the same bytes."""
+    """Write the figure to `path` as a PNG; the same JSON gives the same bytes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box
         make_figure(found).savefig(path, format="png", metadata={"Software": None})

@@ -1,34 +1,33 @@
-"""`foster sweep`: one parameter at a time, all else at its default (the paper's Figures 4 to 6).
+"""`foster sweep`: varies one parameter at a time and leaves the others at their defaults (the paper's Figures 4 to 6).
 
-In: `Range`s (`parameters.py`), the settings that they change, data. Out: the JSON of the curves, and the same as CSV.
-A point is a variant of a `Plan` (`plan.py`). Points with the same settings, on several curves, are one variant.
+In: `Range`s (`parameters.py`), the settings that they change, data. Out: the JSON of the curves, and the same as CSV. A
+point is a variant of a `Comparison` (`plan.py`). Points of several curves with the same settings are one variant.
 """
 
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from foster_cli.config import DistillConfig, StudentConfig
-from foster_cli.console import SILENT, Console
 from foster_cli.evaluate.ablation import outer_steps, valid
+from foster_cli.evaluate.compare import measure
 from foster_cli.evaluate.formats import csv_text, metrics
 from foster_cli.evaluate.parameters import Range, Value
-from foster_cli.evaluate.plan import Plan, Variant
+from foster_cli.evaluate.plan import Comparison, Variant
 from foster_cli.evaluate.plot import draw
-from foster_cli.evaluate.table import described, measure, settings
-from foster_cli.runtime import machine, writing
+from foster_cli.files import writing
+from foster_cli.runtime import machine
+from foster_cli.settings import DistillConfig, Settings
 
-#: Rows that the curves are drawn beside, and the point at which nothing is changed.
+#: The reference rows of the plot, and the name of the point at which nothing is changed.
 REFERENCES, DEFAULT = ("full", "untrained"), "default"
 
 
 def written(value: Value) -> str:
-    """A value as a person writes it."""
+    """A value as text."""
     if value is None:
         return "all"
     return f"{value:g}" if float(f"{value:g}") == value else repr(value)
@@ -40,26 +39,27 @@ def point_name(range_: Range, value: Value, config: DistillConfig) -> str:
     return DEFAULT if getattr(config, parameter.field) == value else f"{parameter.name}={written(value)}"
 
 
-def variants(ranges: list[Range], config: DistillConfig, student: StudentConfig) -> tuple[Variant, ...]:
-    """A variant for each point, curve by curve; one that several curves share stands where it comes first."""
+def variants(ranges: list[Range], settings: Settings) -> tuple[Variant, ...]:
+    """A variant for each point, curve by curve; a point that several curves share appears once, at its first place."""
     found: dict[str, Variant] = {}
     for range_ in ranges:
         for value in range_.values:
             change: dict[str, Any] = {range_.parameter.field: value}
-            name, changed = point_name(range_, value, config), replace(config, **change)
-            found.setdefault(name, Variant(name, "foster", changed, student, "foster"))
+            name = point_name(range_, value, settings.distill)
+            changed = replace(settings, distill=replace(settings.distill, **change))
+            found.setdefault(name, Variant(name, changed, "foster"))
     return tuple(found.values())
 
 
 def pairs(names: list[str]) -> tuple[tuple[str, str], ...]:
-    """Each point minus the default one, where it stands on a curve, and minus `full`."""
+    """Each point minus the default point, if that is on a curve, and minus `full`."""
     own = [(name, DEFAULT) for name in names if name != DEFAULT and DEFAULT in names]
     return (*own, *[(name, "full") for name in names])
 
 
-def sweep(plan: Plan, ranges: list[Range], console: Console = SILENT) -> dict[str, Any]:
+def sweep(plan: Comparison, ranges: list[Range]) -> dict[str, Any]:
     """The curves as JSON: a row per point and reference, which rows make which curve, paired differences."""
-    out = measure(plan, console)
+    out, config = measure(plan), plan.settings.distill
     for name, entry in out.summary["rows"].items():
         entry["valid"] = valid(out.rows[name])
         if name in out.made:
@@ -69,18 +69,18 @@ def sweep(plan: Plan, ranges: list[Range], console: Console = SILENT) -> dict[st
     curves = [
         {
             "parameter": r.parameter.name, "symbol": r.parameter.symbol, "text": r.parameter.text,
-            "default": written(getattr(plan.config, r.parameter.field)),
+            "default": written(getattr(config, r.parameter.field)),
             "points": [
-                {"value": written(v), "x": n if v is None else v, "row": point_name(r, v, plan.config)}
+                {"value": written(v), "x": n if v is None else v, "row": point_name(r, v, config)}
                 for v in r.values
             ],
         }
         for r in ranges
     ]  # fmt: skip
     return {
-        **described(plan), "split": plan.split, "budget": plan.config.budget, "rates": list(plan.rates),
-        "k": list(plan.ks), "curves": curves, **out.summary,
-        "settings": {**settings(plan), "distill": dataclasses.asdict(plan.config)}, "machine": machine(),
+        **plan.head(), "split": plan.split, "budget": config.budget, "rates": list(plan.rates), "k": list(plan.ks),
+        "curves": curves, **out.summary,
+        "settings": {**plan.shared(), "distill": plan.settings.sections()["distill"]}, "machine": machine(),
     }  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def to_csv(found: dict[str, Any]) -> str:
 
 
 def write(found: dict[str, Any], text: str, out: Path, plot: bool) -> None:
-    """sweep.json (`text`), sweep.csv and, with `plot`, sweep.png in `out`, each whole or not at all."""
+    """Write sweep.json (`text`), sweep.csv and, with `plot`, sweep.png to `out`, each atomically."""
     for ending, content in {"json": text, "csv": to_csv(found)}.items():
         with writing(out / f"sweep.{ending}") as tmp:
             tmp.write_text(content, encoding="utf-8", newline="\n")

@@ -1,6 +1,6 @@
-"""The export formats, by name. A format writes a `Job` to an open binary file, or into an empty folder.
+"""The export formats by name. A format writes a `Job` to an open binary file or into an empty folder.
 
-To add one: a module here with `write(job, file)` (or `write(job, folder)`), and an entry in FORMATS.
+To add a format, write a module here with `write(job, file)` (or `write(job, folder)`) and an entry in FORMATS.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Format:
-    """One way to write a synthetic set. `write` is given a `Job`, and an open binary file or an empty folder."""
+    """One way to write a synthetic set. `write` takes a `Job` and an open binary file or an empty folder."""
 
     name: str
     default: str
-    """Name of the file or folder in the bundle, where `--out` does not say; begins with `synthetic`."""
+    """Default name of the file or folder in the bundle, without `--out`; begins with `synthetic`."""
     description: str
     write: Callable[[Job, Any], None]
     lists: bool = False
-    """Lists the likeliest items of a position: `--top` has a meaning."""
+    """Lists the most probable items of a position; `--top` applies."""
     hard: bool = False
-    """One item per position: `--decode`, `--copies` and `--measure` have a meaning."""
+    """Writes one item per position; `--decode`, `--copies` and `--measure` apply."""
     folder: bool = False
     binary: bool = False
-    """Not for a terminal."""
+    """Must not be written to a terminal."""
     template: str | None = None
-    """Which shipped prompt template it fills."""
+    """Name of the shipped prompt template that it fills."""
     data: bool = False
     """Needs the real data."""
 
     @property
     def extension(self) -> str:
-        """The ending of its files, without the dot; empty for a folder."""
+        """The file name extension without the dot; empty for a folder."""
         return "" if self.folder else self.default.rpartition(".")[2]
 
 
@@ -87,7 +87,7 @@ FORMATS: dict[str, Format] = {
 
 
 def get_format(name: str) -> Format:
-    """The format called `name`, in any case. Raises FosterError that lists the formats."""
+    """The format called `name`, case ignored. Raises FosterError with a list of the formats for an unknown name."""
     if name.lower() in FORMATS:
         return FORMATS[name.lower()]
     near = did_you_mean(name.lower(), FORMATS, 0.4)

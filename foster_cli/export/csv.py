@@ -1,15 +1,15 @@
-"""CSV: the hard sequences out, a row per synthetic user and position (M × L, or M × copies × L; UTF-8).
+"""Writes the hard sequences as CSV, one row per synthetic user and position (M × L or M × copies × L rows; UTF-8).
 
-Columns: synthetic_user, position, item_id, title, probability; where a user has several copies, copy after
-synthetic_user. An item appears once in a synthetic sequence; real ones (a coreset) are as they were, each of its own
-length. Where a position has a goal of its own, next_item_id, next_title and next_probability name an item to predict
-after it that the sequence has not held so far: a hard training example is then the items up to a position, and that
-item (not the item of the next row).
+Columns: synthetic_user, position, item_id, title, probability; with several copies, copy after synthetic_user. An item
+appears once in a synthetic sequence. Real sequences (a coreset) are written unchanged and differ in length. If
+positions have separate targets, next_item_id, next_title and next_probability name an item to predict after the
+position, one that is not yet in the sequence. A training example is then the items up to a position and that item,
+not the item of the next row.
 
-Spreadsheets run cells that begin with = + - @ (also their full-width forms, tab or carriage return) as
-formulas. Such an item_id or title is written with a ' before it, and so is one that already begins with
-quotes followed by such a character: to get the original back, drop one ' where ' + and a formula character
-begin the cell. Line breaks and other control characters become spaces, so that a row is always one line.
+Spreadsheets run cells that begin with = + - @ (also their full-width forms, tab or carriage return) as formulas. Such
+an item_id or title gets a ' in front, and so does one that already begins with ' before such a character. To restore
+the original, drop one ' from each cell that begins with ' before such a character. Line breaks and other control
+characters become spaces, so that a row is always one line.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from foster_cli.export.job import Job
     from foster_cli.export.view import Sink
 
-_SKIPPED = r"[\s\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]*"  # what a spreadsheet may trim or not show
+_SKIPPED = r"[\s\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]*"  # what a spreadsheet may trim or hide
 _FORMULA = re.compile(rf"{_SKIPPED}'*{_SKIPPED}[=+\-@＝＋－＠]")
 
 
@@ -57,7 +57,7 @@ def _cells(hard: HardSet, item: int, probability: float) -> list[object]:
 
 
 def safe_cell(text: str) -> str:
-    """`text` on one line, and with a ' before it where a spreadsheet would run it as a formula."""
+    """`text` on one line, with a ' in front if a spreadsheet would run it as a formula."""
     line = one_line(text)
     risky = text[:1] in ("\t", "\r", "\n") or _FORMULA.match(line)
     return f"'{line}" if risky else line

@@ -1,12 +1,12 @@
-"""Reads a folder that `foster export --format torch` wrote. Needs torch and safetensors, and nothing else.
+"""Reads a folder that `foster export --format torch` wrote. Needs only torch and safetensors.
 
-    synthetic = load("FOLDER")                       # or load(), where this file lies in it
+    synthetic = load("FOLDER")                       # or load(), if this file is in that folder
     for batch in synthetic.batches(steps=600, seed=0):
         read = batch.inputs @ embed(batch.read_items)       # (B, l, d): your own embeddings of these items
         scores = model(read) @ embed(batch.items).T         # (B, l, s)
         loss = -(batch.targets * scores.log_softmax(-1)).sum(-1).mean()
 
-The batches are those of foster's own `Bundle.batches` with the same seed, bit for bit on the CPU. Apache-2.0.
+On the CPU the batches equal those of foster's `Bundle.batches` with the same seed, bit for bit. Apache-2.0.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from safetensors.torch import load_file
 
 
 class Batch(NamedTuple):
-    """One step's data, B sequences of l positions; items are positions in `Synthetic.item_ids`.
+    """The data of one step: B sequences of l positions. Items are indices into `Synthetic.item_ids`.
 
-    `items` (s,) and `targets` (B, l, s): what is to be predicted after each position, a distribution over `items`.
-    `read_items` (r,) and `inputs` (B, l, r): what is read there, a distribution over `read_items`.
+    `targets` (B, l, s): for each position, the distribution over `items` (s,) to predict after it.
+    `inputs` (B, l, r): for each position, the distribution over `read_items` (r,) to read there.
     """
 
     items: torch.Tensor
@@ -35,11 +35,11 @@ class Batch(NamedTuple):
 
 
 class Synthetic(NamedTuple):
-    """The synthetic set. Q (M, rows, d) and V (n, d): softmax(Q V^T) are its distributions over the n items.
+    """The synthetic set. Its distributions over the n items are softmax(Q V^T), with Q (M, rows, d) and V (n, d).
 
-    With `own`, the first half of the rows is read, over the items `reads`, and the other half is to be predicted; else
-    each row is the goal of the one before it. With `mix`, that many users are mixed from the M at every step.
-    `factors`: U, T and G, of which Q is the Tucker product.
+    With `own`, the first half of the rows is the inputs, over the items `reads`, and the second half the targets.
+    Otherwise each row is the target of the row before it. `mix`: users mixed from the M at every step; 0: no mixing.
+    `factors`: U, T and G, whose Tucker product is Q.
     """
 
     Q: torch.Tensor
@@ -53,14 +53,14 @@ class Synthetic(NamedTuple):
     titles: list[str]
 
     def parts(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """What is read and what is to be predicted, (M, l, d) each."""
+        """The rows of the inputs and of the targets, (M, l, d) each."""
         if self.own:
             half = self.Q.shape[1] // 2
             return self.Q[:, :half], self.Q[:, half:]
         return self.Q[:, :-1], self.Q[:, 1:]
 
     def batches(self, steps: int, seed: int = 0, items_per_step: int | None = 2048) -> Iterator[Batch]:
-        """`steps` batches, each over a fresh uniform draw of the items (None: all of them), users freshly mixed."""
+        """Yield `steps` batches. Each draws its items uniformly (None: uses all of them) and mixes the users anew."""
         digest = hashlib.sha256(f"{seed}:student".encode()).digest()
         rng = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
         n = len(self.item_ids)
@@ -75,7 +75,7 @@ class Synthetic(NamedTuple):
             yield Batch(items, targets, over, inputs)
 
     def _draw(self, rng: torch.Generator) -> torch.Tensor | None:
-        """Weights (mix, M): each mixed user lies between two of the M."""
+        """Weights (mix, M): each mixed user is a weighted mean of two of the M. None without mixing."""
         if self.mix == 0:
             return None
         M = len(self.Q)

@@ -1,8 +1,8 @@
-"""One item per position: a bundle in, hard sequences out, as most tools read them.
+"""Decodes a bundle into hard sequences with one item per position, the form that most tools read.
 
 In: the bundle's distributions (L, n) per synthetic user. Out: a `HardSet` of B = M × copies sequences. `argmax` takes
-the likeliest item that the sequence does not hold yet; `sample` draws from what is left of the distribution. An item
-appears once in a sequence as long as there are enough of them. Real sequences (a coreset) stay as they are.
+the most probable item that is not yet in the sequence; `sample` draws from the distribution over these items. An item
+repeats only after all n have been used. Real sequences (a coreset) are not changed.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from foster_cli.config import choice
 from foster_cli.errors import FosterError
 from foster_cli.export.text import encodable
 from foster_cli.export.view import best, blocks
 from foster_cli.runtime import stream_seed
+from foster_cli.settings import choice
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from foster_cli.export.view import BundleLike
+    from foster_cli.bundle import Bundle
 
     Int = npt.NDArray[np.int64]
     Float = npt.NDArray[np.float64]
@@ -30,28 +30,28 @@ DECODES = ("argmax", "sample")
 
 
 class Example(NamedTuple):
-    """A training example: after `history` comes `target`. Items are positions in the catalogue."""
+    """A training example: predict `target` after `history`. Items are indices into the catalogue."""
 
     row: int
     position: int
     history: list[int]
     target: int
-    probability: float  # of `target` where it is to be predicted
+    probability: float  # of `target`, in the distribution to predict
 
 
 @dataclass(frozen=True)
 class HardSet:
-    """B hard sequences of at most L positions over n items; -1 pads on the right."""
+    """B hard sequences of at most L positions over n items, padded with -1 on the right."""
 
     item_ids: list[str]  # n
     titles: list[str]  # n
     user: Int  # (B,) the synthetic user
     copy: Int  # (B,) which of its copies
     copies: int
-    items: Int  # (B, L) what is read
+    items: Int  # (B, L) the inputs
     probability: Float  # (B, L) of `items`
     lengths: Int  # (B,)
-    goals: Int | None = None  # (B, L) what is to be predicted after each position; None: the next position
+    goals: Int | None = None  # (B, L) the target after each position; None: the item of the next position
     goal_probability: Float | None = None  # (B, L)
     real: bool = False  # a coreset: nothing was hardened
 
@@ -59,7 +59,7 @@ class HardSet:
         return len(self.items)
 
     def label(self, row: int) -> str:
-        """The sequence's name as a user's id: the synthetic user's number, and the copy's where there are several."""
+        """The sequence's user id: the number of its synthetic user and, with several copies, of its copy."""
         return f"synthetic-{self.user[row]}" + (f"-{self.copy[row]}" if self.copies > 1 else "")
 
     def sequence(self, row: int) -> list[int]:
@@ -68,7 +68,7 @@ class HardSet:
         return found
 
     def examples(self) -> Iterator[Example]:
-        """Every position's history and what is to be predicted after it."""
+        """Yield one training example per position that has a target."""
         for row in range(len(self)):
             items = self.sequence(row)
             for t in range(len(items) if self.goals is not None else len(items) - 1):
@@ -79,15 +79,15 @@ class HardSet:
                 yield Example(row, t, items[: t + 1], target, probability)
 
     def mass(self) -> tuple[float, float]:
-        """Mean probability of the items that are read, and of those that are predicted."""
+        """Mean probability of the input items, and of the target items."""
         read = float(self.probability.mean())
         return read, read if self.goal_probability is None else float(self.goal_probability.mean())
 
 
-def make_hard(bundle: BundleLike, decode: str = "argmax", copies: int = 1, seed: int = 0) -> HardSet:
-    """`copies` hard sequences of every synthetic user. A copy depends on `seed` and its number alone.
+def make_hard(bundle: Bundle, decode: str = "argmax", copies: int = 1, seed: int = 0) -> HardSet:
+    """Decode every synthetic user into `copies` hard sequences. `seed` and a copy's number determine the copy.
 
-    Raises FosterError for what `decode` cannot do: several equal copies, or drawing from real sequences.
+    Raises FosterError for several copies with `argmax`, which would be equal, and for drawing from real sequences.
     """
     import numpy as np
 
@@ -121,9 +121,9 @@ def make_hard(bundle: BundleLike, decode: str = "argmax", copies: int = 1, seed:
 
 
 def _pick(p: Float, used: Int, rng: np.random.Generator | None) -> int:
-    """An item of p (n,) outside `used`: the likeliest without `rng`, else drawn. All items where all are used.
+    """An item of p (n,) outside `used`: the most probable without `rng`, else a draw. If all are used, any item.
 
-    Where what is left has no probability at all, it is the first that is left in the order of the catalogue.
+    If the unused items have no probability, it is the first of them in the order of the catalogue.
     """
     import numpy as np
 
@@ -139,7 +139,7 @@ def _pick(p: Float, used: Int, rng: np.random.Generator | None) -> int:
 
 
 def _sequence(p: Float, rng: np.random.Generator | None) -> Int:
-    """(L, n) -> (L,): items without repeats; once all n are used, all may be used again."""
+    """(L, n) -> (L,): items without repeats. Once all n are used, all become available again."""
     import numpy as np
 
     chosen = np.empty(len(p), np.int64)
@@ -152,7 +152,7 @@ def _sequence(p: Float, rng: np.random.Generator | None) -> Int:
 
 
 def _goals(g: Float, read: Int, rng: np.random.Generator | None) -> Int:
-    """(L, n) -> (L,): after each position an item that was not read up to there."""
+    """(L, n) -> (L,): for each position a target that is not among the inputs up to it."""
     import numpy as np
 
     return np.array([_pick(row, read[: t + 1], rng) for t, row in enumerate(g)], dtype=np.int64)

@@ -1,8 +1,8 @@
-"""A Hugging Face datasets folder: hard sequences in, a row per training example out.
+"""Writes hard sequences as a Hugging Face datasets folder, one row per training example.
 
-README.md                            says where the data lie, for `datasets.load_dataset(FOLDER)`
+README.md                            the paths of the data, for `datasets.load_dataset(FOLDER)`
 data/train-00000-of-00001.parquet    synthetic_user, copy, position int32; history, history_titles lists of
-                                     strings; item_id, title string (what is to be predicted); probability float64
+                                     strings; item_id, title string (the target); probability float64
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Interaction tables: hard sequences in, a row per user and item out, as parquet.
+"""Writes hard sequences as parquet tables of interactions, one row per user and item.
 
     rectools  user_id, item_id string; weight float64; datetime timestamp
     lkpy      user_id, item_id string; rating float64; timestamp int64 (seconds)
 
-Such a table says nothing about what is to be predicted after what: its reader takes every item as the goal of those
-before it. Where positions are each other's goals that is right, and a user is a sequence. Where positions have goals
-of their own, what is read is no history to learn from, so every position becomes a user of its own: in `rectools` with
-all that is read up to there at weight 0 (its transformer models leave it out of the loss) and the goal at weight 1;
-in `lkpy` with the last item that is read, and the goal. Times count seconds from 2000-01-01.
+The reader of such a table takes every item as the target of the items before it. That is right if each position is the
+target of the one before it; one sequence then becomes one user. If positions have separate targets, the inputs must not
+be learned as targets, so one position becomes one user. In `rectools` this user has the inputs up to the position at
+weight 0 (its transformer models leave them out of the loss) and the target at weight 1. In `lkpy` it has the last
+input and the target. Times count seconds from 2000-01-01.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ START = 946_684_800  # 2000-01-01T00:00:00Z
 
 
 class Row(NamedTuple):
-    """One interaction. `item` is a position in the catalogue, `time` counts from 0."""
+    """One interaction. `item` is an index into the catalogue; `time` counts from 0."""
 
     user: str
     item: int
@@ -33,14 +33,14 @@ class Row(NamedTuple):
 
 
 def sequences(hard: HardSet) -> Iterator[Row]:
-    """Each sequence as a user, its items in order."""
+    """Yield one user per sequence, with its items in order."""
     for row in range(len(hard)):
         for time, item in enumerate(hard.sequence(row)):
             yield Row(hard.label(row), item, 1.0, time)
 
 
 def pairs(hard: HardSet) -> Iterator[Row]:
-    """Each position as a user: the last item read, then the goal."""
+    """Yield one user per position, with the last input and then the target."""
     for example in hard.examples():
         user = f"{hard.label(example.row)}.{example.position}"
         yield Row(user, example.history[-1], 1.0, 0)
@@ -48,7 +48,7 @@ def pairs(hard: HardSet) -> Iterator[Row]:
 
 
 def weighted(hard: HardSet) -> Iterator[Row]:
-    """Each position as a user: all that is read up to there at weight 0, then the goal at weight 1."""
+    """Yield one user per position, with the inputs up to it at weight 0 and then the target at weight 1."""
     for example in hard.examples():
         user = f"{hard.label(example.row)}.{example.position}"
         for time, item in enumerate(example.history):
@@ -57,7 +57,7 @@ def weighted(hard: HardSet) -> Iterator[Row]:
 
 
 def plain_rows(hard: HardSet) -> Iterator[Row]:
-    """The rows of a tool that knows no weights."""
+    """The rows for a tool without weights."""
     return sequences(hard) if hard.goals is None else pairs(hard)
 
 
@@ -77,7 +77,7 @@ def write_lkpy(job: Job, file: Sink) -> None:
 
 
 def _write(job: Job, file: Sink, rows: list[Row], more: dict[str, Any]) -> None:
-    """user_id, item_id and the columns `more` as parquet."""
+    """Write user_id, item_id and the columns `more` as parquet."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,7 +1,7 @@
-"""What a format is given: the bundle, and how it is to be written. Views of it are made when first asked for.
+"""The input of a format: a bundle and the options of `foster export`. Views of the bundle are computed lazily.
 
-In: a bundle and the options of `foster export`. Out: `job.view` (top items), `job.hard` (one item per position),
-`job.template` (prompts), `job.data` (the real dataset), whichever the format reads.
+A format reads those that it needs: `job.view` (top items), `job.hard` (one item per position), `job.template`
+(prompts), `job.data` (the real dataset).
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any
 from foster_cli.errors import FosterError
 
 if TYPE_CHECKING:
+    from foster_cli.bundle import Bundle
     from foster_cli.data.schema import Dataset
     from foster_cli.export.hard import HardSet
-    from foster_cli.export.view import BundleLike, SyntheticView
+    from foster_cli.export.view import SyntheticView
 
 
 @dataclass(frozen=True)
 class Job:
-    """One export. `name` is the name of the file or folder written; `data` is what finds the real dataset."""
+    """One export. `name` is the name of the file or folder to write; `find_data` loads the real dataset."""
 
-    bundle: BundleLike
+    bundle: Bundle
     name: str = "synthetic"
     top: int = 10
     decode: str = "argmax"
@@ -35,7 +36,7 @@ class Job:
 
     @cached_property
     def view(self) -> SyntheticView:
-        """The `top` likeliest items of every position."""
+        """The `top` most probable items of every position."""
         from foster_cli.export.view import make_view
 
         return make_view(self.bundle, self.top)
@@ -49,14 +50,14 @@ class Job:
 
     @cached_property
     def data(self) -> Dataset:
-        """The real data the bundle was made from."""
+        """The real data that the bundle was made from. Raises FosterError without `find_data`."""
         if self.find_data is None:
             raise FosterError("this format needs the real data", "name it: --data FILE")
         return self.find_data()
 
     @cached_property
     def size(self) -> tuple[int, int]:
-        """How many sequences the bundle holds, and how many positions the longest has."""
+        """The number of sequences in the bundle, and of positions in the longest one."""
         from foster_cli.export.view import blocks
 
         if self.bundle.windows is not None:
@@ -65,13 +66,13 @@ class Job:
         return len(lengths), max(lengths)
 
     def check_measurable(self) -> None:
-        """Read all that measuring needs, before anything is written. Raises FosterError where it is not there."""
+        """Load what measuring needs before anything is written. Raises FosterError for a coreset or missing data."""
         if self.bundle.windows is not None:
             raise FosterError("--measure: the bundle holds real sequences, nothing was hardened", "leave it out")
         _ = self.data
 
     def record(self, format: str, hard: bool) -> dict[str, Any]:
-        """What `foster-export.json` says of a folder."""
+        """The content of the `foster-export.json` of a folder."""
         manifest = self.bundle.manifest
         out: dict[str, Any] = {"foster_export": 1, "format": format, "method": manifest.get("method")}
         out["data"] = {key: manifest.get("data", {}).get(key) for key in ("name", "hash")}

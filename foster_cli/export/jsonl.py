@@ -1,11 +1,11 @@
-"""JSON lines: a SyntheticView in, one line per synthetic user and position out (M × L lines, UTF-8).
+"""Writes a SyntheticView as JSON lines, one line per synthetic user and position (M × L lines, UTF-8).
 
 {"synthetic_user": 0, "position": 0, "mass": 0.83, "items": [{"item_id": …, "title": …, "probability": …}, …]}
 
-`mass` is the probability that the listed items cover. A real sequence (a coreset) lists its one item. Where a
-position has a goal of its own, `items` are what is read there and two more keys, `next_mass` and `next`, hold what is
-to be predicted after it; elsewhere that is the next position's `items`. Characters that break lines or reorder text
-(C1 controls, U+2028, bidirectional marks) are written as \\u escapes: the value read back is the same.
+`mass` is the total probability of the listed items. A position of a real sequence (a coreset) lists its one item. If
+positions have separate targets, `items` are the inputs, and two more keys, `next_mass` and `next`, hold the targets
+after the position. Otherwise the next position's `items` are the targets. Characters that break lines or reorder text
+(C1 controls, U+2028, bidirectional marks) are written as \\u escapes, which read back as the same characters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def write(job: Job, file: Sink) -> None:
-    """Write the `job.top` likeliest items of every position."""
+    """Write the `job.top` most probable items of every position."""
     view, top = job.view, job.top
     for user in range(len(view.top_index)):
         for position in range(view.positions(user)):
@@ -34,7 +34,7 @@ def write(job: Job, file: Sink) -> None:
 
 
 def _listed(view: SyntheticView, index: Any, probability: Any) -> tuple[float, list[dict[str, Any]]]:
-    """The mass of the listed items, and the items, of one position."""
+    """The total probability of one position's listed items, and the items."""
     items = [
         {"item_id": view.item_ids[i], "title": view.titles[i], "probability": short(p)}
         for i, p in zip(index.tolist(), probability.tolist(), strict=True)

@@ -1,11 +1,11 @@
-"""Files for tuning language models: hard sequences in, a prompt and its answer for every position out (JSON lines).
+"""Writes hard sequences for fine-tuning language models: a prompt and its answer per position (JSON lines).
 
     alpaca        {"instruction": …, "input": …, "output": …}
     chat          {"messages": [{"role": "system" | "user" | "assistant", "content": …}, …]}
     llamafactory  a folder with the alpaca lines and the dataset_info.json that names them
 
-What the fields say is in a template (`export.templates`). Titles are put on one line; what a model would read as a
-control token is broken up (`export.text.spoken`).
+A template (`export.templates`) gives the text of the fields. Titles are put on one line, and text that a model would
+read as a control token is broken up (`export.text.spoken`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def write_chat(job: Job, file: Sink) -> None:
 
 
 def write_llamafactory(job: Job, folder: Path) -> None:
-    """Write NAME.jsonl and dataset_info.json; the dataset goes by the folder's name."""
+    """Write NAME.jsonl and dataset_info.json. The dataset has the name of the folder."""
     with (folder / f"{job.name}.jsonl").open("wb") as file:
         write_alpaca(job, file)
     info = {job.name: {"file_name": f"{job.name}.jsonl", "formatting": "alpaca", "columns": COLUMNS}}

@@ -1,7 +1,7 @@
-"""Where an export goes: a file, a folder or standard output; whole, or not at all.
+"""Writes an export to a file, a folder or standard output. Files and folders are written atomically.
 
-In: a format, a job and a target. Out: the target, written beside and renamed. A folder that stands there already is
-replaced only where an export wrote it, which its `foster-export.json` says.
+In: a format, a job and a target. The target is written under a temporary name beside it and then renamed. An existing
+folder with files is replaced only if its `foster-export.json` shows that an export wrote it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foster_cli.errors import FosterError
-from foster_cli.runtime import real_path, writing, writing_dir
+from foster_cli.files import real_path, writing, writing_dir
 
 if TYPE_CHECKING:
     from foster_cli.export import Format
@@ -23,7 +23,7 @@ RECORD = "foster-export.json"
 
 
 def check_target(chosen: Format, target: Path, bundle: Path) -> None:
-    """Raise FosterError where writing `target` would destroy something."""
+    """Raise FosterError if writing `target` would destroy other files, or if `target` does not fit the format."""
     if not chosen.folder:
         if target.is_dir():
             raise FosterError(f"--out {target} is a folder", f"give a file, such as {target / chosen.default}")
@@ -61,7 +61,7 @@ def to_target(chosen: Format, job: Job, target: Path) -> None:
 
 
 class _Stdout:
-    """Standard output in bytes. With `python -u` it is unbuffered and may take a part only: write on."""
+    """Standard output for bytes. With `python -u` it is unbuffered and may write a part only, so `write` repeats."""
 
     def write(self, data: bytes) -> None:
         left = memoryview(data)
@@ -70,7 +70,7 @@ class _Stdout:
 
 
 def check_stdout(chosen: Format, measure: bool) -> None:
-    """Raise FosterError where standard output cannot take the format."""
+    """Raise FosterError if standard output cannot take the format."""
     if measure:
         raise FosterError("--measure: prints a table, which --out - has no place for", "give --out FILE")
     if chosen.folder:
@@ -82,12 +82,12 @@ def check_stdout(chosen: Format, measure: bool) -> None:
 
 
 def to_stdout(chosen: Format, job: Job) -> bool:
-    """Write to standard output and nothing else there. False where the reader has gone (`| head`)."""
+    """Write the export to standard output. Returns False if the reader has closed the pipe (`| head`)."""
     try:
         chosen.write(job, _Stdout())
         sys.stdout.buffer.flush()
     except BrokenPipeError:
-        # What is still buffered would fail again when the interpreter closes stdout: let it go nowhere.
+        # The buffered rest would fail again when the interpreter closes stdout, so it is sent to the null device.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)

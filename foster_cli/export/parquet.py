@@ -1,9 +1,9 @@
-"""Parquet: a SyntheticView in, one long table out (M × L × top rows): user, position and rank.
+"""Writes a SyntheticView as one long parquet table, one row per user, position and rank (M × L × top rows).
 
 Columns: synthetic_user, position, rank (from 0) int32; item_id, title string; probability, mass float64.
-`mass` is the probability that the position's listed items cover. One row group per synthetic user. Where positions
-have goals of their own, these are the items read there, and next_item_id, next_title, next_probability, next_mass
-are those to be predicted after it.
+`mass` is the total probability of the position's listed items. There is one row group per synthetic user. If positions
+have separate targets, these columns are the inputs, and next_item_id, next_title, next_probability, next_mass are the
+targets after the position.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def write(job: Job, file: Sink) -> None:
-    """Write the `job.top` likeliest items of every position."""
+    """Write the `job.top` most probable items of every position."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -30,8 +30,8 @@ def write(job: Job, file: Sink) -> None:
         fields += [(f"{prefix}item_id", pa.string()), (f"{prefix}title", pa.string())]
         fields += [(f"{prefix}probability", pa.float64()), (f"{prefix}mass", pa.float64())]
     schema = pa.schema(fields)
-    top = min(job.top, view.top_index.shape[-1])  # a real sequence (a coreset) has one item a position
-    sink = pa.BufferOutputStream()  # `file` may be a pipe, which cannot tell its position
+    top = min(job.top, view.top_index.shape[-1])  # a real sequence (a coreset) has one item per position
+    sink = pa.BufferOutputStream()  # `file` may be a pipe, which has no `tell`
     with pq.ParquetWriter(sink, schema) as writer:
         for user in range(len(view.top_index)):
             length = view.positions(user)

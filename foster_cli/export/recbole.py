@@ -1,15 +1,15 @@
-"""RecBole's atomic files: hard sequences in, a folder NAME with NAME.*.inter, NAME.item and NAME.yaml out.
+"""Writes hard sequences as RecBole's atomic files: a folder NAME with NAME.*.inter, NAME.item and NAME.yaml.
 
-    recbole        NAME.inter: user_id:token, item_id:token, rating:float, timestamp:float. Where positions have goals
-                   of their own, every position is a user with two items: the last one read, and the goal
+    recbole        NAME.inter: user_id:token, item_id:token, rating:float, timestamp:float. If positions have separate
+                   targets, every position becomes a user with two items: the last input, and the target
     recbole-split  NAME.train.inter, NAME.valid.inter, NAME.test.inter: user_id:token, item_id_list:token_seq,
                    item_id:token. Train is the synthetic set; valid and test are the real cases that foster itself
                    validates and tests on
-    NAME.item      item_id:token, title:token_seq for the whole catalogue, so that none is lost
-    NAME.yaml      the settings that read it, for RecBole started in the folder that holds NAME
+    NAME.item      item_id:token, title:token_seq for the whole catalogue, so that no item is lost
+    NAME.yaml      the settings to read the folder with, for RecBole started in the parent folder of NAME
 
-Fields are parted by tabs, the tokens of a sequence by spaces. An id may hold neither: `token` writes it in a way that
-`urllib.parse.unquote` turns back. Times count from 0, because RecBole keeps them as float32.
+Tabs separate fields, and spaces separate the tokens of a sequence. An id may hold neither: `token` percent-encodes it,
+and `urllib.parse.unquote` decodes it. Times count from 0, because RecBole stores them as float32.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from foster_cli.data.windows import Cases
     from foster_cli.export.job import Job
 
-#: RecBole reads files with pandas, which takes these for missing; [PAD] is RecBole's own.
+#: RecBole reads files with pandas, which takes these for missing values. [PAD] is RecBole's padding token.
 _TAKEN = frozenset(
     {"#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
      "NULL", "NaN", "None", "n/a", "nan", "null", "[PAD]"}
@@ -37,8 +37,8 @@ _UNSAFE = re.compile(r'[\s\x00-\x1f\x7f-\x9f\ufeff"%]')
 
 
 def token(text: str) -> str:
-    """`text` as one token: blanks, control characters, `"` and `%` percent-encoded, and so the first character of
-    what pandas would take for a missing value. Raises FosterError for empty text, which no token can stand for."""
+    """Percent-encode `text` as one token: blanks, control characters, `"`, `%`, and the first character of a text that
+    pandas would take for a missing value. Raises FosterError for empty text, which has no token."""
     if not text:
         raise FosterError("an empty item or user id: RecBole has no token for it", "give it an id, or drop the row")
     out = _UNSAFE.sub(lambda found: _percent(found.group()), text)
@@ -50,7 +50,7 @@ def _percent(character: str) -> str:
 
 
 def words(title: str) -> str:
-    """`title` as a token_seq: no `"`, and one space for any run of blanks and control characters."""
+    """`title` as a token_seq: without `"`, and with one space for each run of blanks and control characters."""
     return " ".join(re.sub(r'[\s\x00-\x1f\x7f-\x9f\ufeff"]', " ", title).split())
 
 
@@ -137,6 +137,6 @@ def _fields(job: Job) -> dict[str, Any]:
 
 
 def _yaml(job: Job, folder: Path, settings: dict[str, Any]) -> None:
-    """NAME.yaml, a line for each setting; JSON values are YAML."""
+    """Write NAME.yaml with one line per setting. JSON values are valid YAML."""
     lines = [f"{key}: {json.dumps(value)}" for key, value in settings.items()]
     (folder / f"{job.name}.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")

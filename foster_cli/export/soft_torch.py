@@ -1,7 +1,7 @@
-"""A folder to train on the soft targets without foster: a bundle in, a loader and its tensors out.
+"""Writes a folder for training on a bundle's soft targets without foster: a loader and its tensors.
 
-foster_loader.py         reads the folder; needs torch and safetensors alone (`export/foster_loader.py`)
-tensors.safetensors      Q (M, rows, d), V (n, d); U, T, G; reads (r,), where positions have goals of their own
+foster_loader.py         reads the folder; needs only torch and safetensors (`export/foster_loader.py`)
+tensors.safetensors      Q (M, rows, d), V (n, d); U, T, G; reads (r,), if positions have separate targets
 items.json               item_ids and titles, n each, in the order of V
 settings.json            learning_rate, and how Q is read: own, mix
 """
@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from foster_cli.errors import FosterError
 from foster_cli.export.text import encodable
 
 if TYPE_CHECKING:
-    from foster_cli.bundle import Bundle
     from foster_cli.export.job import Job
 
 LOADER = Path(__file__).parent / "foster_loader.py"
@@ -24,9 +23,9 @@ LOADER = Path(__file__).parent / "foster_loader.py"
 
 def write(job: Job, folder: Path) -> None:
     """Write the four files. Raises FosterError for a coreset, which holds no soft targets."""
-    from foster_cli.runtime import save_tensors
+    from foster_cli.files import save_tensors
 
-    bundle = cast("Bundle", job.bundle)
+    bundle = job.bundle
     if bundle.windows is not None:
         raise FosterError("--format torch: the bundle holds real sequences, no soft targets", "use --format csv or hf")
     reading = bundle.reading

@@ -1,8 +1,8 @@
-"""Prompt templates: a text file with sections in, the fields of a training example out.
+"""Prompt templates: a text file with sections defines the fields of a training example.
 
-A line `[name]` begins a section; what follows is its text, without the blank lines around it. Placeholders are
-`$name` or `${name}` out of a fixed set (`string.Template`): nothing in a template is run, and nothing in a title is
-taken for a placeholder.
+A line `[name]` begins a section. The lines after it are the section's text, without blank lines at either end.
+Placeholders are `$name` or `${name}` from a fixed set (`string.Template`). No template is run as code, and nothing in
+a title is taken for a placeholder.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _SECTION = re.compile(r"\[([A-Za-z_]+)\]\s*")
 
 @dataclass(frozen=True)
 class Prompt:
-    """A parsed template. `fields`: section name to template; `item`: how one item of the history is written."""
+    """A parsed template. `fields`: section name to template; `item`: the template of one item of the history."""
 
     fields: dict[str, Template]
     item: Template
 
     def fill(self, hard: HardSet, example: Example) -> dict[str, str]:
-        """The fields of one example. An item without a title goes by its id."""
+        """Fill the fields for one example. An item without a title is shown by its id."""
         history, goal = example.history, example.target
         titles, ids = [_title(hard, i) for i in history], [spoken(hard.item_ids[i]) for i in history]
         lines = [
@@ -54,7 +54,7 @@ def _title(hard: HardSet, item: int) -> str:
 
 
 def read_template(path: Path | None, shipped: str, needed: tuple[str, ...], optional: tuple[str, ...] = ()) -> Prompt:
-    """The template in `path`, or the one shipped as `shipped`, with all of `needed` and perhaps `optional` sections.
+    """Read the template in `path`, or the one shipped as `shipped`, with the `needed` and any `optional` sections.
 
     Raises FosterError for a file that cannot be read, and for sections or placeholders that are missing or unknown.
     """
@@ -69,7 +69,7 @@ def read_template(path: Path | None, shipped: str, needed: tuple[str, ...], opti
 
 
 def parse(text: str, where: str, needed: tuple[str, ...], optional: tuple[str, ...] = ()) -> Prompt:
-    """`text` as a Prompt; `where` names it in errors. Raises FosterError as `read_template` does."""
+    """Parse `text` as a Prompt. `where` names it in errors. Raises FosterError like `read_template`."""
     known = (*needed, *optional)
     sections: dict[str, list[str]] = {}
     lines: list[str] | None = None
@@ -98,7 +98,7 @@ def _brackets(names: tuple[str, ...]) -> str:
 
 
 def _template(text: str, section: str, where: str) -> Template:
-    """`text` with nothing but known placeholders in it."""
+    """`text` as a template. Raises FosterError for a placeholder that is not known in `section`."""
     names = ITEM_NAMES if section == "item" else EXAMPLE_NAMES
     listed = ", ".join(f"${name}" for name in names)
     for found in Template.pattern.finditer(text):

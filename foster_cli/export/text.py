@@ -1,6 +1,6 @@
-"""Item texts on their way into files: what every format does to ids, titles and probabilities.
+"""Makes ids, titles and probabilities safe to write to a file; shared by all formats.
 
-In: text from data, which may hold anything. Out: text that the file can hold and that its reader takes as text.
+In: text from the data, with any content. Out: text that the file can hold and that its reader takes as plain text.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import json
 import re
 from typing import Any
 
-#: Control characters and all that a reader may take for the end of a line.
+#: Control characters, and characters that a reader may take for the end of a line.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _INVISIBLE = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
-#: How the tokens begin that chat templates are made of: <|im_start|>, <s>, </s>, <start_of_turn>, [INST], [/INST].
+#: The beginnings of chat templates' control tokens: <|im_start|>, <s>, </s>, <start_of_turn>, [INST], [/INST].
 _TOKEN = re.compile(
     r"<(?=[|/A-Za-z_])|\[(?=/?(?:INST|SYS|BOS|EOS|PAD|UNK|CLS|SEP|MASK|TOOL|AVAILABLE|SYSTEM)[A-Z_]*\])"
 )
@@ -24,15 +24,15 @@ def encodable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """`text` with a space for every control character and line break, so that it stays on one line."""
+    """`text` on one line: every control character and line break becomes a space."""
     return _CONTROL.sub(" ", text)
 
 
 def spoken(text: str) -> str:
-    """A title as it stands in a prompt: on one line, without runs of blanks, and with no control token of a model.
+    """A title for a prompt: on one line, without runs of blanks, and without a model's control tokens.
 
-    What looks like such a token (`<|im_end|>`, `</s>`, `[INST]`) gets a space after its first character: a tokenizer
-    then reads it as text.
+    Text that looks like such a token (`<|im_end|>`, `</s>`, `[INST]`) gets a space after its first character. A
+    tokenizer then reads it as plain text.
     """
     return " ".join(_TOKEN.sub(lambda found: found.group() + " ", one_line(text)).split())
 
@@ -45,5 +45,5 @@ def json_line(value: Any) -> bytes:
 
 
 def short(probability: float) -> float:
-    """`probability` to 9 significant digits: what a float32 needs to be read back exactly."""
+    """`probability` to 9 significant digits, which a float32 needs to be read back exactly."""
     return float(f"{probability:.9g}")

@@ -1,16 +1,14 @@
-"""What the soft formats read: a bundle in, the top items of every position out.
+"""The view of a bundle that the soft formats write: the top items of every position.
 
-In: anything with `item_ids`, `titles` (n each) and `probabilities(rows)` → (m, L, n) float32; where positions have
-goals of their own also `goals(rows)` → (m, L, n). Out: a `SyntheticView` over M synthetic users × L positions. One
-user's (1, L, n) block is in memory at a time. Real sequences (a coreset) become a view too: every position holds its
-one item, with probability 1. `export.hard` makes one item of each position.
+In: a bundle. Out: a `SyntheticView` over M synthetic users × L positions. Only one user's (1, L, n) block is in memory
+at a time. In the view of real sequences (a coreset) each position has one item with probability 1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from foster_cli.errors import FosterError
 from foster_cli.export.text import encodable
@@ -20,49 +18,18 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-    from foster_cli.data.windows import Windows
-
-
-class BundleLike(Protocol):
-    """The part of `foster_cli.bundle.Bundle` that exporters use."""
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """The bundle's own record of itself, as `bundle.json` holds it."""
-        ...
-
-    @property
-    def item_ids(self) -> list[str]: ...
-
-    @property
-    def titles(self) -> list[str]: ...
-
-    def probabilities(self, rows: slice | None) -> torch.Tensor:
-        """(m, L, n) float32 for the synthetic users in `rows`; m = 0 for a slice past the last one."""
-        ...
-
-    @property
-    def windows(self) -> Windows | None:
-        """The real sequences of a coreset, in the place of all probabilities."""
-        ...
-
-    @property
-    def own_goals(self) -> bool: ...
-
-    def goals(self, rows: slice | None) -> torch.Tensor:
-        """(m, L, n) float32: what is predicted after each position. Asked for only where `own_goals`."""
-        ...
+    from foster_cli.bundle import Bundle
 
 
 class Sink(Protocol):
-    """Where exporters write: any open binary file. They write bytes and need nothing else of it."""
+    """An open binary file, of which the exporters use only `write`."""
 
     def write(self, data: bytes, /) -> object: ...
 
 
 @dataclass(frozen=True)
 class Goals:
-    """What is to be predicted after each of M × L positions."""
+    """The targets after each of M × L positions."""
 
     top_index: npt.NDArray[np.int64]  # (M, L, top) items by falling probability, ties in catalogue order
     top_probability: npt.NDArray[np.float64]  # (M, L, top)
@@ -76,16 +43,16 @@ class SyntheticView:
     titles: list[str]  # n
     top_index: npt.NDArray[np.int64]  # (M, L, top) items by falling probability, ties in catalogue order
     top_probability: npt.NDArray[np.float64]  # (M, L, top)
-    goals: Goals | None = None  # what is predicted after each position; None where that is the next position
-    lengths: npt.NDArray[np.int64] | None = None  # (M,) positions of each sequence, where they are not all L
+    goals: Goals | None = None  # separate targets; None if each position predicts the next one
+    lengths: npt.NDArray[np.int64] | None = None  # (M,) positions of each sequence, if not all have L
 
     def positions(self, user: int) -> int:
-        """How many positions the sequence of `user` has."""
+        """The number of positions in the sequence of `user`."""
         return int(self.top_index.shape[1] if self.lengths is None else self.lengths[user])
 
 
-def make_view(bundle: BundleLike, top: int) -> SyntheticView:
-    """Read the `top` likeliest items of every position from `bundle`, or its real sequences.
+def make_view(bundle: Bundle, top: int) -> SyntheticView:
+    """The `top` most probable items of every position of `bundle`, or the items of its real sequences.
 
     Raises FosterError unless 1 ≤ top ≤ n, and for probabilities that are not finite.
     """
@@ -100,9 +67,9 @@ def make_view(bundle: BundleLike, top: int) -> SyntheticView:
         return SyntheticView(ids, titles, items, np.ones(items.shape), lengths=bundle.windows.lengths)
     reads, goals = [], []
     for p, g in blocks(bundle):
-        reads.append(_likeliest(p, top))
+        reads.append(likeliest(p, top))
         if g is not None:
-            goals.append(_likeliest(g, top))
+            goals.append(likeliest(g, top))
     index, probability = (np.stack(part) for part in zip(*reads, strict=True))
     own = Goals(*(np.stack(part) for part in zip(*goals, strict=True))) if goals else None
     return SyntheticView(ids, titles, index, probability, own)
@@ -111,10 +78,10 @@ def make_view(bundle: BundleLike, top: int) -> SyntheticView:
 Block = tuple["npt.NDArray[np.float64]", "npt.NDArray[np.float64] | None"]
 
 
-def blocks(bundle: BundleLike) -> Iterator[Block]:
-    """For each of the M synthetic users what is read (L, n), and its goals (L, n) where it has some of its own.
+def blocks(bundle: Bundle) -> Iterator[Block]:
+    """Yield for each of the M synthetic users the inputs (L, n) and the separate targets (L, n), or None without them.
 
-    Raises FosterError for probabilities that are not finite, and where there is no user.
+    Raises FosterError for probabilities that are not finite, and for a bundle without users.
     """
     n, user = len(bundle.item_ids), 0
     while True:
@@ -128,7 +95,7 @@ def blocks(bundle: BundleLike) -> Iterator[Block]:
         raise FosterError("the bundle holds no synthetic users", "distill again: this bundle is damaged")
 
 
-def _likeliest(p: npt.NDArray[np.float64], top: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+def likeliest(p: npt.NDArray[np.float64], top: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """(L, n) -> (L, top) items by falling probability, and their probabilities."""
     import numpy as np
 
@@ -137,7 +104,7 @@ def _likeliest(p: npt.NDArray[np.float64], top: int) -> tuple[npt.NDArray[np.int
 
 
 def _checked(block: torch.Tensor, user: int, n: int) -> npt.NDArray[np.float64]:
-    """(1, L, n) -> (L, n) in double. Raises FosterError for another n, or what is not finite."""
+    """(1, L, n) -> (L, n) in double. Raises FosterError for another n, or values that are not finite."""
     import numpy as np
 
     p = block[0].detach().cpu().numpy().astype(np.float64)
@@ -155,7 +122,7 @@ def _checked(block: torch.Tensor, user: int, n: int) -> npt.NDArray[np.float64]:
 
 
 def best(p: npt.NDArray[np.float64], k: int) -> npt.NDArray[np.int64]:
-    """(k,) the positions of the k largest of p (n,), falling; ties in order of position."""
+    """The indices (k,) of the k largest values of p (n,), in falling order; ties in order of index."""
     import numpy as np
 
     kth = np.partition(p, len(p) - k)[len(p) - k]

@@ -1,1 +1,1 @@
-"""Text encoder, sequence model, losses."""
+"""The text encoder, the sequence models, and the losses on real data."""

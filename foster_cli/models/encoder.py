@@ -1,11 +1,11 @@
-"""Text to item embeddings: the layers that do not learn run once per item, the rest at every step.
+"""Computes item embeddings from texts. Frozen layers run once per item and are cached; others run at every step.
 
-In: tokens of n items. Out: E (B, w) for any B items, w the encoder's own width. With `train_layers`
-- `none`: the pooled vectors (n, w) are kept;
-- a number N: the hidden states below the top N layers are kept, ragged (total tokens, w), the paper's caching
-  (`models.states`: in a memory-mapped file);
-- `all`: only the tokens are kept; with LoRA the same as the number of all layers.
-The encoder's own layers run without dropout. LoRA's dropout is on where the recommender's is.
+In: tokens of n items. Out: E (B, w) for any B items, with w the encoder's width. `train_layers` says what is cached:
+- `none`: the pooled vectors (n, w);
+- a number N: the hidden states below the top N layers, ragged (total tokens, w), in a memory-mapped file
+  (`models.states`). This is the paper's caching;
+- `all`: only the tokens. With LoRA, `all` equals the number of all layers.
+The encoder's own layers run without dropout. LoRA's dropout is on whenever the recommender's is.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from foster_cli.config import ModelConfig, choice, positive
-from foster_cli.console import SILENT, Console
 from foster_cli.data.tokens import tokenize
 from foster_cli.errors import FosterError
-from foster_cli.models.backbone import encoder_layers, load_backbone, top_of
+from foster_cli.files import sha256_json
 from foster_cli.models.backbones.base import SeededDropout
-from foster_cli.models.frozen import check_kept, check_top, chunks_of, hidden_states, pool, pooled_texts
+from foster_cli.models.frozen import Frozen, check_hidden, check_top, chunks_of, pool
 from foster_cli.models.lora import Lora, add_lora, frozen_weights, require_peft, start_lora
+from foster_cli.models.pretrained import encoder_layers, load_backbone, top_of
 from foster_cli.models.source import POOLINGS, EncoderSource
 from foster_cli.models.states import Ragged
 from foster_cli.ops.precision import PRECISIONS
-from foster_cli.runtime import sha256_json
+from foster_cli.session import Session
+from foster_cli.settings import ModelConfig, choice, positive
 
 
 class TextCache:
-    """What is kept of the layers that do not learn. Shared by all recommenders of a run, never copied.
+    """The cached output of the frozen layers. All recommenders of a run share it; it is never copied.
 
-    One of `pooled` (n, w), `hidden` (ragged, below the top N layers), `tokens` (ragged) is what a step reads.
+    A step reads one of `pooled` (n, w), `hidden` (ragged, below the top N layers) and `tokens` (ragged).
     """
 
     def __init__(self, pooled: Tensor | None, hidden: Ragged | None, tokens: Ragged | None, n: int, width: int) -> None:
@@ -52,9 +52,9 @@ class TextCache:
 
 
 class TextEncoder(nn.Module):
-    """E (B, w) of items (B,). Holds the layers that learn; reads the `TextCache` for the rest.
+    """E (B, w) of items (B,). Holds the layers that learn and reads the output of the others from the `TextCache`.
 
-    `lora`: the list with the dropout's generator, from `add_lora`, where LoRA is what learns of these layers.
+    `lora`: the list with the dropout's generator, from `add_lora`, if the layers learn by LoRA.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class TextEncoder(nn.Module):
         self.lora = lora
 
     def train(self, mode: bool = True) -> TextEncoder:
-        """The pretrained layers stay without dropout; that of LoRA is on or off."""
+        """Turn LoRA's dropout on or off. The pretrained layers always run without dropout."""
         super().train(False)
         for m in self.modules():
             if isinstance(m, SeededDropout):
@@ -76,12 +76,12 @@ class TextEncoder(nn.Module):
         return self
 
     def shared(self) -> dict[int, Any]:
-        """For `copy.deepcopy`: what copies share, by id. The cache, and beside LoRA the weights that do not learn."""
+        """The memo for `copy.deepcopy`: what copies share, by id: the cache and, with LoRA, the frozen weights."""
         frozen = frozen_weights(self.top) if self.lora is not None and self.top is not None else []
         return {id(self.cache): self.cache, **{id(p): p for p in frozen}}
 
     def start(self, seed: int) -> None:
-        """LoRA as it is before the first step, from `seed`; without LoRA nothing changes."""
+        """Reset LoRA to its initial state from `seed`. Without LoRA, do nothing."""
         if self.lora is not None and self.top is not None:
             start_lora(self.top, self.lora, seed)
 
@@ -114,36 +114,26 @@ class TextEncoder(nn.Module):
 
 
 def _stand_in(tokenizer: Any) -> int | None:
-    """The token that stands for a text without any: the first of these that the tokenizer has."""
+    """The token given to a text without any: the first of these kinds that the tokenizer has."""
     kinds = ("bos", "cls", "eos", "pad", "unk")
     return next((i for kind in kinds if (i := getattr(tokenizer, f"{kind}_token_id", None)) is not None), None)
 
 
-def build_text_encoder(
-    texts: list[str],
-    source: EncoderSource,
-    train_layers: str,
-    max_tokens: int,
-    device: torch.device,
-    console: Console = SILENT,
-    use_cache: bool = True,
-    precision: str = "fp32",
-    lora: Lora | None = None,
-    cache_precision: str | None = None,
-) -> TextEncoder:
-    """The encoder for a catalogue's `texts`, its frozen part computed (or read from the cache folder).
+def build_text_encoder(texts: list[str], source: EncoderSource, config: ModelConfig, session: Session) -> TextEncoder:
+    """Build the encoder for a catalogue's `texts`. Its frozen part is computed, or read from the cache folder.
 
-    What learns is in fp32, LoRA and the layers it stands in included. Hidden states are kept as the layers below give
-    them, in bf16 by a causal LM of 16 bits and else in fp32, or as `cache_precision` says.
+    Layers that learn are in fp32, and so are layers with LoRA. Hidden states are stored in `config.cache_precision`, by
+    default in the precision of the layers below: bf16 for a causal LM of 16 bits, else fp32.
 
-    Raises FosterError for a `train_layers` the encoder does not have, or an architecture whose top layers do
-    not give the same result from kept hidden states as the whole model gives from the tokens.
+    Raises FosterError for a `train_layers` that the encoder does not have, or an architecture whose top layers give
+    another result from stored hidden states than the whole model from the tokens.
     """
+    device, train_layers, lora = session.device, config.train_layers, Lora.of(config)
     # fused attention in bf16 on a CPU is slower than everything else in the layer together
-    model, tokenizer = load_backbone(source, "eager" if precision == "bf16" and device.type == "cpu" else None)
-    limit = min(
-        max_tokens, int(getattr(model.config, "max_position_embeddings", max_tokens)), tokenizer.model_max_length
-    )
+    eager = config.precision == "bf16" and device.type == "cpu"
+    model, tokenizer = load_backbone(source, "eager" if eager else None)
+    longest = getattr(model.config, "max_position_embeddings", config.max_tokens)
+    limit = min(config.max_tokens, int(longest), tokenizer.model_max_length)
     found = tokenize(texts, tokenizer, limit, _stand_in(tokenizer))
     if not found.lengths.all():
         raise FosterError(
@@ -152,15 +142,25 @@ def build_text_encoder(
         )  # fmt: skip
     tokens = Ragged(*map(torch.from_numpy, (found.ids, found.offsets[:-1], found.lengths))).to(device)
     n, width = len(texts), int(model.config.hidden_size)  # type: ignore[union-attr, arg-type]
-    key = [source.hash, sha256_json(texts), limit]
     about = {"encoder": source.name, "texts": n, "train_layers": train_layers, "max_tokens": limit}
-    model = model.to(device)
+    frozen = Frozen(model.to(device), tokens, source, [source.hash, sha256_json(texts), limit], about, session)
     if train_layers == "none":
-        pooled = pooled_texts(model, tokens, source, key, device, console, use_cache, about)
+        pooled = frozen.pooled_texts()
         return TextEncoder(TextCache(pooled.to(device), None, None, n, width), None, source.pooling, source.normalize)
     if train_layers == "all" and lora is None:
         cache = TextCache(None, None, tokens, n, width)
-        return TextEncoder(cache, model.float(), source.pooling, source.normalize, precision)
+        return TextEncoder(cache, model.float(), source.pooling, source.normalize, config.precision)
+    top, hidden = _top_and_hidden(frozen, config)
+    added = None if lora is None else add_lora(top.float(), lora)
+    cache = TextCache(None, hidden, None, n, width)
+    encoder = TextEncoder(cache, top.float().to(device), source.pooling, source.normalize, config.precision, added)
+    encoder.start(0)
+    return encoder.eval()
+
+
+def _top_and_hidden(frozen: Frozen, config: ModelConfig) -> tuple[nn.Module, Ragged]:
+    """The top layers, and the hidden states that they read. Raises FosterError like `build_text_encoder`."""
+    model, train_layers = frozen.model, config.train_layers
     layers = len(encoder_layers(model))
     count = str(layers) if train_layers == "all" else train_layers
     if not count.isdecimal() or int(count) < 1:
@@ -168,20 +168,17 @@ def build_text_encoder(
     top = top_of(model, int(count))
     below = layers - int(count)
     own = next(encoder_layers(model)[below].parameters()).dtype
-    dtype = {None: own, "bf16": torch.bfloat16, "fp32": torch.float32}[cache_precision]
-    what, hint = f"--train-layers {train_layers}", "use --train-layers none or all" + (", without --lora" * bool(lora))
-    check_top(model, top, tokens, below, what, hint)  # before the catalogue is read, which may take long
-    hidden = hidden_states(model, tokens, below, key, dtype, device, console, use_cache, about)
-    check_kept(model, tokens, hidden, below, what)
-    added = None if lora is None else add_lora(top.float(), lora)
-    cache = TextCache(None, hidden, None, n, width)
-    encoder = TextEncoder(cache, top.float().to(device), source.pooling, source.normalize, precision, added)
-    encoder.start(0)
-    return encoder.eval()
+    dtype = {None: own, "bf16": torch.bfloat16, "fp32": torch.float32}[config.cache_precision]
+    what = f"--train-layers {train_layers}"
+    hint = "use --train-layers none or all" + (", without --lora" * (config.lora is not None))
+    check_top(model, top, frozen.tokens, below, what, hint)  # before encoding the catalogue, which may take long
+    hidden = frozen.hidden_states(below, dtype)
+    check_hidden(model, frozen.tokens, hidden, below, what)
+    return top, hidden
 
 
 def check_encoder(model: ModelConfig) -> None:
-    """FosterError for settings of the text encoder that do not fit together."""
+    """Raise FosterError for settings of the text encoder that contradict each other."""
     text = model.items == "text"
     for name, value, allowed in (("--pooling", model.pooling, POOLINGS),
                                  ("--cache-precision", model.cache_precision, PRECISIONS)):  # fmt: skip

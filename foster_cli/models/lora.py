@@ -1,8 +1,8 @@
-"""LoRA (Hu et al. 2022) on the linear layers of an encoder's top layers, by the peft library.
+"""LoRA (Hu et al. 2022) on the linear layers of an encoder's top layers, with the peft library.
 
-A linear layer x W^T becomes x W^T + (alpha / r) dropout(x) A^T B^T with A (r, in) and B (out, r); W stays as it is.
-In: the top layers, from `backbone.top_of`. Out: the same object, changed in place: A and B learn and nothing else.
-B starts at 0, so the start is exactly the frozen model. A and the dropout draw from generators of their own.
+A linear layer x W^T becomes x W^T + (alpha / r) dropout(x) A^T B^T with A (r, in) and B (out, r); W is frozen.
+In: the top layers, from `pretrained.top_of`. Out: the same object, changed in place so that only A and B learn.
+B starts at 0, so the initial model equals the frozen one. A and the dropout have separate generators.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from foster_cli.config import ModelConfig
 from foster_cli.errors import FosterError
-from foster_cli.models.backbone import encoder_layers
 from foster_cli.models.backbones.base import SeededDropout
+from foster_cli.models.pretrained import encoder_layers
 from foster_cli.runtime import generator, stream_seed
+from foster_cli.settings import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Lora:
 
     @staticmethod
     def of(config: ModelConfig) -> Lora | None:
-        """What `config` asks for, if anything; alpha is 4 r where it says nothing, the paper's proportion."""
+        """The LoRA settings in `config`, or None without LoRA. alpha defaults to 4 r, the paper's proportion."""
         if config.lora is None:
             return None
         alpha = 4.0 * config.lora if config.lora_alpha is None else config.lora_alpha
@@ -39,7 +39,7 @@ class Lora:
 
 
 def require_peft() -> None:
-    """FosterError where peft is not installed."""
+    """Raise FosterError if peft is not installed."""
     if importlib.util.find_spec("peft") is None:
         raise FosterError(
             "--lora needs the peft library, which is not installed", "type `pip install 'foster-cli[llm]'`"
@@ -47,7 +47,7 @@ def require_peft() -> None:
 
 
 def add_lora(top: nn.Module, lora: Lora) -> list[torch.Generator]:
-    """Put A and B beside every linear layer of `top`'s layers. Returns the list that holds the dropout's generator.
+    """Add A and B to every linear layer of `top`'s layers. Returns the list that holds the dropout's generator.
 
     Raises FosterError for an encoder without linear layers (`nn.Linear`).
     """
@@ -83,13 +83,13 @@ def _is_lora(name: str) -> bool:
 
 
 def frozen_weights(top: nn.Module) -> list[nn.Parameter]:
-    """The weights that A and B stand beside, and the norms: they never learn, so clones may share them."""
+    """The weights of `top` other than A and B. They never learn, so clones may share them."""
     return [p for name, p in top.named_parameters() if not _is_lora(name)]
 
 
 @torch.no_grad()
 def start_lora(top: nn.Module, source: list[torch.Generator], seed: int) -> None:
-    """A from U(-1/sqrt(in), 1/sqrt(in)), peft's own start, B = 0, the dropout's generator afresh: all from `seed`."""
+    """Reset A to U(-1/sqrt(in), 1/sqrt(in)), as in peft, B to 0, and the dropout's generator, all from `seed`."""
     rng = generator(seed, "lora")
     for name, p in top.named_parameters():
         if ".lora_A." in name:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 def sampled_softmax(H: Tensor, positive: Tensor, negatives: Tensor, clash: Tensor) -> Tensor:
     """Cross-entropy of the positive e+ (P, d) against K negatives (K, d) shared by all positions.
 
-    `clash` (P, K) bool marks negatives that are the position's own positive; they are left out.
+    `clash` (P, K) bool marks negatives that are the position's positive; they are left out.
     """
     own = (H * positive).sum(-1, keepdim=True)
     others = (H @ negatives.T).masked_fill(clash, -torch.inf)

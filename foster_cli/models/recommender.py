@@ -1,4 +1,4 @@
-"""The recommender phi: item embeddings (text encoder and head, or a table), backbone. Input and output share them.
+"""The recommender phi: a backbone, and item embeddings (text encoder and head, or a table) for input and output.
 
 `embed(items (B,)) -> E (B, d)`; `forward(X (B, l, d)) -> H (B, l, d)`; the score of an item is H . e.
 """
@@ -12,29 +12,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foster_cli.config import ModelConfig, choice
-from foster_cli.console import SILENT, Console
 from foster_cli.data.schema import Dataset
 from foster_cli.errors import FosterError
 from foster_cli.models.backbones import BACKBONES, make_backbone
 from foster_cli.models.encoder import TextEncoder, build_text_encoder
-from foster_cli.models.lora import Lora
 from foster_cli.models.source import EncoderSource
 from foster_cli.runtime import generator, stream_seed
+from foster_cli.session import Session
+from foster_cli.settings import ModelConfig, choice
 
-#: d of a recommender whose items are known by their ids, where no width is given.
+#: The default width d of a recommender whose items are known by their ids.
 ID_WIDTH = 64
 #: Where item embeddings come from.
 ITEMS = ("text", "id")
 
 
 class Recommender(nn.Module):
-    """phi. `items`: the text encoder; or n, the number of items, for an embedding of its own for each (`table`).
+    """phi. `items`: the text encoder, or the number n of items for a table with one embedding per item.
 
-    With frozen texts, or `--width`, a linear head stands between the text vector and the backbone.
-    The head starts as the identity, or as `start` (weight (width, w), bias (width,)) where it narrows, so that an
-    untrained recommender already ranks by text; without a `start` it is orthogonal where the widths differ.
-    The table (n, d) starts as N(0, 0.02^2), d = 64 by default: an untrained one knows nothing of the items.
+    With frozen texts, or `--width`, a linear head maps the text vectors to the backbone. The head starts as the
+    identity or, if it narrows, as `start` (weight (width, w), bias (width,)), so that an untrained recommender already
+    ranks by text. Without `start`, the head is orthogonal if the widths differ.
+    The table (n, d) starts as N(0, 0.02^2), d = 64 by default. An untrained table holds no information on the items.
     Raises FosterError for an unknown backbone, or heads that do not divide the width.
     """
 
@@ -64,11 +63,11 @@ class Recommender(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it lives."""
+        """The device of the parameters."""
         return next(self.sequence.parameters()).device
 
     def train(self, mode: bool = True) -> Recommender:
-        """Dropout on or off; the text encoder's own layers always run without."""
+        """Turn dropout on or off. The text encoder's own layers always run without dropout."""
         super().train(mode)
         return self
 
@@ -80,7 +79,7 @@ class Recommender(nn.Module):
         return e if self.head is None else self.head(e)
 
     def frozen_texts(self) -> Tensor | None:
-        """B (n, w), the texts' vectors, where they are frozen and the item embeddings are head(B); else None."""
+        """The frozen text vectors B (n, w) if the item embeddings are head(B), else None."""
         return None if self.text is None or self.head is None else self.text.cache.pooled
 
     @torch.no_grad()
@@ -94,23 +93,23 @@ class Recommender(nn.Module):
         return h
 
     def at(self, x: Tensor, chosen: Tensor) -> Tensor:
-        """H (P, d) at the P positions where `chosen` (B, l) bool holds, row by row."""
+        """H (P, d) at the P positions where `chosen` (B, l) bool is true, row by row."""
         h: Tensor = self.sequence.at(x, chosen)
         return h
 
     def learnables(self) -> dict[str, Tensor]:
-        """What learns, by name, detached copies on the CPU: what an anchor keeps."""
+        """The learnable parameters by name, as detached copies on the CPU. An anchor stores these."""
         return {k: v.detach().cpu().clone() for k, v in self.named_parameters() if v.requires_grad}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Set what learns to `state` (from `learnables`)."""
+        """Set the learnable parameters to `state` (from `learnables`)."""
         with torch.no_grad():
             for name, p in self.named_parameters():
                 if p.requires_grad:
                     p.copy_(state[name])
 
     def clone(self) -> Recommender:
-        """A copy with its own weights; the text cache and what LoRA leaves frozen are shared."""
+        """A copy with its own weights. It shares the text cache and, with LoRA, the frozen weights."""
         return copy.deepcopy(self, {} if self.text is None else self.text.shared())
 
     def groups(self, lr: float, encoder_lr: float) -> list[dict[str, Any]]:
@@ -121,7 +120,7 @@ class Recommender(nn.Module):
 
 
 def _new_head(w: int, width: int, start: tuple[Tensor, Tensor] | None, rng: torch.Generator) -> nn.Linear:
-    """The head w -> width at its start (see `Recommender`)."""
+    """The initial head w -> width (see `Recommender`)."""
     head = nn.Linear(w, width)
     nn.init.zeros_(head.bias)
     if start is not None:
@@ -139,7 +138,7 @@ def _new_head(w: int, width: int, start: tuple[Tensor, Tensor] | None, rng: torc
 def principal_head(text: TextEncoder, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The head onto the `width` principal components of the catalogue's text vectors (n, w): weight, bias.
 
-    Vectors are centred and scaled to a mean length of 1. Every fresh recommender then starts in the same space,
+    Its outputs are centred and scaled to a mean length of 1. Every fresh recommender then starts in the same space
     and loses less of the text than with random directions.
     """
     X = text.all(device).cpu().double()
@@ -155,31 +154,22 @@ Factory = Callable[[int], Recommender]
 
 
 def recommender_factory(
-    data: Dataset,
-    source: EncoderSource | None,
-    config: ModelConfig,
-    length: int,
-    device: torch.device,
-    console: Console = SILENT,
-    use_cache: bool = True,
+    data: Dataset, source: EncoderSource | None, config: ModelConfig, length: int, session: Session
 ) -> Factory:
-    """A function from a seed to a fresh recommender; the text cache is made once and shared by all of them.
+    """A function from a seed to a fresh recommender. The texts are encoded once and shared by all recommenders.
 
-    `source`: the text encoder, None where items are known by their ids (`config.items`).
+    `source`: the text encoder; None if items are known by their ids (`config.items`).
     """
     text: TextEncoder | None = None
     start = None
     if source is not None:
-        text = build_text_encoder(
-            data.catalogue.texts, source, config.train_layers, config.max_tokens, device, console, use_cache,
-            config.precision, Lora.of(config), config.cache_precision,
-        )  # fmt: skip
+        text = build_text_encoder(data.catalogue.texts, source, config, session)
         if config.width is not None and config.width < text.cache.width:
-            start = principal_head(text, config.width, device)
+            start = principal_head(text, config.width, session.device)
 
     def fresh(seed: int) -> Recommender:
         own = len(data.catalogue) if text is None else copy.deepcopy(text, text.shared())
-        model = Recommender(own, config, length, seed, start).to(device)
+        model = Recommender(own, config, length, seed, start).to(session.device)
         if model.text is not None:
             model.text.start(seed)
         model.sequence.seed_dropout(stream_seed(seed, "dropout"))

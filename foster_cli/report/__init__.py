@@ -1,4 +1,4 @@
-"""A bundle made visible: one HTML page, the same figures as PNG and SVG, and views of a run that goes on.
+"""Shows a bundle as one HTML page, its figures as PNG and SVG, and a running distillation as live views.
 
 bundle, its evaluation, its data --gather--> content.Report --html--> one page
                                                            \\-figures--> PNG and SVG

@@ -1,6 +1,6 @@
-"""What a report holds, before it is drawn: plain values, the same for the page and for the figures.
+"""The content of a report as plain values, from which both the page and the figures are drawn.
 
-Shapes: M sequences, L positions, n items; a chart has one x (p,) and series y (p,) with NaN where there is no value.
+Shapes: M sequences, L positions, n items; a chart has one x (p,) and series y (p,) with NaN for missing values.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Int = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart. `role`: real, synthetic, goal or other; it fixes colour and dash everywhere."""
+    """One line of a chart. `role`: real, synthetic, goal or other; it sets colour and dash."""
 
     label: str
     y: Float
@@ -42,9 +42,9 @@ class Chart:
 
 @dataclass(frozen=True)
 class Position:
-    """What one position of a sequence holds: its likeliest items, and over how many items it is spread.
+    """One position of a sequence: its most probable items, and over how many items it is spread.
 
-    `items` and `probability` (top,), falling; `spread` = exp(entropy): 1 for one item alone, n for all alike.
+    `items` and `probability` (top,), falling; `spread` = exp(entropy): 1 for a single item, n for equal probabilities.
     """
 
     items: Int
@@ -54,7 +54,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Sequence:
-    """One synthetic user: what is read at each position, and (with goals of their own) what is predicted after it."""
+    """One synthetic user: the input of each position, and the target after it if there are separate targets."""
 
     read: list[Position]
     goals: list[Position]
@@ -62,9 +62,9 @@ class Sequence:
 
 @dataclass(frozen=True)
 class ItemMap:
-    """V in two dimensions. `items` (p,): those drawn; `xy` (p, 2): their places; `explained` (2,): shares of variance.
+    """V in two dimensions. `items` (p,) are drawn at `xy` (p, 2); `explained` (2,): shares of variance.
 
-    Every item that is the likeliest of some position is drawn. `total` is n.
+    The most probable item of every position is drawn. `total` is n.
     """
 
     items: Int
@@ -87,15 +87,15 @@ class Results:
 
 @dataclass(frozen=True)
 class Report:
-    """All that is shown. `missing_*` say why a part is not there and what to do."""
+    """Everything that a report shows. `missing_*` say why a part is missing and what to do."""
 
     name: str
     path: str
     method: str
     real: bool  # the M sequences are real ones (a coreset)
-    own: bool  # positions have goals of their own
+    own: bool  # positions have separate targets
     lead: str
-    tiles: list[tuple[str, str, str]]  # value, what it is, detail
+    tiles: list[tuple[str, str, str]]  # value, label, detail
     facts: list[tuple[str, list[tuple[str, str]]]]
     settings: list[tuple[str, list[tuple[str, str]]]]
     results: Results | None
@@ -106,5 +106,5 @@ class Report:
     missing_real: str
     map: ItemMap
     sequences: list[Sequence]
-    titles: list[str]  # n, as they are: hostile
-    ids: list[str]  # n, as they are
+    titles: list[str]  # n, untrusted and unescaped
+    ids: list[str]  # n, untrusted and unescaped

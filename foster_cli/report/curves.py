@@ -1,6 +1,6 @@
 """The curves of a run, from log.csv (a row per outer step) and checks.csv (a row per validation) of a bundle.
 
-A chart is made where its columns are there: Algorithm 2's log has all of them, TD3's has no q and no lambda.
+A chart is drawn if its columns exist: Algorithm 2's log has all of them, TD3's has no q and no lambda.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import pandas as pd
 from foster_cli.errors import FosterError
 from foster_cli.report.content import Chart, Float, Series
 
-#: What is larger is a fault and not drawn.
+#: Larger values are faulty and are not drawn.
 LARGEST = 1e30
-#: Most steps that are drawn; of a longer run as many, evenly spaced.
+#: The most steps to draw. Of a longer run, this many evenly spaced steps are drawn.
 MOST_STEPS = 1000
-#: key, title, y label, columns with their label and role, log y?
+#: key, title, y label, columns with their label and role, log y?, note
 _CURVES: tuple[tuple[str, str, str, tuple[tuple[str, str, str], ...], bool, str], ...] = (
     ("inner", "Inner loss", "nats",
      (("inner_before", "before the inner steps", "real"), ("inner_after", "after them", "synthetic")), False,
@@ -36,7 +36,7 @@ _CURVES: tuple[tuple[str, str, str, tuple[tuple[str, str, str], ...], bool, str]
 
 
 def _table(path: Path) -> pd.DataFrame:
-    """A CSV file of numbers; no columns where the file holds none. FosterError for anything else."""
+    """Read a CSV file of numbers. An empty file gives no columns; anything else raises FosterError."""
     try:
         table = pd.read_csv(path)
     except pd.errors.EmptyDataError:
@@ -50,7 +50,7 @@ def _table(path: Path) -> pd.DataFrame:
 
 
 def _column(table: pd.DataFrame, name: str) -> Float | None:
-    """A column that says something: there, and not 0 throughout."""
+    """The column `name`; None if it is missing, without finite values, or 0 throughout."""
     if name not in table.columns:
         return None
     values = table[name].to_numpy(dtype=np.float64)
@@ -58,7 +58,7 @@ def _column(table: pd.DataFrame, name: str) -> Float | None:
 
 
 def curves(folder: Path, manifest: dict[str, Any]) -> list[Chart]:
-    """The charts of the bundle in `folder`, validation first; none where nothing was learned (a coreset)."""
+    """The charts of the bundle in `folder`, validation first; none if nothing was learned (a coreset)."""
     log, checks = _table(folder / "log.csv"), _table(folder / "checks.csv")
     log, checks = (t.dropna(subset="step") if "step" in t.columns else t for t in (log, checks))
     found = [chart for chart in (_validation(checks, manifest),) if chart is not None]
@@ -89,7 +89,7 @@ def _levels(key: str, manifest: dict[str, Any]) -> list[tuple[str, float]]:
 
 
 def _validation(checks: pd.DataFrame, manifest: dict[str, Any]) -> Chart | None:
-    """Validation R@10 of fresh models trained on D~, beside full data and no training."""
+    """Validation R@10 of fresh models trained on D~, compared with full data and with no training."""
     if not {"step", "R@10"} <= set(checks.columns) or not np.isfinite(checks["R@10"]).any():
         return None
     metrics = manifest.get("metrics", {})

@@ -1,8 +1,8 @@
-"""The figures of a report as files: the same charts, intervals and map, as PNG and SVG, drawn by matplotlib.
+"""Draws the charts, intervals and map of a report as PNG and SVG files with matplotlib.
 
-In: a `Report` and a folder. Out: NAME.png (200 dpi) and NAME.svg per figure, each whole or not at all. The files of
-one matplotlib hold the same bytes for the same bundle: no dates, fixed ids. No title of an item is drawn, and text
-from outside is drawn as it is: `$` starts no formula.
+In: a `Report` and a folder. Out: NAME.png (200 dpi) and NAME.svg per figure, each written atomically. With the same
+version of matplotlib, the same bundle gives the same bytes: files hold no dates, and ids are fixed. Item titles are
+not drawn. Text from outside is drawn literally: `$` starts no formula.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from foster_cli.errors import FosterError
+from foster_cli.files import writing
 from foster_cli.report.content import Chart, ItemMap, Report, Results, Sequence
 from foster_cli.report.svg import tick_label
-from foster_cli.runtime import writing
 
 INSTALL = "type `pip install 'foster-cli[plot]'`"
 #: Okabe and Ito's colours, as on the page.
 COLOURS = {"real": "#0072b2", "synthetic": "#d55e00", "goal": "#009e73", "other": "#5b616a"}
-#: matplotlib wants a dict of its own names, which differ between versions: untyped here.
+#: Untyped, because matplotlib's names of settings differ between versions.
 STYLE: Any = {
     "figure.figsize": (4.8, 3.2), "figure.dpi": 100, "savefig.dpi": 200, "figure.constrained_layout.use": True,
     "font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left", "axes.spines.top": False,
@@ -33,7 +33,7 @@ STYLE: Any = {
 
 
 def check_matplotlib() -> None:
-    """FosterError with the command that installs matplotlib, where it is missing."""
+    """Raise FosterError with the command that installs matplotlib, if it is missing."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -41,7 +41,7 @@ def check_matplotlib() -> None:
 
 
 def write_figures(report: Report, folder: Path) -> list[Path]:
-    """Draw every figure into `folder`; the files written. FosterError without matplotlib, or for a full disk."""
+    """Draw every figure into `folder`; returns the paths. Raises FosterError without matplotlib or on a full disk."""
     check_matplotlib()
     import matplotlib
     from matplotlib.figure import Figure
@@ -66,7 +66,7 @@ def write_figures(report: Report, folder: Path) -> list[Path]:
 
 
 def draw_chart(axis: Any, chart: Chart) -> None:
-    """The lines of a chart."""
+    """Draw the lines of a chart."""
     for series in chart.series:
         axis.plot(
             chart.x, series.y, label=series.label, color=COLOURS[series.role], linewidth=1.4,
@@ -84,7 +84,7 @@ def draw_chart(axis: Any, chart: Chart) -> None:
     if chart.log_y:
         axis.set_yscale("log")
     for scale, one in ((chart.log_x, axis.xaxis), (chart.log_y, axis.yaxis)):
-        if scale:  # matplotlib's own labels of powers are formulas, which are not parsed here
+        if scale:  # matplotlib labels powers with formulas, which are not parsed here
             one.set_major_formatter(lambda value, _: tick_label(value))
             one.set_minor_formatter(lambda value, _: "")
     if len(chart.series) > 1:
@@ -92,7 +92,7 @@ def draw_chart(axis: Any, chart: Chart) -> None:
 
 
 def draw_intervals(axis: Any, results: Results) -> None:
-    """The first metric of every row with its 95 % interval."""
+    """Draw the first metric of every row with its 95 % interval."""
     name = results.metrics[0]
     for i, (_, values, _) in enumerate(results.rows):
         value, colour = values[name], COLOURS["synthetic" if i == 0 else "real"]
@@ -105,7 +105,7 @@ def draw_intervals(axis: Any, results: Results) -> None:
 
 
 def draw_map(axis: Any, drawn: ItemMap, sequences: list[Sequence], own: bool) -> None:
-    """The items, and the sequences through their likeliest items as they are read; the first one stands out."""
+    """Draw the items, and each sequence as a line through its most probable inputs. The first one is highlighted."""
     place = {int(item): xy for item, xy in zip(drawn.items, drawn.xy, strict=True)}
     axis.scatter(*drawn.xy.T, s=3, color="#9aa3ad", alpha=0.5, linewidths=0, rasterized=True)
     for i, sequence in reversed(list(enumerate(sequences))):

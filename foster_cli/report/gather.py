@@ -1,6 +1,6 @@
-"""From a bundle, its evaluation and its data to a `Report`.
+"""Collects a bundle, its evaluation and its data into a `Report`.
 
-In: a loaded `Bundle`; the JSON of `foster eval` or None; the `Dataset` or the reason why it is not there.
+In: a loaded `Bundle`; the JSON of `foster eval` or None; the `Dataset` or the reason why it is missing.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Facts = list[tuple[str, str]]
 
 
 def gather(bundle: Bundle, evaluation: dict[str, Any] | None, data: Dataset | str) -> Report:
-    """All that the report of `bundle` shows. `data`: the dataset it was made from, or why that is not there.
+    """Everything that the report of `bundle` shows. `data`: the dataset it was made from, or why it is missing.
 
-    FosterError for a bundle.json that does not hold what foster writes there.
+    Raises FosterError for a bundle.json with other content than foster writes.
     """
     try:
         return _gather(bundle, evaluation, data)
@@ -60,7 +60,7 @@ def _gather(bundle: Bundle, evaluation: dict[str, Any] | None, data: Dataset | s
 
 
 def _tiles(bundle: Bundle, table: Any) -> list[tuple[str, str, str]]:
-    """A few numbers for the head of the page: (value, what it is, detail)."""
+    """A few numbers for the head of the page: (value, label, detail)."""
     m = bundle.manifest
     found = []
     if table is not None and table.share is not None:
@@ -79,7 +79,7 @@ def _tiles(bundle: Bundle, table: Any) -> list[tuple[str, str, str]]:
 
 
 def _amount(value: Any) -> str:
-    """A setting or a statistic for a person."""
+    """Format a setting or a statistic for a person."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "–"}[value]
     if isinstance(value, float):
@@ -92,7 +92,7 @@ def _amount(value: Any) -> str:
 
 
 def _facts(bundle: Bundle) -> list[tuple[str, Facts]]:
-    """What was distilled from what, by whom, with which encoder, on which machine."""
+    """The facts about the real data, the synthetic set, the recommender and the machine."""
     m = bundle.manifest
     d, model, metrics = m["distill"], m["model"], m.get("metrics", {})
     encoder = m.get("encoder")
@@ -153,7 +153,7 @@ def _data(data: dict[str, Any]) -> Facts:
 
 
 def _settings(m: dict[str, Any]) -> list[tuple[str, Facts]]:
-    """Every setting, as bundle.json keeps it."""
+    """Every setting in bundle.json."""
     named = (("distill", "Distillation"), ("student", "Training on the result"), ("train", "Training on real data"),
              ("model", "Recommender"))  # fmt: skip
     return [(title, [(key, _amount(value)) for key, value in m[part].items()]) for part, title in named if part in m]

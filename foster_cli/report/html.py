@@ -1,8 +1,8 @@
-"""A `Report` as one HTML page that needs nothing else: no network, no other file.
+"""Renders a `Report` as one self-contained HTML page that needs no network and no other file.
 
-Text from outside (titles, ids, names, paths) passes `visible`, then the template's autoescape, or stands in a JSON
-block in which <, > and & are written as \\u003c and so on. The page forbids itself by a Content-Security-Policy all
-but its own script and its own style, each by its hash.
+Text from outside (titles, ids, names, paths) passes through `visible` and then the template's autoescape, or is part
+of a JSON block in which <, > and & are written as \\u003c and so on. The page's Content-Security-Policy allows only
+its script and its style, each by its hash.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from foster_cli.report.content import Position, Report
 from foster_cli.report.svg import chart_svg, interval_svg, map_svg
 from foster_cli.report.text import visible
 
-#: Characters of all titles that are on the map alone, together: what a page may weigh.
+#: Total characters of the titles of items that are only on the map. This limits the size of the page.
 MAP_CHARACTERS = 1_000_000
 _JSON_ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&"}
 
@@ -30,13 +30,13 @@ def _asset(name: str) -> str:
 
 
 def json_block(value: Any) -> Markup:
-    """`value` as JSON that cannot end the script element it stands in."""
+    """`value` as JSON that cannot end the script element around it."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Markup(text.translate(_JSON_ESCAPES))
 
 
 def policy(script: str, style: str) -> str:
-    """The Content-Security-Policy that allows this script and this style, and nothing else."""
+    """The Content-Security-Policy that allows only this script and this style."""
 
     def digest(text: str) -> str:
         return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
@@ -48,7 +48,7 @@ def policy(script: str, style: str) -> str:
 
 
 def page(report: Report) -> str:
-    """The whole page."""
+    """Render the whole page."""
     script, style = _asset("page.js"), _asset("page.css")
     environment = Environment(
         loader=DictLoader({"page.html": _asset("page.html")}), autoescape=True, undefined=StrictUndefined,
@@ -66,7 +66,7 @@ def page(report: Report) -> str:
 
 
 def _sequences(report: Report) -> dict[str, Any]:
-    """What the page's script draws: sequences, the items they name, and the items of the map."""
+    """The data of the page's script: the sequences, the items they name, and the items of the map."""
     number: dict[int, int] = {}
 
     def cell(position: Position) -> list[Any]:

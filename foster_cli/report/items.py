@@ -1,7 +1,7 @@
-"""What a bundle's sequences say about the items: the likeliest of each position, popularity, the map.
+"""The items in a bundle's sequences: the most probable ones of each position, their popularity, and their map.
 
-In: a bundle, and the training interactions' items (N,) where the data is there. Out: `Sequence`s, `Chart`s, `ItemMap`.
-One sequence's (L, n) block is in memory at a time.
+In: a bundle, and the training interactions' items (N,) if there is data. Out: `Sequence`s, `Chart`s, `ItemMap`.
+Only one sequence's (L, n) block is in memory at a time.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from torch import Tensor
 
 from foster_cli.bundle import Bundle
 from foster_cli.errors import FosterError
+from foster_cli.export.view import likeliest
 from foster_cli.report.content import Chart, Float, Int, ItemMap, Position, Sequence, Series
 from foster_cli.runtime import generator
 
 TOP = 10
-#: Most points of a popularity curve, and most items drawn on the map.
+#: The most points of a popularity curve, and the most items on the map.
 CURVE_POINTS = 200
 MAP_POINTS = 20_000
 
@@ -32,27 +33,22 @@ class Mass:
 
 
 def _positions(block: Tensor, mass: Float, top: int, where: str) -> list[Position]:
-    """The positions of one (L, n) block of probabilities; adds them to `mass` (n,)."""
+    """The positions of one (L, n) block of probabilities. Adds the probabilities to `mass` (n,) in place."""
     p = block.double()
     if not bool(torch.isfinite(p).all()):
         raise FosterError(f"{where}: probabilities that are not finite", "distill again: this bundle is damaged")
     spread = torch.special.entr(p).sum(-1).exp()
-    value, index = p.topk(top, dim=-1)
     mass += p.sum(0).numpy()
-    # equal probabilities stand in the order of the catalogue
-    order = [np.lexsort((i, -v)) for i, v in zip(index.numpy(), value.numpy(), strict=True)]
-    return [
-        Position(index[t].numpy()[o].astype(np.int64), value[t].numpy()[o], float(spread[t]))
-        for t, o in enumerate(order)
-    ]
+    index, value = likeliest(p.numpy(), top)
+    return [Position(index[t], value[t], float(spread[t])) for t in range(len(index))]
 
 
-def read_sequences(bundle: Bundle, top: int = TOP) -> tuple[list[Sequence], Mass]:
-    """Each of the M sequences, and the mass of each item over all of them. FosterError for what is not finite."""
+def read_sequences(bundle: Bundle) -> tuple[list[Sequence], Mass]:
+    """The M sequences, and each item's mass over all of them. Raises FosterError for values that are not finite."""
     n = len(bundle.item_ids)
     if bundle.windows is not None:
         return _real_sequences(bundle, n)
-    top = min(top, n)
+    top = min(TOP, n)
     read, goals = np.zeros(n), np.zeros(n)
     found = []
     for user in range(len(bundle.factors["U"])):
@@ -64,7 +60,7 @@ def read_sequences(bundle: Bundle, top: int = TOP) -> tuple[list[Sequence], Mass
 
 
 def _real_sequences(bundle: Bundle, n: int) -> tuple[list[Sequence], Mass]:
-    """The M real windows as they are: one item per position."""
+    """The M real windows as sequences with one item per position."""
     assert bundle.windows is not None
     found = []
     for items, length in zip(bundle.windows.items, bundle.windows.lengths, strict=True):
@@ -74,7 +70,7 @@ def _real_sequences(bundle: Bundle, n: int) -> tuple[list[Sequence], Mass]:
 
 
 def _ranks(n: int) -> Int:
-    """At most CURVE_POINTS of the ranks 1…n, evenly spaced on a logarithmic axis, both ends among them."""
+    """At most CURVE_POINTS of the ranks 1…n, evenly spaced on a logarithmic axis, both ends included."""
     if n <= CURVE_POINTS:
         return np.arange(1, n + 1)
     return np.unique(np.geomspace(1, n, CURVE_POINTS).round().astype(np.int64))
@@ -89,9 +85,9 @@ def _masses(mass: Mass, real: bool) -> list[tuple[str, Float, str]]:
 
 
 def popularity(mass: Mass, train_items: Int | None, real: bool) -> list[Chart]:
-    """Figure 7: popularity by rank; and, where the real data is there, what share falls on its popular items.
+    """Popularity by rank (Figure 7) and, with the real data, the share of the mass on its popular items.
 
-    `train_items` (N,): the item of each training interaction; None: the data is gone. `real`: a coreset.
+    `train_items` (N,): the item of each training interaction; None without the data. `real`: this is a coreset.
     """
     n = len(mass.read)
     kinds = _masses(mass, real)
@@ -128,9 +124,9 @@ def popularity(mass: Mass, train_items: Int | None, real: bool) -> list[Chart]:
 
 
 def item_map(V: Tensor, sequences: list[Sequence], limit: int = MAP_POINTS) -> ItemMap:
-    """The first two principal components of V (n, d). Of more than `limit` items a fixed random part is drawn.
+    """The first two principal components of V (n, d). If n > `limit`, only a fixed random subset is drawn.
 
-    Always drawn: the likeliest item of every position. Signs are fixed (the largest loading is positive).
+    It includes the most probable item of every position. Signs are fixed (the largest loading is positive).
     """
     from sklearn.decomposition import PCA
 
@@ -139,7 +135,7 @@ def item_map(V: Tensor, sequences: list[Sequence], limit: int = MAP_POINTS) -> I
     if min(n, width) < 2:
         xy, explained = np.c_[X[:, :1] - X[:, :1].mean(0), np.zeros(n)], np.array([1.0, 0.0])
     else:
-        with np.errstate(invalid="ignore"):  # items that are all alike have no variance to share
+        with np.errstate(invalid="ignore"):  # identical items have no variance
             fitted = PCA(2, svd_solver="covariance_eigh").fit(X)
         xy, explained = fitted.transform(X), np.nan_to_num(fitted.explained_variance_ratio_)
     named = {int(p.items[0]) for s in sequences for p in (*s.read, *s.goals)}

@@ -1,7 +1,7 @@
-"""The live view of `foster distill --live`: where the run is, its losses, its validation beside full and random data.
+"""The live view of `foster distill --live`: progress, losses, and validation next to full and random data.
 
-In: console events (`teacher`, `start`, `check`, `step`) and progress. Out: a rich renderable. It only listens: the run
-does the same with and without it.
+In: console events (`teacher`, `random`, `start`, `check`, `step`) and progress. Out: a rich renderable. The view only
+listens, so it does not change the run.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
-import torch
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from foster_cli.config import DistillConfig, ModelConfig, TrainConfig
-from foster_cli.console import Console, clean
+from foster_cli.console import clean
 from foster_cli.data.schema import Dataset
-from foster_cli.evaluate.compare import few_model, random_windows
+from foster_cli.evaluate.rows import few_model, random_windows
 from foster_cli.ops.precision import matmul_precision
-from foster_cli.train.setting import make_setting
+from foster_cli.session import Session
+from foster_cli.settings import Settings
+from foster_cli.train.task import make_task
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDTH = 36
-#: Columns of a step that are drawn, and what they are called.
+#: The columns of a step that are drawn, and their labels.
 LOSSES = (
     ("inner_before", "inner loss"), ("q", "q"), ("lambda", "lambda"), ("outer_real", "outer loss"),
     ("entropy", "entropy"),
@@ -36,7 +36,7 @@ LOSSES = (
 
 
 def sparkline(values: list[float], width: int = WIDTH) -> str:
-    """`values` as blocks, the mean of equal stretches where there are more than `width`."""
+    """`values` as block characters. More than `width` values are averaged over equal stretches."""
     if len(values) > width:
         cuts = [round(i * len(values) / width) for i in range(width + 1)]
         values = [sum(values[a:b]) / (b - a) for a, b in pairwise(cuts)]
@@ -49,47 +49,43 @@ def sparkline(values: list[float], width: int = WIDTH) -> str:
 
 
 def clock(seconds: float) -> str:
-    """1:02:03, or 2:03."""
+    """`seconds` as 1:02:03 or 2:03."""
     whole = max(0, round(seconds))
     hours, minutes = whole // 3600, whole // 60 % 60
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
-def random_reference(
-    data: Dataset, model: ModelConfig, train: TrainConfig, config: DistillConfig, seed: int, device: torch.device,
-    console: Console, use_cache: bool,
-) -> float:  # fmt: skip
-    """Validation R@10 of one model trained on M random real windows, as those of the row `random` of `foster eval`."""
-    with matmul_precision(model.precision, device):
-        setting = make_setting(data, model, config.length, device, console, use_cache)
-        windows = random_windows(setting.windows, min(config.budget, len(setting.windows)), seed)
-        found = few_model(setting, train, windows, seed, console, f"{config.budget} random real sequences")
+def random_reference(settings: Settings, data: Dataset, session: Session) -> float:
+    """Validation R@10 of one model trained on M random real windows, like the row `random` of `foster eval`."""
+    budget = settings.distill.budget
+    with matmul_precision(settings.model.precision, session.device):
+        task = make_task(data, settings.model, settings.distill.length, session)
+        windows = random_windows(task.windows, min(budget, len(task.windows)), settings.seed)
+        found = few_model(task, settings.train, windows, settings.seed, f"{budget} random real sequences")
     assert found.valid is not None
     return found.valid
 
 
 @contextmanager
-def watching(
-    live: bool, method: str, data: Dataset, model: ModelConfig, train: TrainConfig, config: DistillConfig, seed: int,
-    device: torch.device, console: Console, use_cache: bool,
-) -> Iterator[None]:  # fmt: skip
-    """The live view around a run of `method`, with `live` and on a terminal; else nothing, with a note if asked for.
+def watching(live: bool, settings: Settings, data: Dataset, session: Session) -> Iterator[None]:
+    """Show the live view during a run if `live` is set and the console is a terminal. Elsewhere `live` gives a note.
 
-    First trains one model on random real sequences, to have something to compare with.
+    First trains one model on random real sequences as a reference.
     """
+    console, config = session.console, settings.distill
     if not live or not console.interactive:
         if live:
             console.note("--live draws on a terminal only (and not with --json): plain lines here")
         yield
         return
-    with console.live(LiveView(f"{data.name}: {method}, budget {config.budget}", config.steps, config.check_every)):
-        found = random_reference(data, model, train, config, seed, device, console, use_cache)
-        console.event(event="random", **{"R@10": found})
+    title = f"{data.name}: {settings.method}, budget {config.budget}"
+    with console.live(LiveView(title, config.steps, config.check_every)):
+        console.event(event="random", **{"R@10": random_reference(settings, data, session)})
         yield
 
 
 class LiveView:
-    """State of one run. `steps` K, a validation after every `check_every` of them. `clock` gives seconds."""
+    """The state of one run of K = `steps` steps, with a validation every `check_every` steps. `now` returns seconds."""
 
     def __init__(self, title: str, steps: int, check_every: int, now: Callable[[], float] = time.monotonic) -> None:
         self.title, self.steps, self.check_every, self.now = clean(title, 80), steps, check_every, now
@@ -103,7 +99,7 @@ class LiveView:
         self.check_seconds: list[float] = []
 
     def begin(self, label: str, total: int) -> Callable[[int, str], None]:
-        """A stage of `total` units begins."""
+        """Begin a stage of `total` units. Returns the function that reports its progress."""
         self.label, self.done, self.total, self.extra = clean(label, 60), 0, total, ""
         self.stage_began = self.now()
 
@@ -113,7 +109,7 @@ class LiveView:
         return at
 
     def hear(self, fields: dict[str, Any]) -> None:
-        """Take in an event."""
+        """Update the state with an event."""
         now, kind = self.now(), fields.get("event")
         if kind == "teacher":
             self.values |= {"full data": fields["R@10"], "untrained": fields["untrained"]}
@@ -124,7 +120,7 @@ class LiveView:
             self.starts.append(fields["R@10"])
         elif kind == "check":
             self.checks.append((int(fields["step"]), fields["R@10"]))
-            if len(self.checks) > 1:  # what passed since the step before it
+            if len(self.checks) > 1:  # the time since the step before it
                 self.check_seconds.append(now - self.last)
         elif kind == "step":
             self.log.append(fields)
@@ -132,7 +128,7 @@ class LiveView:
         self.last = now
 
     def seconds_left(self) -> float | None:
-        """Of the outer steps that are left and their validations, at the pace so far; None before the first step."""
+        """Seconds for the remaining outer steps and validations at the pace so far; None before the first step."""
         if not self.step_seconds:
             return None
         done = int(self.log[-1]["step"])

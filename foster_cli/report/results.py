@@ -1,4 +1,4 @@
-"""The JSON of `foster eval` made into a table, after a look whether it is of this bundle.
+"""Makes the JSON of `foster eval` into a table, after checking that it belongs to this bundle.
 
 In: a file, or the bundle's own eval.json. Out: `Results`. Numbers are checked before anything is drawn.
 """
@@ -13,9 +13,9 @@ from foster_cli.bundle import Bundle
 from foster_cli.errors import FosterError
 from foster_cli.report.content import Results
 
-#: Where `foster eval` keeps the evaluation of a bundle, inside of it.
+#: The file in a bundle in which `foster eval` stores its evaluation.
 EVALUATION = "eval.json"
-#: No metric, time or memory is beyond it.
+#: Every metric, time and memory is below it.
 LARGEST = 1e15
 NAMES = {
     "synthetic": "synthetic", "full": "full data", "random": "random real", "untrained": "untrained",
@@ -24,7 +24,7 @@ NAMES = {
 
 
 def read_evaluation(bundle: Bundle, path: Path | None) -> dict[str, Any] | None:
-    """The evaluation in `path`, or the bundle's own; None where there is none. FosterError for another bundle's."""
+    """The evaluation in `path`, or in the bundle; None if there is none. Raises FosterError for another bundle's."""
     source = path if path is not None else bundle.path / EVALUATION
     if path is None and not source.is_file():
         return None
@@ -47,7 +47,7 @@ def read_evaluation(bundle: Bundle, path: Path | None) -> dict[str, Any] | None:
 
 
 def _check(found: dict[str, Any]) -> None:
-    """KeyError, TypeError or ValueError where something that is shown is not there or no finite number."""
+    """Raise KeyError, TypeError or ValueError if a value to show is missing or is not a finite number."""
     for row in found["rows"].values():
         values = [row[m][k] for m in metrics(found) for k in ("mean", "low", "high")]
         values += [row["coverage"], row["train_seconds"], row["peak_mb"]]
@@ -73,7 +73,7 @@ def metrics(found: dict[str, Any]) -> list[str]:
 
 
 def results(found: dict[str, Any], real: bool, budget: int) -> Results:
-    """The table of an evaluation. `real`: of a coreset."""
+    """The table of an evaluation. `real`: the bundle is a coreset."""
     names = metrics(found)
     label = {**NAMES, "random": f"{budget} random real", "synthetic": f"{budget} {'chosen' if real else 'synthetic'}"}
     rows = []

@@ -20,13 +20,13 @@ LEFT, RIGHT, TOP, BOTTOM = 60, 14, 14, 44
 MAP_WIDTH = 1000
 
 
-def linear_ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) from at or below `low` to at or above `high`."""
+def linear_ticks(low: float, high: float) -> list[float]:
+    """Round numbers (1, 2, 2.5 or 5 times a power of ten apart) from at or below `low` to at or above `high`."""
     size = max(abs(low), abs(high))
     if not high - low > 1e-9 * size:  # no range, or one that doubles cannot divide
         pad = size * 0.1 or 1.0
         low, high = low - pad, high + pad
-    rough = (high - low) / max(about - 1, 1)
+    rough = (high - low) / 4  # about five ticks
     power = 10.0 ** math.floor(math.log10(rough))
     step = next((m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999), 10 * power)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
@@ -34,7 +34,7 @@ def linear_ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten around [low, high]; every second or third where they are many."""
+    """Powers of ten around [low, high]; only every second or third if there are many."""
     first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
     last = max(last, first + 1)
     every = max(1, math.ceil((last - first) / 6))
@@ -52,7 +52,7 @@ def tick_label(value: float) -> str:
 
 @dataclass(frozen=True)
 class Axis:
-    """Data to units: `low`…`high` to `start`…`stop`, on a logarithmic scale with `log`; ticks lie within."""
+    """Maps data `low`…`high` to units `start`…`stop`, on a logarithmic scale with `log`. Ticks are in this range."""
 
     ticks: list[float]
     low: float
@@ -63,7 +63,7 @@ class Axis:
 
     @classmethod
     def over(cls, low: float, high: float, start: float, stop: float, log: bool = False, tight: bool = False) -> Axis:
-        """An axis of what lies between `low` and `high`: from tick to tick, or from the one to the other (`tight`)."""
+        """An axis for data from `low` to `high`. It runs from tick to tick or, if `tight`, from `low` to `high`."""
         ticks = log_ticks(low, high) if log else linear_ticks(low, high)
         if not tight or not high > low:
             return cls(ticks, ticks[0], ticks[-1], start, stop, log)
@@ -71,7 +71,7 @@ class Axis:
         return cls(within, low, high, start, stop, log)
 
     def at(self, value: Any) -> Any:
-        """Units of a number or an array."""
+        """Convert a number or an array to units."""
         low, high = self.low, self.high
         if self.log:
             low, high, value = math.log10(low), math.log10(high), np.log10(value)
@@ -79,7 +79,7 @@ class Axis:
 
 
 def axes(chart: Chart) -> tuple[Axis, Axis]:
-    """The x and y axis of a chart: they span all that is drawn, the levels included."""
+    """The x and y axis of a chart. They span everything that is drawn, including the levels."""
     ys = np.concatenate([s.y[np.isfinite(s.y)] for s in chart.series] + [np.array([v for _, v in chart.levels])])
     low, high = float(ys.min()), float(ys.max())
     x_low, x_high = float(chart.x.min()), float(chart.x.max())
@@ -92,7 +92,7 @@ def axes(chart: Chart) -> tuple[Axis, Axis]:
 
 
 def line_path(x: Float, y: Float) -> str:
-    """The d of a path through the points; it is broken where y is not finite."""
+    """The attribute `d` of a path through the points, broken where y is not finite."""
     parts, pen = [], "M"
     for a, b in zip(x.tolist(), y.tolist(), strict=True):
         if not math.isfinite(b):
@@ -125,7 +125,7 @@ def _frame(x: Axis, y: Axis, x_label: str, y_label: str) -> list[str]:
 
 
 def chart_svg(chart: Chart) -> tuple[Markup, dict[str, Any]]:
-    """The drawing, and what hovering needs: units of x, values of x and y, labels."""
+    """The drawing, and the data shown on hovering: units of x, values of x and y, labels."""
     x, y = axes(chart)
     out = _frame(x, y, chart.x_label, chart.y_label)
     for label, value in chart.levels:
@@ -162,7 +162,7 @@ def _short(value: float) -> float | None:
 
 
 def summary(chart: Chart) -> str:
-    """Where each line starts and ends, in words, for who does not see the drawing."""
+    """The first and last value of each line in words, for readers who cannot see the drawing."""
     parts = []
     for s in chart.series:
         found = s.y[np.isfinite(s.y)]
@@ -202,7 +202,7 @@ def interval_svg(results: Results) -> Markup:
 
 
 def map_places(drawn: ItemMap) -> tuple[list[tuple[int, int]], int]:
-    """Whole units (p, 2) of the map's items, y downwards, and the map's height; both axes on one scale."""
+    """Integer units (p, 2) of the map's items, y downwards, and the map's height. Both axes have the same scale."""
     low, high = drawn.xy.min(0), drawn.xy.max(0)
     span = np.maximum(high - low, 1e-12)
     height = int(np.clip(MAP_WIDTH * span[1] / span[0], 400, 900))

@@ -1,7 +1,7 @@
-"""`foster distill --tensorboard DIR`: a run's events as TensorBoard event files, written while it goes on.
+"""`foster distill --tensorboard DIR`: a run's events as TensorBoard event files, written during the run.
 
-In: console events. Out: scalars. `step` events: inner/…, outer/…, constraint/…, synthetic/… at each outer step;
-`check`: validation/…; `start`: start/R@10, numbered; `teacher`: validation/full and validation/untrained at step 0.
+In: console events. Out: scalars. `step`: inner/…, outer/…, constraint/…, synthetic/…, step/…; `check`: validation/…;
+`start`: start/R@10, numbered; at step 0 `teacher`: validation/full, validation/untrained; `random`: validation/random.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from foster_cli.console import Console
 from foster_cli.errors import FosterError
 
 INSTALL = "type `pip install 'foster-cli[tensorboard]'`"
-#: A step's columns by the tag they get; any other column is written under step/.
+#: The tags of a step's columns. Any other column is written under step/.
 TAGS = {
     "inner_before": "inner/before", "inner_after": "inner/after", "q": "constraint/q", "lambda": "constraint/lambda",
     "q_sign": "constraint/q_sign", "outer_real": "outer/real", "outer_feature": "outer/feature",
@@ -25,7 +25,7 @@ TAGS = {
 
 
 def check_tensorboard() -> None:
-    """FosterError with the command that installs TensorBoard, where it is missing."""
+    """Raise FosterError with the command that installs TensorBoard, if it is missing."""
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
@@ -34,7 +34,7 @@ def check_tensorboard() -> None:
 
 @contextmanager
 def recording(console: Console, folder: Path | None) -> Iterator[None]:
-    """Every event of `console` until the end, written into `folder`; nothing for None. FosterError for a bad folder."""
+    """Write all events of `console` into `folder`; None: write nothing. Raises FosterError for a bad folder."""
     if folder is None:
         yield
         return

@@ -1,15 +1,14 @@
-"""Hostile text made fit to be shown: what is invisible becomes visible, what is endless is cut.
+"""Makes untrusted text safe to show: invisible characters become visible, and long text is cut.
 
-In: any string (titles, ids, names of files). Out: a string that holds no control character, no bidirectional control
-and no lone surrogate. It may still hold `<` or letters that run from right to left: escaping and `<bdi>` are the
-page's part.
+In: any string (titles, ids, names of files). Out: a string without control characters, bidirectional controls or lone
+surrogates. It may still hold `<` or right-to-left letters, so the page must escape it and use `<bdi>`.
 """
 
 from __future__ import annotations
 
 import unicodedata
 
-#: Format characters that words are written with: the zero-width joiner and non-joiner (Persian, emoji).
+#: Format characters that occur in words: the zero-width joiner and non-joiner (Persian, emoji).
 _KEPT = {"\u200c", "\u200d"}
 _SHOWN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 LIMIT = 200
@@ -23,7 +22,7 @@ def _sign(char: str) -> str:
 
 
 def visible(text: object, limit: int = LIMIT) -> str:
-    """`text` with control and format characters as signs, cut to `limit` characters with its full length named."""
+    """`text` with control and format characters as signs. Beyond `limit` characters it is cut and its length added."""
     whole = str(text)
     out = "".join(_sign(c) if c not in _KEPT and unicodedata.category(c) in _SHOWN else c for c in whole[:limit])
     return out if len(whole) <= limit else f"{out}… ({len(whole):,} characters)"

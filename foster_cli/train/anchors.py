@@ -1,54 +1,43 @@
-"""The teacher and its trajectory: trained once, kept in the cache folder, reused between runs.
+"""The teacher and its trajectory: trained once, stored in the cache folder and reused by later runs.
 
-In: data, model and training settings, a seed. Out: a `Teacher` with its best state and one learnable state
-per validation, the anchor pool of Algorithm 2. The cache key is a hash of everything that decides the result.
+In: data, model and training settings, a seed. Out: a `Teacher` with its best state and its anchors: the trainable
+parameters at each validation, for Algorithm 2. The cache key is a hash of everything that the result depends on.
 
     teachers/<key>/            best.safetensors, anchor-NNN.safetensors, teacher.json with their sha256
-    teachers/<key>.run/        while it trains: its state after an epoch, and the anchors so far (`checkpoint.py`)
-    teachers/<key>.about.json  what `foster cache list` says of it
-    teachers/<key>.lock        held by the one who trains or reads it
+    teachers/<key>.run/        during training: the state after an epoch, and the anchors so far (`checkpoint.py`)
+    teachers/<key>.about.json  what `foster cache list` shows about the teacher
+    teachers/<key>.lock        held by the process that trains or reads the teacher
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from foster_cli.cache import clear_leftovers, write_about
+from foster_cli.cache import cache_dir, read_or_make, write_about
 from foster_cli.checkpoint import Store
-from foster_cli.config import LATER, ModelConfig, TrainConfig, without
-from foster_cli.console import SILENT, Console
-from foster_cli.data.schema import Dataset
-from foster_cli.data.windows import Cases, Windows
-from foster_cli.models.recommender import Factory, Recommender
-from foster_cli.runtime import (
-    cache_dir,
-    cache_lock,
-    peak_memory_mb,
-    reset_peak,
-    save_tensors,
-    sha256_file,
-    sha256_json,
-    writing_dir,
-)
-from foster_cli.train.fit import fit_real
+from foster_cli.console import Stage
+from foster_cli.files import save_tensors, sha256_file, sha256_json, writing_dir
+from foster_cli.models.recommender import Recommender
+from foster_cli.runtime import peak_memory_mb, reset_peak
+from foster_cli.settings import LATER, TrainConfig, without
+from foster_cli.train.fit import ResumeStore, fit_real
+from foster_cli.train.task import Task
 
-#: Raised whenever training changes what a given key would give.
+#: Increased whenever a change of the code changes the teacher of a given key.
 FORMAT = 4
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A recommender trained on the real data. `anchors`: learnable states, one per validation from 0."""
+    """A recommender trained on the real data. `anchors`: trainable parameters, one set per validation from epoch 0."""
 
     model: Recommender
     anchors: list[dict[str, Tensor]]
@@ -57,93 +46,94 @@ class Teacher:
     peak_mb: float
     cached: bool
 
+    @property
+    def best(self) -> float:
+        """The best validation R@10."""
+        return max(row["R@10"] for row in self.history)
 
-def teacher_key(
-    data: Dataset,
-    encoder_hash: str | None,
-    model: ModelConfig,
-    train: TrainConfig,
-    length: int,
-    seed: int,
-    device: str,
-) -> str:
-    """Hash of data, encoder (None: none), settings, seed and kind of device: equal key, equal teacher."""
-    fields: list[Any] = [FORMAT, data.hash, encoder_hash, length, seed, device, torch.__version__]
-    shape = {k: v for k, v in dataclasses.asdict(model).items() if k != "encoder"}
+
+def teacher_key(task: Task, train: TrainConfig, seed: int) -> str:
+    """Hash of data, encoder (None: none), settings, seed, device type and torch: equal keys mean equal teachers."""
+    encoder = None if task.source is None else task.source.hash
+    fields: list[Any] = [FORMAT, task.data.hash, encoder, task.length, seed, task.device.type, torch.__version__]
+    shape = {k: v for k, v in dataclasses.asdict(task.model).items() if k != "encoder"}
     shape = without(shape, {"precision": "fp32", "backbone": "sasrec", "items": "text", **LATER})
     return sha256_json([*fields, shape, dataclasses.asdict(train)])
 
 
-def train_teacher(
-    key: str,
-    fresh: Factory,
-    windows: Windows,
-    valid: Cases,
-    config: TrainConfig,
-    seed: int,
-    console: Console = SILENT,
-    use_cache: bool = True,
-    label: str = "training on the full data",
-    about: dict[str, Any] | None = None,
-    keep: Path | None = None,
+def full_teacher(
+    task: Task, train: TrainConfig, seed: int, label: str = "training on the full data", folder: Path | None = None
 ) -> Teacher:
-    """The teacher under `key`, read from the cache folder or trained (and written there).
+    """A recommender trained on all real windows with `seed`, and its trajectory: read from the cache, or trained.
 
-    An interrupted training goes on after the last epoch that was kept, with the same numbers. `about`: what it is, for
-    people. `keep`: the folder that takes the place of the cache's where `use_cache` is off; with None it is kept
-    nowhere.
+    An interrupted training resumes after the last stored epoch, with the same numbers. If the session does not use
+    the cache, the teacher is stored in `folder`, or nowhere if that is None.
     """
-    if not use_cache and keep is None:
-        return _train(fresh, windows, valid, config, seed, console, label, None)
-    folder = cache_dir() / "teachers" / key if use_cache or keep is None else keep / "teacher"
-    with cache_lock(folder, lambda: console.note(f"{label}: another process makes the same one; waiting for it")):
-        store = Store(folder.with_name(folder.name + ".run"))
-        clear_leftovers(folder)
-        if (folder / "teacher.json").exists():
-            try:
-                found = _read(folder, fresh(seed))
-                store.clear()  # left by one that was killed just after
-                return found
-            except (SafetensorError, KeyError, ValueError, OSError) as error:
-                console.note(f"a damaged cache entry is made again: {folder} ({type(error).__name__})")
-                shutil.rmtree(folder)
-        if use_cache:
-            write_about(folder, about or {})
-        teacher = _train(fresh, windows, valid, config, seed, console, label, _Trail(store))
-        with writing_dir(folder) as tmp:
-            for i, state in enumerate(teacher.anchors):
-                save_tensors(state, tmp / f"anchor-{i:03d}.safetensors")
-            save_tensors(teacher.model.learnables(), tmp / "best.safetensors")
-            record = {"anchors": len(teacher.anchors), "history": teacher.history}
-            record |= {"seconds": teacher.seconds, "peak_mb": teacher.peak_mb}
-            record["sha256"] = {p.name: sha256_file(p) for p in sorted(tmp.iterdir())}
-            (tmp / "teacher.json").write_text(json.dumps(record))
+    session, stage = task.session, Stage(task.session.console, label)
+    if session.use_cache:
+        place = cache_dir() / "teachers" / teacher_key(task, train, seed)
+    elif folder is not None:
+        place = folder / "teacher"
+    else:
+        return _train(task, train, seed, stage, None)
+    store = Store(place.with_name(place.name + ".run"))
+
+    def read() -> Teacher:
+        found = _read(place, task.fresh(seed))
+        store.clear()  # left behind if the process that wrote the entry was killed right after
+        return found
+
+    def make() -> Teacher:
+        if session.use_cache:
+            write_about(place, _about(task, seed))
+        teacher = _train(task, train, seed, stage, _Trail(store))
+        _write(place, teacher)
         store.clear()
         return teacher
 
+    teacher = read_or_make(place, read, make, session.console)
+    if teacher.cached and session.use_cache:
+        stage.note(f"from the cache ({teacher.seconds:.0f} s when it was trained; --no-cache trains again)")
+    return teacher
+
+
+def _about(task: Task, seed: int) -> dict[str, Any]:
+    """What `foster cache list` shows about a teacher."""
+    model = task.model
+    return {
+        "data": task.data.name, "encoder": model.encoder if model.items == "text" else "ids",
+        "backbone": model.backbone, "train_layers": model.train_layers, "length": task.length, "seed": seed,
+    }  # fmt: skip
+
 
 @dataclass
-class _Trail:
-    """A training's `Keeper` that keeps its anchors too, each of them once."""
+class _Trail(ResumeStore):
+    """Stores the state of a training and its anchors on disk; each anchor is written once."""
 
-    store: Store
+    store: Store | None
     anchors: list[dict[str, Tensor]] = field(default_factory=list)
     written: int = 0
 
+    def saw(self, epoch: int, model: Recommender) -> None:
+        """Add an anchor."""
+        self.anchors.append(model.learnables())
+
     def due(self) -> bool:
-        """Whether the time since the last writing allows another."""
-        return self.store.due()
+        """Whether enough time has passed since the last write."""
+        return self.store is not None and self.store.due()
 
     def write(self, tree: dict[str, Any]) -> None:
-        """The anchors that are not yet kept, then the state."""
+        """Write the new anchors, then the state."""
+        assert self.store is not None
         new = {f"anchor-{i:03d}": self.anchors[i] for i in range(self.written, len(self.anchors))}
         self.store.write({**new, "state": {**tree, "anchors": len(self.anchors)}})
         self.written = len(self.anchors)
 
     def read(self) -> dict[str, Any] | None:
-        """The state, if all its anchors are there."""
-        tree = self.store.read("state")
-        found = [self.store.read(f"anchor-{i:03d}") for i in range(tree["anchors"])] if tree is not None else []
+        """The stored state, if all its anchors exist."""
+        store = self.store
+        tree = None if store is None else store.read("state")
+        found = [store.read(f"anchor-{i:03d}") for i in range(tree["anchors"])] if store is not None and tree else []
         if tree is None or any(anchor is None for anchor in found):
             return None
         self.anchors[:], self.written = found, len(found)
@@ -160,28 +150,20 @@ def _read(folder: Path, model: Recommender) -> Teacher:
     return Teacher(model, anchors, record["history"], record["seconds"], record["peak_mb"], True)
 
 
-def _train(
-    fresh: Factory,
-    windows: Windows,
-    valid: Cases,
-    config: TrainConfig,
-    seed: int,
-    console: Console,
-    label: str,
-    trail: _Trail | None,
-) -> Teacher:
+def _write(folder: Path, teacher: Teacher) -> None:
+    """Write the teacher as a cache entry."""
+    with writing_dir(folder) as tmp:
+        for i, state in enumerate(teacher.anchors):
+            save_tensors(state, tmp / f"anchor-{i:03d}.safetensors")
+        save_tensors(teacher.model.learnables(), tmp / "best.safetensors")
+        record = {"anchors": len(teacher.anchors), "history": teacher.history}
+        record |= {"seconds": teacher.seconds, "peak_mb": teacher.peak_mb}
+        record["sha256"] = {p.name: sha256_file(p) for p in sorted(tmp.iterdir())}
+        (tmp / "teacher.json").write_text(json.dumps(record))
+
+
+def _train(task: Task, train: TrainConfig, seed: int, stage: Stage, trail: _Trail | None) -> Teacher:
     reset_peak()
-    model = fresh(seed)
-    anchors: list[dict[str, Tensor]] = [] if trail is None else trail.anchors
-    fit = fit_real(
-        model,
-        windows,
-        valid,
-        config,
-        seed,
-        console,
-        label,
-        on_check=lambda _, m: anchors.append(m.learnables()),
-        keeper=trail,
-    )
-    return Teacher(model, anchors, fit.history, fit.seconds, peak_memory_mb(model.device), False)
+    model, trail = task.fresh(seed), trail or _Trail(None)
+    fit = fit_real(model, task.windows, task.valid, train, seed, stage, trail)
+    return Teacher(model, trail.anchors, fit.history, fit.seconds, peak_memory_mb(model.device), False)

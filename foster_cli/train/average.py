@@ -1,7 +1,7 @@
-"""Averaged weights: what is validated and kept is an exponential mean of the last steps, not the last step.
+"""Averaged weights: an exponential mean of the last steps' weights is validated and stored, not the last weights.
 
-Adam at a constant rate leaves the weights moving about a good point: on Amazon Games one epoch gives validation
-R@10 0.049 with the last step's weights and 0.057 with their average (Polyak averaging; Izmailov et al. 2018).
+At a constant learning rate, Adam's weights move about a good point. On Amazon Games, one epoch gives validation R@10
+0.049 with the last step's weights and 0.057 with their average (Polyak averaging; Izmailov et al. 2018).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from foster_cli.models.recommender import Recommender
 
 
 class Average:
-    """An exponential mean of `model`'s weights over about `horizon` steps; a plain mean before that many."""
+    """An exponential mean of `model`'s weights over about `horizon` steps; at first, a plain mean of all steps."""
 
     def __init__(self, model: Recommender, horizon: int) -> None:
         self.source, self.horizon, self.steps = model, horizon, 0
@@ -21,7 +21,7 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the weights after one more optimizer step; the first one replaces what was there."""
+        """Include the weights after one more optimizer step; the first call replaces the initial weights."""
         self.steps += 1
         into: list[Tensor] = [p for p in self.model.parameters() if p.requires_grad]
         new: list[Tensor] = [p for p in self.source.parameters() if p.requires_grad]

@@ -1,7 +1,7 @@
-"""What training will need in memory, estimated before it starts, beside what is free.
+"""An estimate of the memory that training will need, made before it starts and compared with the free memory.
 
-In: a `Setting` and the settings of training. Out: bytes by part. What a backward pass keeps is not guessed: a few
-windows and items run forward, what autograd saves of them is counted, and that is scaled up to the batches to come.
+In: a `Task` and the training settings. Out: bytes by part. The memory of a backward pass is measured, not guessed: a
+few windows and items run forward, and the bytes that autograd saves for them are scaled up to whole batches.
 """
 
 from __future__ import annotations
@@ -14,22 +14,21 @@ import psutil
 import torch
 from torch import Tensor
 
-from foster_cli.config import TrainConfig
-from foster_cli.console import Console
 from foster_cli.models.recommender import Recommender
+from foster_cli.settings import TrainConfig
 from foster_cli.train.micro import rows_at_once
-from foster_cli.train.setting import Setting
+from foster_cli.train.task import Task
 
-#: What a step holds at its peak, gradients on their way back included, as a multiple of what the forward pass saved.
+#: The peak memory of a step, gradients of activations included, as a multiple of what the forward pass saves.
 #: From peaks measured on a CPU (`benches/memory.py`).
 PEAK = 1.6
-#: Copies of what learns, while it trains: weights, gradient, Adam's two moments, average, best state.
+#: Copies of the trainable parameters during training: weights, gradient, Adam's two moments, average, best state.
 COPIES = 6
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes beyond what is held already: `weights` (with anchors), `batch` (a step), `catalogue` (item vectors)."""
+    """Bytes beyond those in use already: `weights` (with anchors), `batch` (a step), `catalogue` (item vectors)."""
 
     weights: int
     batch: int
@@ -37,12 +36,12 @@ class Estimate:
 
     @property
     def total(self) -> int:
-        """All parts."""
+        """The sum of the parts."""
         return self.weights + self.batch + self.catalogue
 
 
 def saved_bytes(run: Callable[[], Tensor], but: set[int]) -> int:
-    """Bytes that autograd keeps of `run()` for its backward pass, each storage once, without the storages in `but`."""
+    """Bytes that autograd saves in `run()` for the backward pass: each storage once, without the storages in `but`."""
     found: dict[int, int] = {}
 
     def pack(x: Tensor) -> Tensor:
@@ -52,20 +51,20 @@ def saved_bytes(run: Callable[[], Tensor], but: set[int]) -> int:
         return x
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        out = run()  # held, so that no storage is given to another tensor meanwhile
+        out = run()  # a reference, so that no storage is reused for another tensor
     del out
     return sum(found.values())
 
 
 def per_row(run: Callable[[int], Tensor], but: set[int], few: int, more: int) -> float:
-    """Bytes that autograd keeps for each row of `run(rows)`."""
+    """Bytes that autograd saves for each row of `run(rows)`."""
     return (saved_bytes(lambda: run(more), but) - saved_bytes(lambda: run(few), but)) / (more - few)
 
 
-def estimate(setting: Setting, train: TrainConfig, real_batch: int, students: int) -> Estimate:
-    """For a teacher, outer steps with `real_batch` windows and students on `students` synthetic sequences."""
-    model: Recommender = setting.fresh(0)
-    n, width, length, device = model.n, model.width, setting.length, setting.device
+def estimate(task: Task, train: TrainConfig, real_batch: int, students: int) -> Estimate:
+    """The memory of a teacher, of outer steps on `real_batch` windows, and of students on `students` sequences."""
+    model: Recommender = task.fresh(0)
+    n, width, length, device = model.n, model.width, task.length, task.device
     size = 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
     but = {p.untyped_storage().data_ptr() for p in model.parameters()}
     model.train()
@@ -81,26 +80,27 @@ def estimate(setting: Setting, train: TrainConfig, real_batch: int, students: in
     window = per_row(windows, but, 2, 6)
     item = max(per_row(items, but, 4, 12), 4.0 * width)
     at_once = min(real_batch, rows_at_once(length, width, device))
-    rows = max(min(train.batch, len(setting.windows)), 2 * at_once, students)
+    rows = max(min(train.batch, len(task.windows)), 2 * at_once, students)
     embedded = min(n, rows * length + train.negatives)
     vectors = 4 * n * width
     return Estimate(
         COPIES * size + (train.epochs + 1) * size,
         int(PEAK * (rows * window + embedded * item)),
-        3 * vectors + 4 * len(setting.valid) * width,
+        3 * vectors + 4 * len(task.valid) * width,
     )
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can be had: of the GPU, else of this machine."""
+    """The free memory of the GPU `device`, else of this machine."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
 
 
-def note_memory(setting: Setting, train: TrainConfig, real_batch: int, students: int, console: Console) -> None:
-    """Say what will be needed and what is free, and what to change where the one is more than the other."""
-    needed, free = estimate(setting, train, real_batch, students).total / 2**30, free_bytes(setting.device) / 2**30
+def note_memory(task: Task, train: TrainConfig, real_batch: int, students: int) -> None:
+    """Print the needed and the free memory and, if too little is free, which settings to change."""
+    console = task.session.console
+    needed, free = estimate(task, train, real_batch, students).total / 2**30, free_bytes(task.device) / 2**30
     if needed <= free:
         console.note(f"memory: about {needed:.1f} GiB more will be needed, {free:.1f} GiB are free")
         return

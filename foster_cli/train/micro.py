@@ -1,20 +1,19 @@
-"""The real part of the outer loss and its gradient, some windows at a time: L_BCE + alpha |h_phi - h_real|^2.
+"""A loss on real windows and its gradient, a few windows at a time, so that memory does not grow with the batch.
 
-In: a `RealBatch` of B windows, phi, the teacher M. Out: the loss as a tensor that knows its gradient to phi. Memory is
-that of `rows` windows, whatever B is, and what a layer reads is still in the processor's cache when it is read. Sums
-over positions are taken in another order than at once, so results agree up to rounding; with `rows` >= B they are the
-same bits. Where memory does not hold `rows` windows, half as many are tried, and it is said once.
+In: the items that the windows read, a loss of the windows a to b, the recommender. Out: the loss as a number and its
+gradient (`Gradient`). Small parts also keep the activations in the processor's cache. Parts change the order of the
+sums over positions, so results agree with those of one part up to rounding; if one part holds all windows, they are
+bit-identical. If memory does not hold a part, half as many windows are tried, with a note.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from foster_cli.errors import OutOfMemory
@@ -22,15 +21,15 @@ from foster_cli.models.recommender import Recommender
 from foster_cli.runtime import out_of_memory
 from foster_cli.train.fit import RealBatch, real_loss
 
-#: Numbers in one activation (windows x positions x width) that is worked on at once.
+#: Elements of one activation (windows x positions x width) in a part.
 ELEMENTS = 1 << 21
-#: Positions that each thread of a CPU works on at once: where they are narrow, its cache holds no more. At width 32 an
-#: outer step on 4,096 windows of 50 takes 1.21 s in such parts and 1.48 s in parts of `ELEMENTS`.
+#: Positions of a part for each thread of a CPU: more do not fit its cache, even at a small width. At width 32 an outer
+#: step on 4,096 windows of 50 takes 1.21 s in such parts and 1.48 s in parts of `ELEMENTS`.
 CPU_POSITIONS = 8192
 
 
 def rows_at_once(length: int, width: int, device: torch.device) -> int:
-    """How many windows of `length` positions are worked on at once where nothing else is said; at least 1."""
+    """The default number of windows of `length` positions in a part; at least 1."""
     positions = ELEMENTS // width
     if device.type == "cpu":
         positions = min(positions, CPU_POSITIONS * torch.get_num_threads())
@@ -39,39 +38,90 @@ def rows_at_once(length: int, width: int, device: torch.device) -> int:
 
 @dataclass
 class Micro:
-    """How many windows are worked on at once; `rows` None: what `rows_at_once` says. `note`
-    hears of it where memory does not hold them, and `rows` is halved for good."""
+    """The number of windows in a part: `rows`, or by `rows_at_once` if None. If memory does not hold them, `rows` is
+    halved for good, and `note` is called with a message."""
 
     rows: int | None = None
     note: Callable[[str], None] = lambda text: None
 
     def shrink(self, rows: int) -> int:
-        """Half of `rows`, from now on. Raises OutOfMemory where not even one window fits."""
+        """Use half of `rows` from now on, and return it. Raises OutOfMemory if even one window does not fit."""
         if rows == 1:
             raise OutOfMemory(
                 "out of memory with one real window at a time", "use a smaller --width or fewer --train-layers"
             )
         self.rows = rows // 2
-        self.note(f"out of memory with {rows} real windows at a time; going on with {self.rows}, to the same result")
+        self.note(f"out of memory with {rows} real windows at a time; continuing with {self.rows}, to the same result")
         return self.rows
 
 
-class _Known(torch.autograd.Function):
-    """A scalar whose gradient to `parameters` has been computed already."""
+@dataclass(frozen=True)
+class Gradient:
+    """A loss `value` (a mean over all windows or positions), its `parts` by name and its gradient to each parameter."""
 
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, gradients: list[Tensor], *parameters: Tensor) -> Tensor:
-        ctx.gradients = gradients
-        return value.clone()
+    value: float
+    parts: dict[str, float]
+    gradients: list[Tensor]
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *up: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *(g * up[0] for g in ctx.gradients)
+
+#: Maps embeddings E and windows a to b to their loss and its parts, both weighted by the windows' share of the batch.
+PartLoss = Callable[[Tensor, int, int], tuple[Tensor, dict[str, float]]]
+
+
+def gradient_in_parts(
+    phi: Recommender, items: Tensor, count: int, length: int, loss: PartLoss, micro: Micro | None = None
+) -> Gradient:
+    """The gradient of a loss over `count` windows of `length` positions to the trainable parameters of `phi`.
+
+    `phi` embeds `items` (u,) once; `loss` gets these embeddings and must be additive over windows. First derivatives
+    only. Raises OutOfMemory if memory does not hold a single window.
+    """
+    micro = micro or Micro()
+    rows = min(micro.rows or rows_at_once(length, phi.width, items.device), count)
+    while True:
+        try:
+            return _in_parts(phi, items, count, loss, rows)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        rows = micro.shrink(rows)  # outside the `except`, so that the memory of the failed try is freed
+        if items.is_cuda:
+            torch.cuda.empty_cache()
+
+
+def _in_parts(phi: Recommender, items: Tensor, count: int, loss: PartLoss, rows: int) -> Gradient:
+    """`gradient_in_parts` with `rows` windows in a part."""
+    parameters = [p for p in phi.parameters() if p.requires_grad]
+    with torch.enable_grad():
+        E = phi.embed(items)
+    leaf = E.detach().requires_grad_()
+    over = [*parameters, leaf]
+    found: list[Tensor | None] = [None] * len(over)
+    total, parts = 0.0, defaultdict[str, float](float)
+    for a in range(0, count, rows):
+        with torch.enable_grad():
+            value, named = loss(leaf, a, min(a + rows, count))
+        total += value.item()
+        for name, number in named.items():
+            parts[name] += number
+        given = torch.autograd.grad(value, over, allow_unused=True)
+        found = [g if f is None else f if g is None else f + g for f, g in zip(found, given, strict=True)]
+    return Gradient(total, dict(parts), _through(E, found.pop(), parameters, found))
+
+
+def _through(
+    E: Tensor, up: Tensor | None, parameters: list[torch.nn.Parameter], found: list[Tensor | None]
+) -> list[Tensor]:
+    """`found` plus the gradients `up` propagated through the embeddings E to `parameters`; zeros if there are none."""
+    through: tuple[Tensor | None, ...] = (None,) * len(parameters)
+    if up is not None and E.requires_grad:
+        through = torch.autograd.grad(E, parameters, up, allow_unused=True)
+    both = [[g for g in pair if g is not None] for pair in zip(found, through, strict=True)]
+    return [sum(pair[1:], pair[0]) if pair else torch.zeros_like(p) for pair, p in zip(both, parameters, strict=True)]
 
 
 def _part(batch: RealBatch, a: int, b: int) -> RealBatch:
-    """Windows a to b of the batch, with their negatives where each position has its own."""
+    """Windows a to b of the batch; their negatives are cut too if they are per position."""
     negatives = batch.negatives
     if batch.per_position:
         before = int(batch.valid[:a].sum())
@@ -83,68 +133,27 @@ def _part(batch: RealBatch, a: int, b: int) -> RealBatch:
 
 def outer_real(
     phi: Recommender, teacher: Recommender, batch: RealBatch, loss: str, alpha: float, micro: Micro | None = None
-) -> tuple[Tensor, float, float]:
-    """L_BCE + alpha |h_phi - h_real|^2 (Eq. 16, 17), means over all valid positions: a scalar with its gradient to
-    phi's parameters (first derivatives alone), and the two parts as numbers. `loss`: `bce` or `softmax`.
+) -> Gradient:
+    """L_BCE + alpha mean |h_phi - h_real|^2 (Eq. 16, 17), means over all valid positions, and its gradient to phi.
 
-    Raises OutOfMemory where memory does not hold a single window.
+    `loss`: `bce` or `softmax`. Parts: `outer_real`, `outer_feature`. Raises OutOfMemory like `gradient_in_parts`.
     """
-    micro = micro or Micro()
-    count, length = batch.inputs.shape
-    rows = min(micro.rows or rows_at_once(length, phi.width, batch.inputs.device), count)
-    while True:
-        try:
-            return _outer_real(phi, teacher, batch, loss, alpha, rows)
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-        rows = micro.shrink(rows)  # out of the `except`, so that nothing of the failed try is held
-        if batch.inputs.is_cuda:
-            torch.cuda.empty_cache()
-
-
-def _outer_real(
-    phi: Recommender, teacher: Recommender, batch: RealBatch, loss: str, alpha: float, rows: int
-) -> tuple[Tensor, float, float]:
-    """`outer_real`, `rows` windows at a time."""
-    count = len(batch.inputs)
-    parameters = [p for p in phi.parameters() if p.requires_grad]
-    with torch.enable_grad():
-        E = phi.embed(batch.unique)
-    leaf = E.detach().requires_grad_()
-    over = [*parameters, leaf]
     with torch.no_grad():
-        E_real = teacher.embed(batch.unique) if alpha > 0 else leaf
-    total = torch.zeros((), device=E.device, dtype=E.dtype)
-    found: list[Tensor | None] = [None] * len(over)
-    real = feature = 0.0
-    positions = int(batch.valid.sum())
-    for a in range(0, count, rows):
-        part = _part(batch, a, min(a + rows, count))
+        E_real = teacher.embed(batch.unique) if alpha > 0 else None
+    positions, (count, length) = int(batch.valid.sum()), batch.inputs.shape
+
+    def part_loss(E: Tensor, a: int, b: int) -> tuple[Tensor, dict[str, float]]:
+        part = _part(batch, a, b)
         share = int(part.valid.sum()) / positions
-        with torch.enable_grad():
-            H = phi.at(leaf[part.inputs], part.valid)
-            base = real_loss(H, leaf, part, loss)
-            value = base
-            if alpha > 0:
-                with torch.no_grad():
-                    H_real = teacher.at(E_real[part.inputs], part.valid)
-                apart = F.mse_loss(H, H_real)
-                value = base + alpha * apart
-                feature += share * apart.item()
-            value = value * share
-        real += share * base.item()
-        total += value.detach()
-        given = torch.autograd.grad(value, over, allow_unused=True)
-        found = [g if f is None else f if g is None else f + g for f, g in zip(found, given, strict=True)]
-    gradients = _through(E, found.pop(), parameters, found)
-    return cast(Tensor, _Known.apply(total, gradients, *parameters)), real, feature
+        H = phi.at(E[part.inputs], part.valid)
+        value = base = real_loss(H, E, part, loss)
+        parts = {"outer_real": share * base.item(), "outer_feature": 0.0}
+        if E_real is not None:
+            with torch.no_grad():
+                H_real = teacher.at(E_real[part.inputs], part.valid)
+            apart = F.mse_loss(H, H_real)
+            value = base + alpha * apart
+            parts["outer_feature"] = share * apart.item()
+        return value * share, parts
 
-
-def _through(E: Tensor, up: Tensor | None, parameters: list[Any], found: list[Tensor | None]) -> list[Tensor]:
-    """The gradients `found`, with what reaches `parameters` through the embeddings E; zeros where nothing does."""
-    through: tuple[Tensor | None, ...] = (None,) * len(parameters)
-    if up is not None and E.requires_grad:
-        through = torch.autograd.grad(E, parameters, up, allow_unused=True)
-    both = [[g for g in pair if g is not None] for pair in zip(found, through, strict=True)]
-    return [sum(pair[1:], pair[0]) if pair else torch.zeros_like(p) for pair, p in zip(both, parameters, strict=True)]
+    return gradient_in_parts(phi, batch.unique, count, length, part_loss, micro)

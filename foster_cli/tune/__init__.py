@@ -1,4 +1,4 @@
-"""`foster tune`: settings of a distillation, chosen on validation. Its library, Optuna, is an extra."""
+"""`foster tune`: chooses the settings of a distillation on validation. It needs Optuna, an optional dependency."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from foster_cli.errors import FosterError
 
 
 def need_optuna() -> None:
-    """FosterError unless Optuna is installed."""
+    """Raise FosterError unless Optuna is installed."""
     if importlib.util.find_spec("optuna") is None:
         raise FosterError("foster tune needs optuna, which is not installed", "type `pip install 'foster-cli[tune]'`")

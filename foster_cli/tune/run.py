@@ -1,16 +1,16 @@
-"""Algorithm 2's settings, chosen on validation: the search, the confirmation of its best, the answer.
+"""Chooses Algorithm 2's settings on validation: a search, the confirmation of its best trials, the answer.
 
-In: a `Plan`. Out: the JSON of `foster tune`, and in `plan.out`
+In: a `SearchPlan`. Out: the JSON of `foster tune`, and in `plan.out`
 
     settings.json   the answer, for `foster distill --settings`
-    tune.json       what was given, tried and confirmed, and the machine
+    tune.json       the given settings, the trials, the confirmation, the machine
     trials.csv      a line per trial
     study.jsonl     Optuna's study
     trials/NNN/     bundles: of the given settings, and of the best trials
-    cells/          what validations found
+    cells/          stored validation results
 
-The test split is never read. The answer is never worse on validation than what was given: the best trials and the
-given settings train the same fresh students, whose seeds the search has not used, and a trial must come out above.
+The test split is never read. The best trials and the given settings train the same fresh students, with seeds that the
+search did not use. A trial must score higher there to be the answer, which is thus never worse on validation.
 """
 
 from __future__ import annotations
@@ -21,91 +21,101 @@ import math
 import shutil
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from foster_cli import bundle
-from foster_cli.config import DistillConfig, StudentConfig
-from foster_cli.console import SILENT, Console
 from foster_cli.data.windows import training_windows
-from foster_cli.distill.loop import fresh_check, make_subset
-from foster_cli.distill.pipeline import check_settings, check_windows
+from foster_cli.distill.checks import check_budget, check_settings
+from foster_cli.distill.validation import FreshCheck
 from foster_cli.errors import FosterError, NotFinite
 from foster_cli.evaluate.cells import Cells
-from foster_cli.evaluate.remembered import check_fields, remembered
+from foster_cli.evaluate.remembered import Remembered
+from foster_cli.files import sha256_json, writing
 from foster_cli.ops.precision import matmul_precision
-from foster_cli.runtime import machine, sha256_json, stream_seed, writing
-from foster_cli.train.setting import Setting, make_setting
+from foster_cli.runtime import machine, stream_seed
+from foster_cli.settings import Settings
+from foster_cli.synthetic.subset import make_subset
+from foster_cli.train.task import Task, make_task
 from foster_cli.tune.space import Parameter, apply, space
 from foster_cli.tune.study import Report, Study, Tried, alone
-from foster_cli.tune.trial import Plan, as_file, attempt
+from foster_cli.tune.trial import SearchPlan, Trial
 
-#: The best trials that are confirmed.
+#: Number of best trials that are confirmed.
 FINALISTS = 3
-#: Two means of the same values are no further apart.
+#: Means that differ by no more than this are equal up to rounding.
 ROUNDING = 1e-12
-#: What decides a start and what it is worth.
+#: The settings that determine a start and its score.
 STARTING = ("student.lr", "distill.gain")
 
 
 @dataclass(frozen=True)
 class Search:
-    """What the trials of a plan share. `base`: `plan.fields`."""
+    """A plan, its trials and the parameters that are searched."""
 
-    plan: Plan
-    base: dict[str, Any]
+    plan: SearchPlan
+    trial: Trial
     parameters: list[Parameter]
-    cells: Cells
 
-    def settings(self, found: dict[str, Any]) -> tuple[DistillConfig, StudentConfig]:
-        """The configs at a point."""
-        return apply(self.parameters, found, self.plan.config, self.plan.student)
+    def settings(self, found: dict[str, Any]) -> Settings:
+        """The settings at a point."""
+        return apply(self.parameters, found, self.plan.settings)
 
     def changed(self, found: dict[str, Any]) -> dict[str, float]:
-        """The settings at a point, by name: those that are not the given ones."""
+        """The settings at a point that differ from the given ones, by name."""
         at = {p.name: (p.setting(found[p.name]), p.base) for p in self.parameters}
         return {name: value for name, (value, base) in at.items() if value != base}
 
+    def folder(self, index: int) -> Path:
+        """The bundle of trial `index`."""
+        return self.plan.out / "trials" / f"{index:03d}"
 
-def tune(plan: Plan, console: Console = SILENT) -> dict[str, Any]:
-    """Search, confirm, write. Returns tune.json.
+    def note(self, text: str) -> None:
+        """Print a line for the user."""
+        self.plan.session.console.note(text)
 
-    Raises FosterError for settings out of range, a folder that cannot be written or holds another study.
+
+def tune(plan: SearchPlan) -> dict[str, Any]:
+    """Search, confirm, write. Returns the content of tune.json.
+
+    Raises FosterError for settings out of range, or a folder that cannot be written or holds another study.
     """
-    check_settings(plan.model, plan.train, plan.config, plan.student)
-    check_windows(len(training_windows(plan.data, plan.config.length)), plan.config)
+    config = plan.settings.distill
+    check_settings(plan.settings)
+    check_budget(len(training_windows(plan.data, config.length)), config)
     try:
         (plan.out / "cells").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FosterError(f"--out {plan.out}: {error.strerror or error}", "give another folder") from error
-    parameters = space(plan.config, plan.student)
-    search = Search(plan, plan.fields, parameters, Cells(plan.out / "cells", console))
+    parameters = space(config, plan.settings.student)
+    trial = Trial(plan, plan.fields, Cells(plan.out / "cells", plan.session.console))
+    search = Search(plan, trial, parameters)
     with alone(plan.out):
-        key = sha256_json([search.base, plan.given])
-        study = Study(plan.out / "study.jsonl", key, parameters, plan.seed, plan.config.steps)
-        run_trials(search, study, console)
+        key = sha256_json([trial.base, plan.settings.sections()])
+        study = Study(plan.out / "study.jsonl", key, parameters, plan.settings.seed, config.steps)
+        run_trials(search, study)
         tried = study.tried
-        rows = confirm(search, tried, console)
+        rows = confirm(search, tried)
         found = conclude(search, tried, rows)
         write(plan, found)
     return found
 
 
-def run_trials(search: Search, study: Study, console: Console) -> None:
-    """Trials until there are `plan.trials`, or time is up; trial 0 in any case. trials.csv is kept up to date."""
+def run_trials(search: Search, study: Study) -> None:
+    """Run trials until there are `plan.trials` or time is up, trial 0 in any case. Updates trials.csv after each."""
     plan, began = search.plan, time.monotonic()
     while len(study.tried) < max(1, plan.trials):
         index = len(study.tried)
         if index and plan.timeout is not None and time.monotonic() - began >= plan.timeout:
-            console.note(f"time is up after {index} trials")
+            search.note(f"time is up after {index} trials")
             break
 
         def run(point: dict[str, Any], report: Report, index: int = index) -> Any:
             what = ", ".join(f"{name} {value:g}" for name, value in search.changed(point).items())
-            console.note(f"trial {index} ({index + 1} of {plan.trials}): {what or 'the settings as given'}")
-            config, student = search.settings(point)
-            return attempt(plan, search.base, search.cells, config, student, folder(plan, index), report, console)
+            search.note(f"trial {index} ({index + 1} of {plan.trials}): {what or 'the settings as given'}")
+            return search.trial.run(search.settings(point), search.folder(index), report)
 
         if index == 0:
             study.given(run)
@@ -114,7 +124,7 @@ def run_trials(search: Search, study: Study, console: Console) -> None:
         tried = study.tried
         last, best = tried[-1], ranked(tried)[0]
         value = "no value" if last.value is None else f"validation R@10 {last.value:.4f}"
-        console.note(
+        search.note(
             f"trial {index}: {last.state}, {value}, {last.seconds:.0f} s; "
             f"best {best.value:.4f} (trial {best.index}), as given {tried[0].value:.4f}"
         )
@@ -122,20 +132,15 @@ def run_trials(search: Search, study: Study, console: Console) -> None:
         write_trials(search, tried)
 
 
-def folder(plan: Plan, index: int) -> Any:
-    """The bundle of trial `index`."""
-    return plan.out / "trials" / f"{index:03d}"
-
-
 def ranked(tried: list[Tried]) -> list[Tried]:
-    """The complete trials, best first; of equals the earlier."""
+    """The complete trials, best first; of equal ones, the earlier first."""
     return sorted((t for t in tried if t.state == "complete"), key=lambda t: -(t.value or 0.0))
 
 
 def finalists(tried: list[Tried]) -> list[Tried]:
-    """The best complete trials that the search found better than what was given, each with a D~ of its own.
+    """The best complete trials that scored above the given settings in the search, each with a different D~.
 
-    Trials whose best D~ is their start have the same one where the settings of the start are the same.
+    Two trials whose best D~ is their start have the same D~ if the settings of the start are equal.
     """
     out: dict[Any, Tried] = {}
     for t in ranked(tried):
@@ -150,30 +155,30 @@ def tidy(search: Search, tried: list[Tried]) -> None:
     kept = {0, *(t.index for t in finalists(tried))}
     for t in tried:
         if t.index not in kept:
-            shutil.rmtree(folder(search.plan, t.index), ignore_errors=True)
+            shutil.rmtree(search.folder(t.index), ignore_errors=True)
 
 
-def confirm(search: Search, tried: list[Tried], console: Console) -> list[dict[str, Any]]:
-    """R@10 on validation of fresh students on each finalist's D~, and on that of the given settings, the same seeds.
+def confirm(search: Search, tried: list[Tried]) -> list[dict[str, Any]]:
+    """Validation R@10 of fresh students, with the same seeds on the D~ of the given settings and of each finalist.
 
     A row per trial: `trial`, `seeds` (values), `mean`; for a finalist also `minus_given`: mean difference, 95 %
-    interval by Student's t over the students. A finalist on which a student is not finite is out. Empty without any.
+    interval by Student's t over the students. A finalist with a non-finite student is left out. Empty without any.
     """
     chosen = finalists(tried)
     if not chosen:
         return []
-    plan = search.plan
-    out: list[dict[str, Any]] = []
-    with matmul_precision(plan.model.precision, plan.device):
-        setting = make_setting(plan.data, plan.model, plan.config.length, plan.device, console)
+    plan, out = search.plan, list[dict[str, Any]]()
+    model = plan.settings.model
+    with matmul_precision(model.precision, plan.session.device):
+        task = make_task(plan.data, model, plan.settings.distill.length, plan.session)
         for t in [tried[0], *chosen]:
-            console.note(f"confirming trial {t.index}: {plan.students} fresh students")
+            search.note(f"confirming trial {t.index}: {plan.students} fresh students")
             try:
-                values = fresh_values(search, setting, t, console)
+                values = fresh_values(search, task, t)
             except NotFinite as error:
                 if t.index == 0:
                     raise
-                console.note(f"trial {t.index} is out: {error.message}")
+                search.note(f"trial {t.index} is out: {error.message}")
                 continue
             out.append({"trial": t.index, "seeds": values, "mean": float(np.mean(values))})
     for row in out[1:]:
@@ -181,32 +186,30 @@ def confirm(search: Search, tried: list[Tried], console: Console) -> list[dict[s
     return out
 
 
-def fresh_values(search: Search, setting: Setting, t: Tried, console: Console) -> list[float]:
+def fresh_values(search: Search, task: Task, t: Tried) -> list[float]:
     """R@10 of each fresh student on the trial's D~."""
-    plan = search.plan
-    config, student = search.settings(t.found)
+    plan, settings, folder, device = search.plan, search.settings(t.found), search.folder(t.index), task.device
     try:
-        made = bundle.load(folder(plan, t.index))
+        made = bundle.load(folder)
     except FosterError as error:
-        console.note(f"the bundle of trial {t.index} is made again: {error.message}")
-        attempt(plan, search.base, search.cells, config, student, folder(plan, t.index), lambda *_: None, console)
-        made = bundle.load(folder(plan, t.index))
-    Q, V, reading = made.Q.to(plan.device), made.V.to(plan.device), made.reading.to(plan.device)
-    subset = make_subset(config, V, plan.seed, student)
+        search.note(f"the bundle of trial {t.index} is made again: {error.message}")
+        search.trial.run(settings, folder, lambda *_: None)
+        made = bundle.load(folder)
+    Q, V, reading = made.Q.to(device), made.V.to(device), made.reading.to(device)
+    subset = make_subset(settings.distill, V, settings.seed, settings.student)
+    cache = Remembered(search.trial.cells, search.trial.base, settings.distill)
     values = []
-    with console.progress(f"fresh students on trial {t.index}", plan.students) as bar:
+    with plan.session.console.progress(f"fresh students on trial {t.index}", plan.students) as bar:
         for i in range(plan.students):
-            seed = stream_seed(plan.seed, "confirm", i)
-            quiet = Console(quiet=True)
-            check = fresh_check(setting.fresh, V, subset, setting.valid, student, seed, 1, quiet, reading)
-            fields = check_fields(search.base, config, student, reading, 1, seed)
-            values.append(remembered(check, search.cells, fields)(Q)["R@10"])
+            seed = stream_seed(settings.seed, "confirm", i)
+            check = FreshCheck(task, V, subset, reading, settings.student, seed, 1)
+            values.append(cache(check)(Q, 0)["R@10"])
             bar.at(i + 1, f"R@10 {values[-1]:.4f}")
     return values
 
 
 def difference(a: list[float], b: list[float]) -> dict[str, float | None]:
-    """Mean of a - b, paired, and its 95 % interval by Student's t; no interval from one pair."""
+    """Mean of the paired differences a - b, and its 95 % interval by Student's t; no interval from one pair."""
     from scipy.stats import t
 
     delta = np.array(a) - np.array(b)
@@ -218,15 +221,14 @@ def difference(a: list[float], b: list[float]) -> dict[str, float | None]:
 
 
 def conclude(search: Search, tried: list[Tried], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """tune.json: the answer is the finalist with the best mean, if that is above what was given."""
+    """The content of tune.json. The answer is the finalist with the best mean, if that is above the given settings'."""
     plan = search.plan
     best = max(rows[1:], key=lambda row: row["mean"], default=None)
     above = best is not None and best["minus_given"]["mean"] > ROUNDING
     answer = tried[best["trial"]] if best is not None and above else tried[0]
-    config, student = search.settings(answer.found)
     return {
         "data": {"name": plan.data.name, "hash": plan.data.hash, "statistics": plan.data.statistics},
-        "seed": plan.seed, "given": plan.given,
+        "seed": plan.settings.seed, "given": plan.settings.sections(),
         "space": {
             p.name: {"given": p.base, "low": p.setting(p.low), "high": p.setting(p.high)} for p in search.parameters
         },
@@ -236,7 +238,7 @@ def conclude(search: Search, tried: list[Tried], rows: list[dict[str, Any]]) -> 
             "trial": answer.index, "as_given": answer.index == 0, "best_step": answer.best_step,
             "changed": search.changed(answer.found),
         },
-        "settings": as_file(plan.model, plan.train, config, student), "machine": machine(),
+        "settings": search.settings(answer.found).sections(), "machine": machine(),
     }  # fmt: skip
 
 
@@ -250,7 +252,7 @@ def _line(search: Search, t: Tried) -> dict[str, Any]:
 
 
 def write_trials(search: Search, tried: list[Tried]) -> None:
-    """trials.csv; `last_step` is the last outer step that was validated."""
+    """Write trials.csv; `last_step` is the last outer step that was validated."""
     with writing(search.plan.out / "trials.csv") as tmp, tmp.open("w", encoding="utf-8", newline="") as file:
         names = ["trial", "state", "R@10", "best_step", "last_step", "seconds", *[p.name for p in search.parameters]]
         writer = csv.DictWriter(file, names, lineterminator="\n")
@@ -261,8 +263,8 @@ def write_trials(search: Search, tried: list[Tried]) -> None:
             writer.writerow({**line, "seconds": f"{t.seconds:.1f}"})
 
 
-def write(plan: Plan, found: dict[str, Any]) -> None:
-    """settings.json and tune.json, each whole or not at all."""
+def write(plan: SearchPlan, found: dict[str, Any]) -> None:
+    """Write settings.json and tune.json, each atomically."""
     for name, content in (("settings", found["settings"]), ("tune", found)):
         with writing(plan.out / f"{name}.json") as tmp:
             text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)

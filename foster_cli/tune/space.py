@@ -1,7 +1,7 @@
-"""What is searched, around the settings that were given, and how a point of the search becomes settings.
+"""The search space around the given settings, and how a point of the search becomes settings.
 
-In: `DistillConfig`, `StudentConfig`. Out: `Parameter`s; `apply` turns a point {name: value} into the two configs.
-Ranges are multiples of what was given, so that the given settings always lie inside.
+In: `DistillConfig`, `StudentConfig`. Out: `Parameter`s; `apply` turns a point {name: value} into settings. Ranges are
+multiples of the given values, so that the given settings are always inside.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
-from foster_cli.config import DistillConfig, StudentConfig
+from foster_cli.settings import DistillConfig, Settings, StudentConfig
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One searched setting, `section`.`field`, given as `base`. What the study stores lies in low … high.
+    """One searched setting, `section`.`field`, given as `base`. The study stores a value in low … high.
 
-    kind `float`, `int`: the setting itself, searched on a log scale. `power`: the setting is base * 2^k, k whole.
-    Few values are wanted where a setting decides the starting point: what a start is worth is then often known.
+    kind `float`, `int`: the value is the setting, on a log scale. `power`: it is a whole k, and the setting base * 2^k.
+    That gives few values to a setting that determines the start, so that a start's score is often stored already.
     """
 
     section: str
@@ -37,18 +37,18 @@ class Parameter:
 
     @property
     def given(self) -> float:
-        """What the study stores for the given setting."""
+        """The study's value for the given setting."""
         return 0 if self.kind == "power" else self.base
 
     @property
     def distribution(self) -> BaseDistribution:
-        """As Optuna has it."""
+        """The Optuna distribution."""
         if self.kind == "float":
             return FloatDistribution(self.low, self.high, log=True)
         return IntDistribution(int(self.low), int(self.high), log=self.kind == "int")
 
     def setting(self, found: float) -> float:
-        """The setting for what the study stores: the given one as it is, any other with three digits."""
+        """The setting for the study's value: the given one exactly, any other with three digits."""
         if found == self.given:
             return self.base
         if self.kind == "int":
@@ -57,7 +57,7 @@ class Parameter:
 
 
 def space(config: DistillConfig, student: StudentConfig) -> list[Parameter]:
-    """The settings worth searching. One that is given as 0, or that nothing reads, stays as it is."""
+    """The settings worth searching. One that is given as 0, or that is not read, is not searched."""
 
     def rate(field: str, factor: float) -> Parameter:
         base = float(getattr(config, field))
@@ -75,11 +75,12 @@ def space(config: DistillConfig, student: StudentConfig) -> list[Parameter]:
     return [p for p in out if p.base > 0 and math.isfinite(p.high)]
 
 
-def apply(
-    parameters: list[Parameter], found: dict[str, Any], config: DistillConfig, student: StudentConfig
-) -> tuple[DistillConfig, StudentConfig]:
-    """The two configs at the point `found`."""
+def apply(parameters: list[Parameter], found: dict[str, Any], settings: Settings) -> Settings:
+    """The settings at the point `found`."""
     values: dict[str, dict[str, Any]] = {"distill": {}, "student": {}}
     for p in parameters:
         values[p.section][p.field] = p.setting(found[p.name])
-    return replace(config, **values["distill"]), replace(student, **values["student"])
+    return replace(
+        settings, distill=replace(settings.distill, **values["distill"]),
+        student=replace(settings.student, **values["student"]),
+    )  # fmt: skip

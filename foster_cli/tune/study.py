@@ -1,8 +1,8 @@
-"""The study: which points were tried, what they were worth, which point is next. Kept in one JSON-lines file.
+"""The study: the points that were tried, their scores, the next point. It is stored in one JSON-lines file.
 
-Optuna's sampler keeps no state in the file. Trial k therefore asks a new sampler, seeded by (seed, k), so that a study
-that goes on after an interruption asks for the same points as one that was never stopped. Trial 0 is the given
-settings: it is entered when it is complete, and never pruned. A trial that was interrupted counts for nothing.
+Optuna's sampler stores no state in the file. Trial k therefore asks a new sampler, seeded by (seed, k), so that a
+resumed study asks for the same points as an uninterrupted one. Trial 0 has the given settings: it is recorded when it
+is complete, and never pruned. An interrupted trial is ignored.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ RANDOM, UNPRUNED = 6, 3
 
 
 class Pruned(Exception):
-    """The trial is not worth going on with."""
+    """Raised to stop a trial early."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended: `complete`, `pruned` or `not finite`; its best R@10 where it is complete; its seconds."""
+    """How a trial ended: `complete`, `pruned` or `not finite`; its best R@10 if it is complete; its seconds."""
 
     state: str
     value: float
@@ -47,7 +47,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Tried:
-    """A finished trial. `found` is its point; `values` its R@10 by outer step; `value` the best, if any."""
+    """A finished trial. `found`: its point; `values`: its R@10 by outer step; `value`: the best of them, if any."""
 
     index: int
     found: dict[str, Any]
@@ -58,19 +58,19 @@ class Tried:
 
     @property
     def best_step(self) -> int | None:
-        """The outer step of the best value, the first of equals; its D~ is what the trial is worth."""
+        """The outer step of the best value, the first of equal ones; the trial's score is that of its D~."""
         return max(self.values, key=lambda step: self.values[step], default=None)
 
 
 #: Takes (outer step, R@10); raises `Pruned`.
 Report = Callable[[int, float], None]
-#: A trial: takes its point and whom it reports to.
+#: A trial: takes its point and the `Report` to call.
 Run = Callable[[dict[str, Any], Report], Outcome]
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the folder: two processes at one study would take each other's trials for interrupted ones."""
+    """Lock the folder: two processes in one study would mistake each other's trials for interrupted ones."""
     lock = FileLock(str(folder / "study.lock"), timeout=0)
     try:
         lock.acquire()
@@ -85,9 +85,9 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 class Study:
-    """The study `key` in `path`. Raises FosterError where the file holds another one, or cannot be read.
+    """The study `key` in `path`. Raises FosterError if the file holds another one, or cannot be read.
 
-    `steps`: the outer step at which a trial is over, and no longer pruned.
+    `steps`: the last outer step of a trial, at which it is no longer pruned.
     """
 
     def __init__(self, path: Path, key: str, parameters: list[Parameter], seed: int, steps: int) -> None:
@@ -119,7 +119,7 @@ class Study:
         return [_tried(i, t) for i, t in enumerate(self.study.get_trials(deepcopy=False, states=FINISHED))]
 
     def given(self, run: Run) -> None:
-        """Trial 0: the given settings. Nothing is entered unless it is complete."""
+        """Run trial 0, the given settings. It is recorded only if complete; otherwise this raises NotFinite."""
         point = {p.name: p.given for p in self.parameters}
         values: dict[int, float] = {}
         outcome = run(point, values.__setitem__)
@@ -133,7 +133,7 @@ class Study:
         )  # fmt: skip
 
     def next(self, run: Run) -> None:
-        """One more trial, at a point of the sampler's."""
+        """Run one more trial, at a point that the sampler suggests."""
         seed = stream_seed(self.seed, "tpe", len(self.tried)) % 2**32
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -166,7 +166,7 @@ def _tried(index: int, trial: FrozenTrial) -> Tried:
 
 
 def _cut_torn_line(path: Path) -> None:
-    """A line that a lost machine left unfinished would spoil the one behind it."""
+    """Remove a last line that a crash left unfinished: it would corrupt the line written after it."""
     if path.exists():
         content = path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]

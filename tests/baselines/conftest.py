@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from problems import make_problem
+from sequences import next_number_windows, random_windows
 
-from foster_cli.data.windows import Cases, Windows
-
-if TYPE_CHECKING:
-    from foster_cli.distill.loop import Problem
-
-
-def random_windows(count: int, n: int, longest: int, seed: int) -> Windows:
-    """`count` windows of 2…longest items out of n."""
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(2, longest + 1, count)
-    items = np.where(np.arange(longest) < lengths[:, None], rng.integers(0, n, (count, longest)), -1)
-    return Windows(items, lengths)
+from foster_cli.baselines.surrogate import Surrogate, histories
+from foster_cli.distill.algorithm2 import Problem
+from foster_cli.models.encoder import TextCache, TextEncoder
+from foster_cli.models.recommender import Recommender
+from foster_cli.settings import DistillConfig, ModelConfig, TrainConfig
+from foster_cli.train.anchors import Teacher
 
 
 @pytest.fixture
 def surrogate_of(torch_one: None) -> Callable[..., Any]:
     """`surrogate_of(windows=…, width=…, loss=…)`: a `Surrogate` with a head that narrows, four anchors, n = 14."""
-    import torch
-
-    from foster_cli.baselines.surrogate import Surrogate, histories
-    from foster_cli.config import ModelConfig, TrainConfig
-    from foster_cli.models.encoder import TextCache, TextEncoder
-    from foster_cli.models.recommender import Recommender
-    from foster_cli.train.anchors import Teacher
 
     def make(
         windows: int = 12, width: int = 6, loss: str = "softmax", negatives: int = 5, layers: int = 2
@@ -48,39 +38,15 @@ def surrogate_of(torch_one: None) -> Callable[..., Any]:
             anchors.append(model.learnables())
         teacher = Teacher(model, anchors, [{"R@10": 0.0}], 0.0, 0.0, False)
         some = random_windows(windows, 14, 7, 0)
-        valid: Cases = histories(random_windows(9, 14, 7, 1))
+        valid = histories(random_windows(9, 14, 7, 1))
         users = np.arange(windows) // 2
         return Surrogate(teacher, some, users, valid, TrainConfig(loss=loss, negatives=negatives))
 
     return make
 
 
-def next_number_windows(count: int, n: int, longest: int) -> Windows:
-    """`count` windows of 2…longest items out of n; the next item is the next number: there is something to learn."""
-    rng = np.random.default_rng(0)
-    lengths = rng.integers(2, longest + 1, count)
-    items = (rng.integers(0, n, (count, 1)) + np.arange(longest)) % n
-    return Windows(np.where(np.arange(longest) < lengths[:, None], items, -1), lengths)
-
-
 @pytest.fixture
 def problem(small_model: Callable[..., Any]) -> Problem:
-    """In double, 11 items of width 8, all of them at each step; M = 4, L = 6; three anchors."""
-    import torch
-
-    from foster_cli.config import DistillConfig, TrainConfig
-    from foster_cli.distill.inner import uniform_subset
-    from foster_cli.distill.loop import Problem
-    from foster_cli.train.anchors import Teacher
-
-    n, d, length = 11, 8, 6
-    config = DistillConfig(
-        budget=4, length=length, steps=3, items_per_step=None, check_every=2, targets="next", mix=False
-    )
-    teacher = small_model(n, d, length, seed=5)
-    anchors = [small_model(n, d, length, seed=s).learnables() for s in (6, 7, 8)]
-    return Problem(
-        Teacher(teacher, anchors, [], 0.0, 0.0, False), lambda seed: small_model(n, d, length, seed=seed % 1000),
-        teacher.embed_all(), next_number_windows(32, n, length + 1), uniform_subset(n, None, torch.device("cpu")),
-        config, TrainConfig(negatives=6), 0,
-    )  # fmt: skip
+    """M = 4, L = 6, 11 items of width 8, all of them at each step; three anchors."""
+    config = DistillConfig(budget=4, length=6, steps=3, items_per_step=None, check_every=2, targets="next", mix=False)
+    return make_problem(small_model, 11, 8, next_number_windows(32, 11, 7), config, (6, 7, 8))

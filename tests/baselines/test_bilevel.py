@@ -13,13 +13,15 @@ from torch import Tensor
 
 from foster_cli.baselines import bilevel
 from foster_cli.baselines.bilevel import bilevel_gradient, bilevel_step, distill_bilevel
-from foster_cli.distill import loop
-from foster_cli.distill.inner import inner_loss, uniform_subset
-from foster_cli.distill.loop import Problem, State
-from foster_cli.distill.synthetic import from_tensor
+from foster_cli.distill import algorithm2
+from foster_cli.distill.algorithm1 import inner_loss
+from foster_cli.distill.algorithm2 import Problem, State
 from foster_cli.errors import FosterError, NotFinite
-from foster_cli.ops.reading import make_reading
 from foster_cli.runtime import adamw, generator
+from foster_cli.synthetic.factors import from_tensor
+from foster_cli.synthetic.reading import make_reading
+from foster_cli.synthetic.subset import uniform_subset
+from foster_cli.train.micro import Gradient
 
 
 def _q(problem: Problem, seed: int) -> Tensor:
@@ -41,11 +43,14 @@ def _foster(problem: Problem, own: bool, seed: int = 0, **changes: Any) -> tuple
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_bilevel_gradient_by_finite_differences(problem: Problem, own: bool) -> None:
+def test_bilevel_gradient_by_finite_differences(problem: Problem, own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """FOSTER's own inner steps by torch's AdamW, its outer loss at the end, the draws of the same generators."""
     problem, state = _foster(problem, own, dh_weight=0.0)
     found, parts = bilevel_gradient(problem, state, 0, 3)
     names = [name for name, _ in state.synthetic.named_parameters()]
+    losses: list[Gradient] = []  # without L_DH, L_out is its real part
+    original = algorithm2.outer_real
+    monkeypatch.setattr(algorithm2, "outer_real", lambda *a: losses.append(original(*a)) or losses[-1])
 
     def value(change: dict[str, Tensor]) -> float:
         _, state = _foster(problem, own)
@@ -55,11 +60,12 @@ def test_bilevel_gradient_by_finite_differences(problem: Problem, own: bool) -> 
         Q = state.synthetic().detach()
         draws = [(problem.subset(state.rng), problem.reading.draw(len(Q), state.rng)) for _ in range(4)]
         optimizer = adamw(state.phi.parameters(), lr=0.01, weight_decay=problem.train.weight_decay)
-        for S, weights in draws[:-1]:
+        for S, mixing in draws[:-1]:
             optimizer.zero_grad()
-            inner_loss(state.phi, Q, problem.V, S, problem.reading, weights).backward()
+            inner_loss(state.phi, Q, problem.V, S, problem.reading, mixing).backward()
             optimizer.step()
-        return bilevel.outer_loss(problem, state, Q, draws[-1][0])[0].item()
+        bilevel.outer_loss(problem, state, Q, draws[-1][0])
+        return losses[-1].value
 
     assert value({}) == pytest.approx(parts["outer_real"] + parts["outer_feature"], rel=1e-9)
     for i, name in enumerate(names):
@@ -73,14 +79,14 @@ def test_bilevel_gradient_holds_that_of_the_alignment_loss(problem: Problem, mon
     (plain, a), (aligned, b) = _foster(problem, False, dh_weight=0.0), _foster(problem, False, dh_weight=0.7)
     without, _ = bilevel_gradient(plain, a, 1, 2)
     seen: list[Tensor] = []
-    original = loop.alignment_loss
+    original = algorithm2.alignment_loss
 
-    def watched(model: Any, V: Tensor, Q: Tensor, *rest: Any) -> Tensor:
-        loss = original(model, V, Q, *rest)
+    def watched(teacher: Any, Q: Tensor, *rest: Any) -> Tensor:
+        loss = original(teacher, Q, *rest)
         seen.append(torch.autograd.grad(loss, Q, retain_graph=True)[0])
         return loss
 
-    monkeypatch.setattr(loop, "alignment_loss", watched)
+    monkeypatch.setattr(algorithm2, "alignment_loss", watched)
     with_it, _ = bilevel_gradient(aligned, b, 1, 2)
     factors = list(b.synthetic.parameters())
     added = torch.autograd.grad(b.synthetic(), factors, 0.7 * seen[0])
@@ -105,12 +111,12 @@ def test_bilevel_steps_move_the_synthetic_set_alone(problem: Problem) -> None:
 
 def test_bilevel_run_ends_on_nan_or_after_its_steps(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     problem, state = _foster(problem, True)
-    out = distill_bilevel(problem, state.synthetic, lambda Q: {"R@10": 0.1, "N@10": 0.0}, 3, 2)
+    out = distill_bilevel(problem, state.synthetic, lambda Q, step: {"R@10": 0.1, "N@10": 0.0}, 3, 2)
     assert len(out.log) == 3 and [c["step"] for c in out.checks] == [0.0, 2.0, 3.0]
 
     def broken(*_: Any) -> dict[str, float]:
         raise NotFinite("the inner loss became nan", "")
 
     monkeypatch.setattr(bilevel, "bilevel_step", broken)
-    out = distill_bilevel(problem, state.synthetic, lambda Q: {"R@10": 0.1, "N@10": 0.0}, 3, 2)
+    out = distill_bilevel(problem, state.synthetic, lambda Q, step: {"R@10": 0.1, "N@10": 0.0}, 3, 2)
     assert out.stopped is not None and out.log == []

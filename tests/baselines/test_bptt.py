@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from spying import spy
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,6 +19,7 @@ from foster_cli.baselines.bptt import (
     Data,
     Functional,
     draw_warm_up,
+    joined,
     plain_steps,
     rat_bptt,
     reverse,
@@ -196,8 +198,8 @@ def test_blocks_and_recomputation_change_nothing(model: Any) -> None:
 
 
 def test_large_windows_are_recomputed(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(bptt, "unroll", lambda *a, **k: asked.append(a[5]) or unroll(*a, **k))
+    asked: list[bool] = []
+    spy(monkeypatch, bptt, "unroll", lambda given: asked.append(given["recompute"]))
     for limit in (1 << 30, 10):
         monkeypatch.setattr(bptt, "KEPT_BYTES", limit)
         inner, _, functional = _inner(model, _q())
@@ -222,11 +224,12 @@ def test_weights_go_into_one_vector_and_back(model: Any) -> None:
     assert flat.numel() == sum(p.numel() for p in model.parameters() if p.requires_grad)
     functional.set(flat + 1.0)
     assert torch.equal(functional.flat(), flat + 1.0)
-    for p in model.parameters():
-        p.grad = None
-    assert not functional.gradient().any()
-    model.sequence.position.grad = torch.ones_like(model.sequence.position)
-    assert functional.gradient().sum() == model.sequence.position.numel()
+    parts: list[Tensor | None] = [None] * len(functional.parameters)
+    assert not joined(parts, functional.parameters).any()
+    position = next(i for i, p in enumerate(functional.parameters) if p is model.sequence.position)
+    parts[position] = torch.ones_like(model.sequence.position)
+    one = joined(parts, functional.parameters)
+    assert one.sum() == model.sequence.position.numel() and functional.split(one)[position].all()
 
 
 def test_nothing_that_learns_is_refused(model: Any) -> None:

@@ -1,4 +1,7 @@
-"""Per-sample gradients, LiSSA, influence and the stratified choice, each against what can be worked out directly."""
+"""Per-sample gradients, LiSSA, influence and the stratified choice, each against what can be worked out directly.
+
+To run it alone: `pytest tests/baselines/test_dealrec.py`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from foster_cli.baselines.dealrec import (
     DEALRecConfig,
@@ -24,6 +28,9 @@ from foster_cli.baselines.surrogate import common_negatives
 from foster_cli.console import SILENT
 from foster_cli.errors import NotFinite
 from foster_cli.models.losses import bce, sampled_softmax
+from foster_cli.session import Session
+from foster_cli.settings import ModelConfig
+from foster_cli.train.task import make_task
 
 
 def loss_of(surrogate: Any, w: int, negatives: torch.Tensor) -> torch.Tensor:
@@ -55,12 +62,9 @@ def test_gradient_norms_against_autograd_one_by_one(surrogate_of: Callable[..., 
 
 
 def test_gradient_norms_where_the_encoder_learns(dataset: Any, mean_encoder: Any) -> None:
-    from foster_cli.config import ModelConfig
-    from foster_cli.train.setting import make_setting
-
-    model_config = ModelConfig(encoder=str(mean_encoder), train_layers="1", layers=1)
-    setting = make_setting(dataset, model_config, 8, torch.device("cpu"), use_cache=False)
-    model, windows = setting.fresh(0), setting.windows.take(np.arange(3))
+    config = ModelConfig(encoder=str(mean_encoder), train_layers="1", layers=1)
+    task = make_task(dataset, config, 8, Session(use_cache=False))
+    model, windows = task.fresh(0), task.windows.take(np.arange(3))
     negatives = torch.tensor([0, 3, 29])
     text, total = gradient_norms(model, windows, negatives, "softmax")
     for w in range(3):
@@ -149,8 +153,6 @@ def test_influence_on_the_surrogate_against_an_explicit_inverse(surrogate_of: Ca
 
     def of(x: torch.Tensor) -> torch.Tensor:
         return losses([part.view_as(p) for part, p in zip(x.split(sizes), own.at, strict=True)])
-
-    from torch.nn.attention import SDPBackend, sdpa_kernel
 
     with sdpa_kernel(SDPBackend.MATH):
         J = torch.autograd.functional.jacobian(of, flat)

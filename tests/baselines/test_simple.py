@@ -1,4 +1,7 @@
-"""Random, k-center, herding and the greedy cover, against enumeration and plain loops."""
+"""Random, k-center, herding and the greedy cover, against enumeration and plain loops.
+
+To run it alone: `pytest tests/baselines/test_simple.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from foster_cli.baselines import METHODS, selector
+from foster_cli.baselines import METHODS
 from foster_cli.baselines.cover import euclidean, greedy_cover
 from foster_cli.baselines.herding import herd
 from foster_cli.baselines.kcenter import farthest_points
 from foster_cli.baselines.random import random_users
 from foster_cli.baselines.surrogate import histories, subsample
-from foster_cli.console import SILENT
+from foster_cli.console import SILENT, Console
 
 CORESETS = [m.name for m in METHODS.values() if m.real]
 
@@ -93,8 +96,6 @@ def test_distances_of_both_ways() -> None:
 
 
 def test_what_is_left_out_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    from foster_cli.console import Console
-
     assert subsample(5, 5, np.random.default_rng(0), SILENT, "x").tolist() == list(range(5))
     some = subsample(100, 7, np.random.default_rng(0), Console(), "windows")
     assert len(set(some.tolist())) == 7 and (np.diff(some) > 0).all()
@@ -116,7 +117,7 @@ def test_outputs_are_those_after_the_history(surrogate_of: Callable[..., Any]) -
 @pytest.mark.parametrize("name", CORESETS)
 def test_a_generator_fixes_the_choice(surrogate_of: Callable[..., Any], name: str) -> None:
     surrogate = surrogate_of(windows=16)
-    select = selector(name)
+    select = METHODS[name].select
 
     def chosen(seed: int) -> list[int]:
         found = select(surrogate, 4, np.random.default_rng(seed), SILENT)

@@ -1,4 +1,7 @@
-"""TD3: its inner loss against a plain writing of it, its gradient by finite differences, its steps and settings."""
+"""TD3: its inner loss against a plain writing of it, its gradient by finite differences, its steps and settings.
+
+To run it alone: `pytest tests/baselines/test_td3.py`.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from spying import spy
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,16 +24,17 @@ from foster_cli.baselines import td3
 from foster_cli.baselines.bptt import Adam, Functional, plain_steps
 from foster_cli.baselines.td3 import TD3Config, TD3State, check_td3, distill_td3, td3_state, td3_step
 from foster_cli.baselines.td3_inner import AllItemsInner, Draw, FrozenTextInner, SubsetInner, make_inner, outputs_at
-from foster_cli.config import DistillConfig, ModelConfig, TrainConfig
-from foster_cli.distill.inner import uniform_subset
-from foster_cli.distill.loop import Problem
-from foster_cli.distill.synthetic import from_tensor
+from foster_cli.distill.algorithm2 import Problem
 from foster_cli.errors import FosterError
 from foster_cli.models.recommender import Recommender
-from foster_cli.ops.reading import make_reading
 from foster_cli.runtime import generator
+from foster_cli.session import Session
+from foster_cli.settings import DistillConfig, ModelConfig, TrainConfig
+from foster_cli.synthetic.factors import from_tensor
+from foster_cli.synthetic.reading import make_reading
+from foster_cli.synthetic.subset import uniform_subset
 from foster_cli.train.anchors import Teacher
-from foster_cli.train.setting import make_setting
+from foster_cli.train.task import make_task
 
 N, D, M, L = 11, 8, 4, 6
 SMALL = TD3Config(
@@ -255,10 +260,10 @@ def test_outer_steps_lower_the_outer_loss(problem: Problem) -> None:
 
 def test_learner_is_reset_once_per_epoch_or_carried_on(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     starts: dict[str, list[Tensor]] = {"step": [], "epoch": []}
-    original = td3.rat_bptt
     for reset, seen in starts.items():
-        monkeypatch.setattr(td3, "rat_bptt", lambda *a, seen=seen: seen.append(a[2].clone()) or original(*a))
-        _run(problem, replace(SMALL, reset=reset), 4)  # 32 windows in batches of 16: two steps an epoch
+        with monkeypatch.context() as patch:
+            spy(patch, td3, "rat_bptt", lambda given, seen=seen: seen.append(given["weights"].clone()))
+            _run(problem, replace(SMALL, reset=reset), 4)  # 32 windows in batches of 16: two steps an epoch
     anchors = []
     for state in problem.teacher.anchors[1:]:  # from first_anchor on
         model = problem.fresh(0)
@@ -307,7 +312,7 @@ def test_distill_keeps_the_best_by_validation(problem: Problem) -> None:
     values = iter([0.1, 0.3, 0.2])
     seen = []
 
-    def check(Q: Tensor) -> dict[str, float]:
+    def check(Q: Tensor, step: int) -> dict[str, float]:
         seen.append(Q.clone())
         return {"R@10": next(values), "N@10": 0.0}
 
@@ -323,7 +328,7 @@ def test_nan_ends_it_with_the_best_so_far(problem: Problem, monkeypatch: pytest.
     monkeypatch.setattr(
         td3, "td3_step", lambda p, s, state, k: {**original(p, s, state, k), **({"outer_real": math.nan} if k else {})}
     )
-    out = distill_td3(problem, SMALL, lambda Q: {"R@10": 0.1, "N@10": 0.0})
+    out = distill_td3(problem, SMALL, lambda Q, step: {"R@10": 0.1, "N@10": 0.0})
     assert out.stopped is not None and out.stopped.startswith("step 2: outer_real") and len(out.log) == 1
 
 
@@ -341,7 +346,7 @@ def test_settings_out_of_range_are_refused(change: dict[str, Any], name: str) ->
 def test_goals_of_their_own_and_length_one_are_refused(problem: Problem) -> None:
     own = replace(problem, reading=make_reading(True, False, torch.cat([_q(), _q()], 1), problem.V))
     with pytest.raises(FosterError, match="goals of its own"):
-        distill_td3(own, SMALL, lambda Q: {"R@10": 0.0})
+        distill_td3(own, SMALL, lambda Q, step: {"R@10": 0.0})
     with pytest.raises(FosterError, match="length"):
         check_td3(SMALL, 1)
 
@@ -357,16 +362,15 @@ def test_every_setting_says_what_it_is() -> None:
 @pytest.mark.parametrize("items", [None, 12])
 def test_text_encoders_frozen_or_learning(dataset: Any, mean_encoder: Any, layers: str, items: int | None) -> None:
     """On the tiny BERT: the pullback is a symmetric Hessian, also through the encoder's layers; a whole step runs."""
-    cpu = torch.device("cpu")
     model = ModelConfig(encoder=str(mean_encoder), train_layers=layers, width=None, layers=1)
-    setting = make_setting(dataset, model, 8, cpu, use_cache=False)
-    teacher, n = setting.fresh(0), len(dataset.catalogue)
+    task = make_task(dataset, model, 8, Session(use_cache=False))
+    teacher, n = task.fresh(0), len(dataset.catalogue)
     config = DistillConfig(budget=M, length=8, steps=3, items_per_step=items, check_every=2, targets="next", mix=False)
     problem = Problem(
-        Teacher(teacher, [setting.fresh(1).learnables()], [], 0.0, 0.0, False), setting.fresh, teacher.embed_all(),
-        setting.windows, uniform_subset(n, items, cpu), config, TrainConfig(negatives=6), 0,
+        Teacher(teacher, [task.fresh(1).learnables()], [], 0.0, 0.0, False), task.fresh, teacher.embed_all(),
+        task.windows, uniform_subset(n, items, task.device), config, TrainConfig(negatives=6), 0,
     )  # fmt: skip
-    functional = Functional(setting.fresh(2))
+    functional = Functional(task.fresh(2))
     Q = torch.randn(M, 8, teacher.width, generator=generator(0, "q"))
     drawn = problem.subset(generator(0, "s")) if items else None
     kind = SubsetInner if items else AllItemsInner

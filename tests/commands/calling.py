@@ -1,15 +1,16 @@
-"""What the tests of the commands share that is no fixture."""
+"""What the tests of the commands share that is no fixture: how `foster` is called, small data, what bundles hold."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 
-@dataclass(frozen=True)
-class Said:
+class Said(NamedTuple):
     """How a call ended and what it printed."""
 
     code: int
@@ -18,6 +19,64 @@ class Said:
 
 
 Foster = Callable[..., Said]
+
+#: A distillation of seconds.
+QUICK = ("--budget", "3", "--length", "6", "--steps", "2", "--epochs", "1", "--draws", "1", "--student-steps", "10",
+         "--check-seeds", "1", "--inner-steps", "2", "--reset-every", "1")  # fmt: skip
+
+
+def ok(said: Said) -> str:
+    """What a call that must succeed printed."""
+    assert said.code == 0, said.err
+    return said.out
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def distilled(foster: Foster, data: Path, *options: Any, out: str = "bundle") -> dict[str, Any]:
+    """The manifest of a quick distillation into `out`."""
+    ok(foster("distill", data, *QUICK, *options, "--out", out))
+    return read_json(Path(out, "bundle.json"))
+
+
+def evaluated(foster: Foster, *options: Any, bundle: str = "bundle") -> dict[str, Any]:
+    """The JSON of `foster eval` with one seed."""
+    found: dict[str, Any] = json.loads(ok(foster("eval", bundle, "--seeds", "1", "--json", *options)))
+    return found
+
+
+def means(found: dict[str, Any], row: str) -> list[float]:
+    """The metrics of a row."""
+    return [found["rows"][row][metric]["mean"] for metric in ("R@10", "N@10", "R@20", "N@20", "MRR")]
+
+
+#: What time and the machine decide in a row.
+COSTS = ("train_seconds", "peak_mb", "select_seconds", "select_peak_mb", "seconds_per_outer_step")
+
+
+def numbers(found: dict[str, Any]) -> dict[str, Any]:
+    """All of a table's JSON but times and memory."""
+    rows = {name: {k: v for k, v in row.items() if k not in COSTS} for name, row in found["rows"].items()}
+    return {**found, "rows": rows}
+
+
+def one_line(said: Said, *words: str) -> str:
+    """The line of error in `said`, checked for form; it holds each of `words`."""
+    assert said.code == 2, said
+    lines = [line for line in said.err.splitlines() if line.startswith("foster: ")]
+    assert len(lines) == 1, said.err
+    line = lines[0]
+    assert said.err.rstrip("\n").endswith(line), said.err
+    assert "Traceback" not in said.err
+    assert "; " in line, "no hint on what to type"
+    assert not said.out
+    for word in words:
+        assert word in line, line
+    return line
 
 
 def shop(users: int = 30, items: int = 25) -> pd.DataFrame:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from calling import Foster, Said, shop
+from encoders import write_encoder
 
 from foster_cli import bundle
-from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
-from foster_cli.data.columns import PrepareSettings
 from foster_cli.data.prepare import load_dataset
+from foster_cli.settings import DistillConfig, PrepareSettings, Settings
 
 
 @pytest.fixture
@@ -40,17 +39,8 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def encoder(tmp_path: Path) -> Path:
     """The folder of a tiny random BERT."""
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    folder = tmp_path / "encoder"
-    folder.mkdir()
-    words = sorted({w for title in shop()["title"] for w in re.findall(r"\w+", title)})
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
-    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    BertModel(BertConfig(vocab_size=len(vocabulary), max_position_embeddings=64, **shape)).save_pretrained(folder)
-    return folder
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16, "max_position_embeddings": 64}
+    return write_encoder(tmp_path / "encoder", texts=shop()["title"], **shape)
 
 
 @pytest.fixture
@@ -69,14 +59,11 @@ def made(tmp_path: Path, data: Path) -> Path:
             "hash": dataset.hash,
         },
         "encoder": {"name": "minilm", "revision": "all-MiniLM-L6-v2", "hash": "0" * 64, "train_layers": "none"},
-        "model": dataclasses.asdict(ModelConfig()),
-        "train": dataclasses.asdict(TrainConfig()),
-        "distill": dataclasses.asdict(config),
-        "student": dataclasses.asdict(StudentConfig()),
+        **Settings(distill=config).sections(),
         "seed": 0,
     }  # fmt: skip
     path = tmp_path / "bundle"
     V = torch.randn(n, 8, generator=rng)
     rows = [{"step": 0.0, "R@10": 0.0}]
-    bundle.save(path, manifest, factors, V, dataset.catalogue.ids, dataset.catalogue.titles, rows, rows)
+    bundle.save(path, bundle.Contents(manifest, V, dataset.catalogue, rows, rows), factors)
     return path

@@ -15,24 +15,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from calling import Foster, Said, shop
+from calling import Foster, Said, one_line, shop
 
 Change = Callable[[pd.DataFrame], pd.DataFrame]
-
-
-def one_line(said: Said, *words: str) -> str:
-    """The line of error in `said`, checked for form; it holds each of `words`."""
-    assert said.code == 2, said
-    lines = [line for line in said.err.splitlines() if line.startswith("foster: ")]
-    assert len(lines) == 1, said.err
-    line = lines[0]
-    assert said.err.rstrip("\n").endswith(line), said.err
-    assert "Traceback" not in said.err
-    assert "; " in line, "no hint on what to type"
-    assert not said.out
-    for word in words:
-        assert word in line, line
-    return line
 
 
 def files(folder: Path) -> set[str]:
@@ -325,6 +310,6 @@ def test_too_little_memory_is_one_line(
     def full(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("foster_cli.data.prepare.load_dataset", full)
+    monkeypatch.setattr("foster_cli.commands.run.load_dataset", full)
     said = foster("distill", data)
     assert said.code == 2 and said.err.startswith("foster: out of memory; ") and said.err.count("\n") == 1

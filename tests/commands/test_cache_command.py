@@ -13,7 +13,7 @@ import pytest
 from calling import Foster
 
 from foster_cli import cache as module
-from foster_cli.runtime import cache_lock
+from foster_cli.cache import cache_lock
 
 KEYS = [c * 64 for c in "abc"]
 
@@ -93,7 +93,7 @@ def test_clear_by_kind_age_and_key(foster: Foster, kept: Path) -> None:
 def test_what_is_in_use_stays(foster: Foster, kept: Path) -> None:
     """The lock is held by another process, as while it trains."""
     code = (
-        "import sys; from pathlib import Path; from foster_cli.runtime import cache_lock\n"
+        "import sys; from pathlib import Path; from foster_cli.cache import cache_lock\n"
         "with cache_lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(kept / "teachers" / KEYS[0])]

@@ -44,7 +44,7 @@ def test_help(command: str) -> None:
 
 
 def test_version() -> None:
-    from foster_cli import __version__
+    from foster_cli.version import __version__
 
     done = run("--version")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"foster {__version__}\n", "loaded:\n")

@@ -1,4 +1,7 @@
-"""A causal LM with LoRA through the real distill, eval and compare; a set evaluated on another encoder's texts."""
+"""A causal LM with LoRA through the real distill, eval and compare; a set evaluated on another encoder's texts.
+
+It takes a minute; alone: `pytest tests/commands/test_llm_command.py`.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from calling import Foster, shop
-from causal import write_causal
+from calling import QUICK, Foster, distilled, evaluated, means, shop
+from encoders import write_encoder
 from safetensors.torch import load_file
+from spying import never, spy
 
 from foster_cli.models import frozen
 
-QUICK = ("--budget", "3", "--length", "6", "--steps", "2", "--epochs", "1", "--draws", "1", "--student-steps", "10",
-         "--check-seeds", "1", "--inner-steps", "2", "--reset-every", "1")  # fmt: skip
 #: All but `random`, which takes hundreds of steps.
 ROWS = "synthetic,full,untrained,popularity,text_similarity"
 LORA = ("--train-layers", "2", "--lora", "4", "--width", "16")
@@ -24,32 +26,14 @@ LORA = ("--train-layers", "2", "--lora", "4", "--width", "16")
 @pytest.fixture
 def lm(tmp_path: Path, torch_one: None) -> Path:
     """The folder of a tiny random Qwen3 with bf16 weights."""
-    return write_causal(tmp_path / "lm", shop()["title"].tolist(), "bfloat16")
-
-
-def _distill(foster: Foster, data: Path, *options: Any, out: str = "bundle") -> dict[str, Any]:
-    said = foster("distill", data, *QUICK, *options, "--out", out)
-    assert said.code == 0, said.err
-    manifest: dict[str, Any] = json.loads(Path(out, "bundle.json").read_text())
-    return manifest
-
-
-def _eval(foster: Foster, *options: Any, bundle: str = "bundle") -> dict[str, Any]:
-    said = foster("eval", bundle, "--seeds", "1", "--json", *options)
-    assert said.code == 0, said.err
-    found: dict[str, Any] = json.loads(said.out)
-    return found
-
-
-def _ranks(found: dict[str, Any], name: str) -> list[float]:
-    return [found["rows"][name][metric]["mean"] for metric in ("R@10", "N@10", "R@20", "N@20", "MRR")]
+    return write_encoder(tmp_path / "lm", texts=shop()["title"], kind="qwen3", dtype="bfloat16")
 
 
 def test_distill_and_evaluate_with_a_causal_lm(
     foster: Foster, data: Path, lm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = Path.cwd().parent / "cache"
-    manifest = _distill(foster, data, "--encoder", lm, *LORA)
+    manifest = distilled(foster, data, "--encoder", lm, *LORA)
     assert manifest["encoder"]["pooling"] == "last" and manifest["encoder"]["lora"] == 4
     assert manifest["item_factor"]["shape"] == [25, 16] and not manifest["metrics"]["stopped"]
     (states,) = (cache / "texts").glob("*.safetensors")
@@ -61,13 +45,13 @@ def test_distill_and_evaluate_with_a_causal_lm(
     moved = [max(float(state[k].abs().max()) for k in B) for state in anchors]
     assert min(moved) == 0 < max(moved)  # B is 0 before the first epoch, and learns
 
-    monkeypatch.setattr(frozen, "_states", lambda *a: pytest.fail("computed again"))
+    monkeypatch.setattr(frozen.Frozen, "_states", never)  # nothing is computed again
     shutil.rmtree(cache / "teachers")
-    _distill(foster, data, "--encoder", lm, *LORA, out="again")
+    distilled(foster, data, "--encoder", lm, *LORA, out="again")
     for name in ("factors.safetensors", "item_factor.safetensors"):  # dropout included, a seed fixes the result
         assert Path("bundle", name).read_bytes() == Path("again", name).read_bytes()
 
-    found = _eval(foster, "--rows", ROWS)
+    found = evaluated(foster, "--rows", ROWS)
     assert set(found["rows"]) == set(ROWS.split(","))
     assert found["encoder"]["evaluated"] == found["encoder"]["distilled"] == manifest["encoder"]
     assert len(list((cache / "teachers").glob("*/teacher.json"))) == 1  # eval's full row is the teacher
@@ -75,10 +59,10 @@ def test_distill_and_evaluate_with_a_causal_lm(
 
 def test_a_set_is_evaluated_on_the_texts_of_an_llm(foster: Foster, data: Path, encoder: Path, lm: Path) -> None:
     """Table 4's transfer: V stays the distilling encoder's; all rows are of the other one."""
-    _distill(foster, data, "--encoder", encoder)
+    distilled(foster, data, "--encoder", encoder)
     before = Path("bundle", "item_factor.safetensors").read_bytes()
-    own = _eval(foster, "--rows", ROWS)
-    found = _eval(foster, "--rows", ROWS, "--encoder", lm, *LORA)
+    own = evaluated(foster, "--rows", ROWS)
+    found = evaluated(foster, "--rows", ROWS, "--encoder", lm, *LORA)
     assert found["encoder"]["distilled"]["name"] == str(encoder) and found["encoder"]["evaluated"]["name"] == str(lm)
     assert found["encoder"]["evaluated"] | {"hash": ""} == {
         "name": str(lm), "revision": "local", "hash": "", "train_layers": "2", "pooling": "last", "lora": 4,
@@ -86,12 +70,12 @@ def test_a_set_is_evaluated_on_the_texts_of_an_llm(foster: Foster, data: Path, e
     model = found["settings"]["model"]
     assert (model["lora"], model["train_layers"], model["width"]) == (4, "2", 16)
     assert Path("bundle", "item_factor.safetensors").read_bytes() == before
-    assert _ranks(found, "popularity") == _ranks(own, "popularity")
-    assert all(_ranks(found, name) != _ranks(own, name) for name in ("untrained", "text_similarity"))
-    _distill(foster, data, "--encoder", lm, *LORA, out="of-lm")  # whose own rows are the same, but for `synthetic`
-    theirs = _eval(foster, "--rows", ROWS, bundle="of-lm")
+    assert means(found, "popularity") == means(own, "popularity")
+    assert all(means(found, name) != means(own, name) for name in ("untrained", "text_similarity"))
+    distilled(foster, data, "--encoder", lm, *LORA, out="of-lm")  # whose own rows are the same, but for `synthetic`
+    theirs = evaluated(foster, "--rows", ROWS, bundle="of-lm")
     for name in ("full", "untrained", "text_similarity"):
-        assert _ranks(theirs, name) == _ranks(found, name)
+        assert means(theirs, name) == means(found, name)
     table = foster("eval", "bundle", "--seeds", "1", "--rows", "untrained", "--encoder", lm, *LORA)
     assert table.code == 0
     title = " ".join(table.out.split())
@@ -100,11 +84,11 @@ def test_a_set_is_evaluated_on_the_texts_of_an_llm(foster: Foster, data: Path, e
 
 
 def test_what_eval_replaces_and_what_it_keeps(foster: Foster, data: Path, encoder: Path, lm: Path) -> None:
-    _distill(foster, data, "--encoder", lm, *LORA, "--pooling", "mean", "--cache-precision", "bf16")
+    distilled(foster, data, "--encoder", lm, *LORA, "--pooling", "mean", "--cache-precision", "bf16")
     rows = ("--rows", "untrained")
 
     def asked(*options: Any) -> dict[str, Any]:
-        settings: dict[str, Any] = _eval(foster, *rows, *options)["settings"]["model"]
+        settings: dict[str, Any] = evaluated(foster, *rows, *options)["settings"]["model"]
         return settings
 
     kept = asked()
@@ -127,7 +111,7 @@ def test_what_eval_replaces_and_what_it_keeps(foster: Foster, data: Path, encode
 def test_an_encoder_that_is_gone_or_changed_can_be_replaced(
     foster: Foster, data: Path, encoder: Path, lm: Path
 ) -> None:
-    _distill(foster, data, "--encoder", encoder)
+    distilled(foster, data, "--encoder", encoder)
     with (encoder / "tokenizer.json").open("a") as f:
         f.write("\n")
     said = foster("eval", "bundle", "--rows", "untrained")
@@ -135,11 +119,12 @@ def test_an_encoder_that_is_gone_or_changed_can_be_replaced(
     shutil.rmtree(encoder)
     said = foster("eval", "bundle", "--rows", "untrained")
     assert said.code == 2 and str(encoder) in said.err
-    assert set(_eval(foster, "--rows", "untrained,synthetic", "--encoder", lm)["rows"]) == {"untrained", "synthetic"}
+    found = evaluated(foster, "--rows", "untrained,synthetic", "--encoder", lm)
+    assert set(found["rows"]) == {"untrained", "synthetic"}
 
 
 def test_lora_in_a_text_encoder_and_in_a_comparison(foster: Foster, data: Path, encoder: Path, lm: Path) -> None:
-    manifest = _distill(foster, data, "--encoder", encoder, "--train-layers", "1", "--lora", "2", "--lora-alpha", "8")
+    manifest = distilled(foster, data, "--encoder", encoder, "--train-layers", "1", "--lora", "2", "--lora-alpha", "8")
     assert (manifest["encoder"]["pooling"], manifest["encoder"]["lora"]) == ("mean", 2)
     said = foster(
         "compare", data, "--methods", "rollout", "--budget", "3", "--length", "6", "--epochs", "1", "--rates", "1e-3",
@@ -181,12 +166,12 @@ def test_lora_and_pooling_in_ablate_sweep_and_tune(foster: Foster, data: Path, l
 
 
 def test_a_set_of_ids_has_an_encoder_for_its_row_of_texts(foster: Foster, data: Path, encoder: Path, lm: Path) -> None:
-    _distill(foster, data, "--items", "id", "--width", "8", "--encoder", encoder)
+    distilled(foster, data, "--items", "id", "--width", "8", "--encoder", encoder)
     rows = ("--rows", "untrained,text_similarity")
-    own, found = _eval(foster, *rows), _eval(foster, *rows, "--encoder", lm)
+    own, found = evaluated(foster, *rows), evaluated(foster, *rows, "--encoder", lm)
     assert found["encoder"] == {"distilled": None, "evaluated": None}
-    assert _ranks(own, "untrained") == _ranks(found, "untrained")
-    assert _ranks(own, "text_similarity") != _ranks(found, "text_similarity")
+    assert means(own, "untrained") == means(found, "untrained")
+    assert means(own, "text_similarity") != means(found, "text_similarity")
     said = foster("eval", "bundle", *rows, "--lora", "4")
     assert said.code == 2 and "--items id has no text encoder" in said.err
     assert foster("eval", "bundle", *rows, "--seeds", "1").code == 0
@@ -203,23 +188,21 @@ def test_interrupted_reading_of_texts_goes_on(
 ) -> None:
     quick = (*QUICK, "--steps", "0", "--student-steps", "2")
     monkeypatch.setattr(frozen, "CHUNK_TOKENS", 12)
-    read, calls = frozen._below, []
+    calls: list[object] = []
 
-    def stops(*args: Any) -> Any:
-        calls.append(args)
+    def stops(given: dict[str, Any]) -> None:
+        calls.append(given["ids"])
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return read(*args)
 
-    monkeypatch.setattr(frozen, "_below", stops)
+    spy(monkeypatch, frozen, "_below", stops)
     said = foster("distill", data, *quick, "--encoder", lm, *LORA, "--out", "bundle")
     assert said.code == 130 and not Path("bundle").exists()
     texts = Path.cwd().parent / "cache" / "texts"
     assert len(list(texts.glob("*.part"))) == 1 and not list(texts.glob("*.safetensors"))
-    calls.extend([()] * 9)  # does not stop again
     said = foster("distill", data, *quick, "--encoder", lm, *LORA, "--out", "bundle")
     assert said.code == 0 and "going on behind" in said.err
     monkeypatch.setenv("FOSTER_CACHE", str(Path.cwd() / "other-cache"))
-    _distill(foster, data, *quick, "--encoder", lm, *LORA, out="uninterrupted")
+    distilled(foster, data, *quick, "--encoder", lm, *LORA, out="uninterrupted")
     for name in ("factors.safetensors", "item_factor.safetensors"):
         assert Path("bundle", name).read_bytes() == Path("uninterrupted", name).read_bytes()

@@ -6,13 +6,13 @@ import csv
 import json
 import webbrowser
 from pathlib import Path
-from typing import Any
 
 import pytest
 from calling import Foster
 
 from foster_cli.bundle import load
 from foster_cli.console import Console
+from foster_cli.evaluate.bundle_rows import Evaluation
 
 QUICK = ("--budget", "3", "--length", "6", "--steps", "4", "--epochs", "1", "--draws", "2", "--student-steps", "10",
          "--check-seeds", "1", "--check-every", "2", "--inner-steps", "1")  # fmt: skip
@@ -60,15 +60,14 @@ def test_distill_eval_report(
 
 
 def test_eval_keeps_a_whole_table(foster: Foster, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def evaluate(bundle: object, data: object, *rest: Any) -> dict[str, object]:
-        used = {"distilled": "sasrec", "evaluated": rest[-1].backbone or "sasrec"}
-        texts = [
-            {"name": name, "hash": name, "train_layers": "none"} for name in ("minilm", rest[-1].encoder or "minilm")
-        ]
+    def evaluate(bundle: object, data: object, asked: Evaluation, session: object) -> dict[str, object]:
+        other = asked.other
+        used = {"distilled": "sasrec", "evaluated": other.backbone or "sasrec"}
+        texts = [{"name": name, "hash": name, "train_layers": "none"} for name in ("minilm", other.encoder or "minilm")]
         return {"data": {"name": "shop"}, "method": "foster", "backbone": used, "rows": {}, "paired": {}, "cases": 3,
                 "encoder": dict(zip(used, texts, strict=True)), "seeds": [0]}  # fmt: skip
 
-    monkeypatch.setattr("foster_cli.evaluate.run.evaluate_bundle", evaluate)
+    monkeypatch.setattr("foster_cli.evaluate.bundle_rows.evaluate_bundle", evaluate)
     kept = made / "eval.json"
     for part in (("--rows", "untrained"), ("--mask-seen",), ("--backbone", "narm"), ("--out", "mine.json"),
                  ("--encoder", "other"), ("--width", "8"), ("--precision", "bf16")):  # fmt: skip
@@ -80,15 +79,15 @@ def test_eval_keeps_a_whole_table(foster: Foster, made: Path, monkeypatch: pytes
         assert said.code == 0 and f"next: foster report {made}" in " ".join(said.err.split())
         assert json.loads(kept.read_text())["cases"] == 3
         kept.unlink()
-    monkeypatch.setattr("foster_cli.evaluate.run.evaluate_bundle", lambda *args: {
+    monkeypatch.setattr("foster_cli.evaluate.bundle_rows.evaluate_bundle", lambda *args: {
         **evaluate(*args), "data": {"name": "\x1b]0;pwn\x07\x1b[2J\u202eshop"}})  # fmt: skip
     said = foster("eval", made, "--out", "mine.json")
     assert said.code == 0 and "]0;pwn [2J shop: 3 test cases" in said.out
     assert not set(said.out) & {"\x1b", "\x07", "\u202e"}
-    monkeypatch.setattr("foster_cli.evaluate.run.evaluate_bundle", evaluate)
+    monkeypatch.setattr("foster_cli.evaluate.bundle_rows.evaluate_bundle", evaluate)
     kept.mkdir()  # cannot be written: the table is printed all the same
     said = foster("eval", made)
-    assert said.code == 0 and "3 test cases" in said.out and "is not kept in the bundle" in said.err
+    assert said.code == 0 and "3 test cases" in said.out and "is not stored in the bundle" in said.err
 
 
 def test_report_alone(foster: Foster, made: Path, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""`foster distill --resume`: real processes, really killed; what is refused; more steps."""
+"""`foster distill --resume`: real processes, really killed; what is refused; more steps.
+
+It takes a minute or two; alone: `pytest tests/commands/test_resume_command.py`.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from calling import Foster, shop
+from spying import spy
 
 import foster_cli
 from foster_cli.bundle import load
@@ -102,17 +106,14 @@ def cut(foster: Foster, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """A distillation that Ctrl-C ended after six steps."""
     from foster_cli.distill import loop
 
-    original: Callable[..., dict[str, float]] = loop.outer_step
-
-    def stop(problem: object, state: object, k: int) -> dict[str, float]:
-        if k == 6:
+    def stop(given: dict[str, Any]) -> None:
+        if given["k"] == 6:
             raise KeyboardInterrupt
-        return original(problem, state, k)
 
     with monkeypatch.context() as m:
-        m.setattr(loop, "outer_step", stop)
+        spy(m, loop, "outer_step", stop)
         said = foster("distill", data, "--out", "cut", *CONFIG)
-    assert said.code == 130 and "go on with: foster distill --resume cut" in said.err
+    assert said.code == 130 and "continue with: foster distill --resume cut" in said.err
     assert "Traceback" not in said.err and not (tmp_path / "work" / "cut").exists()
     return tmp_path / "work" / "cut"
 
@@ -132,7 +133,7 @@ def test_ctrl_c_and_on(foster: Foster, data: Path, whole: Path, cut: Path) -> No
         assert said.err.count("\n") == 1
     said = foster("distill", data, "--resume", "cut", "--steps", "8", "--rank-user", "2")  # what it began with
     assert said.code == 0, said.err
-    assert "going on after outer step" in said.err
+    assert "continuing after outer step" in said.err
     assert _sums(cut) == _sums(whole) and not cut.with_name("cut.run").exists()
     said = foster("distill", "--resume", "cut", "--steps", "8", "--no-cache")
     assert said.code == 0 and "finished already" in said.out

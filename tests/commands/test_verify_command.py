@@ -7,15 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from bundles import sign
 from calling import Foster
 
 from foster_cli.bundle import SUMS
-from foster_cli.runtime import sha256_file
-
-
-def _sign(folder: Path) -> None:
-    names = [line.split("  ")[1] for line in (folder / SUMS).read_text().splitlines()]
-    (folder / SUMS).write_text("".join(f"{sha256_file(folder / n)}  {n}\n" for n in names))
 
 
 @pytest.fixture
@@ -75,7 +70,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
 def test_what_is_wrong_is_named(foster: Foster, bundle: Path, name: str) -> None:
     check, change = FAULTS[name]
     change(bundle)
-    _sign(bundle)
+    sign(bundle)
     code, found = _checks(foster, bundle)
     assert code == 2 and [k for k, ok in found.items() if ok is False] == [check]
     said = foster("verify", bundle)

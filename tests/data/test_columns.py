@@ -7,20 +7,14 @@ import datetime as dt
 import numpy as np
 import pandas as pd
 import pytest
+from faults import said
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foster_cli.data.columns import PrepareSettings, as_text, encode_ids, parse_times, recognise
-from foster_cli.errors import FosterError
+from foster_cli.data.columns import as_text, encode_ids, parse_times, recognise
+from foster_cli.settings import PrepareSettings
 
 _MOMENT = 1_600_000_000_123  # 2020-09-13T12:26:40.123Z
-
-
-def _fault(call: object, *args: object) -> str:
-    with pytest.raises(FosterError) as caught:
-        call(*args)  # type: ignore[operator]
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -73,8 +67,8 @@ def test_item_column_may_differ_between_the_tables() -> None:
     ],
 )
 def test_unclear_columns(names: list[str], settings: dict[str, object], words: list[str]) -> None:
-    fault = _fault(recognise, names, None, PrepareSettings(**settings))  # type: ignore[arg-type]
-    assert all(word in fault for word in words)
+    wrong = said(recognise, names, None, PrepareSettings(**settings))  # type: ignore[arg-type]
+    assert all(word in wrong for word in words)
 
 
 def test_options_settle_what_is_unclear() -> None:
@@ -152,9 +146,9 @@ def test_seconds_and_milliseconds_agree(seconds: list[int]) -> None:
     ],
 )
 def test_bad_times_name_column_row_and_value(values: list[object], words: list[str]) -> None:
-    fault = _fault(parse_times, pd.Series(values, name="when"))
-    assert all(word in fault for word in ["column when", "--time-column", *words])
-    assert "\x1b" not in fault
+    wrong = said(parse_times, pd.Series(values, name="when"))
+    assert all(word in wrong for word in ["column when", "--time-column", *words])
+    assert "\x1b" not in wrong
 
 
 _EACH = st.integers(800_000_000, 3_900_000_000)  # seconds, 1995 to 2093
@@ -166,8 +160,8 @@ def test_a_time_in_another_unit_is_named(seconds: list[int], data: st.DataObject
     odd = data.draw(st.integers(0, len(seconds)))
     values = [s * units[0] for s in (*seconds, seconds[0])]
     values.insert(odd, seconds[-1] * units[1])
-    fault = _fault(parse_times, pd.Series(values, name="when"))
-    assert f"column when, row {odd + 1}: {values[odd]} is not in the unit" in fault and "one unit" in fault
+    wrong = said(parse_times, pd.Series(values, name="when"))
+    assert f"column when, row {odd + 1}: {values[odd]} is not in the unit" in wrong and "one unit" in wrong
 
 
 @pytest.mark.parametrize("filler", [0, -1, 1, 1000, 86_400, 1_000_000, 253_402_300_799])
@@ -179,8 +173,8 @@ def test_fillers_are_no_other_unit(filler: int) -> None:
 def test_an_id_that_no_bundle_can_hold() -> None:
     codes, ids = encode_ids(pd.Series(["a", "x" * 65_536], name="asin"), "item")
     assert codes.tolist() == [0, 1] and len(ids[1]) == 65_536
-    fault = _fault(encode_ids, pd.Series(["a", "b", "x" * 65_537], name="asin"), "item")
-    assert "column asin, row 3: the item id has more than 65,536 characters" in fault
+    wrong = said(encode_ids, pd.Series(["a", "b", "x" * 65_537], name="asin"), "item")
+    assert "column asin, row 3: the item id has more than 65,536 characters" in wrong
 
 
 def test_ids_are_text_without_decimal_point() -> None:
@@ -195,5 +189,5 @@ def test_ids_are_text_without_decimal_point() -> None:
     "values", [["a", None], ["a", ""], ["a", " "], [1.0, float("nan")], pd.Categorical(["a", None])]
 )
 def test_missing_id_names_the_row(values: object) -> None:
-    fault = _fault(encode_ids, pd.Series(values, name="uid"), "user")
-    assert "column uid, row 2: no user id" in fault
+    wrong = said(encode_ids, pd.Series(values, name="uid"), "user")
+    assert "column uid, row 2: no user id" in wrong

@@ -12,19 +12,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from faults import said
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foster_cli.data.prepare import (
-    PrepareSettings,
-    load_dataset,
-    prepare,
-    read_prepared,
-    read_raw,
-    write_prepared,
-)
+from foster_cli.data.prepare import load_dataset, prepare, read_raw
 from foster_cli.data.schema import Dataset
+from foster_cli.data.store import read_prepared, write_prepared
 from foster_cli.errors import FosterError
+from foster_cli.settings import PrepareSettings
 
 ALL = PrepareSettings(k_core=1)
 _SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -40,14 +36,6 @@ def _shop(users: int = 6, items: int = 8, seed: int = 0) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     rows = [(f"u{u}", f"{i:03d}", 0, f"Item {i}") for u in range(users) for i in range(items)]
     return _table(rows).assign(timestamp=rng.integers(1_600_000_000, 1_700_000_000, users * items))
-
-
-def _fault(call: Any, *args: Any) -> str:
-    with pytest.raises(FosterError) as caught:
-        call(*args)
-    assert "\n" not in str(caught.value)
-    assert caught.value.hint
-    return str(caught.value)
 
 
 def _same(a: Dataset, b: Dataset) -> bool:
@@ -93,14 +81,14 @@ def test_own_split_comes_before_time() -> None:
     ]
     data = prepare(_table(rows, "split"), None, PrepareSettings(), "d")
     assert data.interactions.split.tolist() == [0, 1, 2, 0]
-    assert "no valid cases" in _fault(
+    assert "no valid cases" in said(
         prepare, _table(rows, "split").replace("valid", "train"), None, PrepareSettings(), "d"
     )
 
 
 def test_split_column_none_splits_by_time() -> None:
     table = _shop().assign(split="train")
-    assert "no valid cases" in _fault(prepare, table, None, ALL, "d")
+    assert "no valid cases" in said(prepare, table, None, ALL, "d")
     data = prepare(table, None, PrepareSettings(split_column="none"), "d")
     assert data.statistics["split"] == "time"
     assert np.bincount(data.interactions.split).tolist() == [38, 5, 5]
@@ -197,29 +185,29 @@ def test_two_files_in_either_order_equal_one_file(tmp_path: Path) -> None:
     ],
 )
 def test_bad_tables(change: Any, words: str) -> None:
-    assert words in _fault(prepare, change(_shop()), None, ALL, "d")
+    assert words in said(prepare, change(_shop()), None, ALL, "d")
 
 
 def test_nothing_left_says_which_k_would_leave_something() -> None:
     table = _shop(users=3, items=4)
-    assert "--k-core 3 would leave 12 interactions" in _fault(prepare, table, None, PrepareSettings(), "d")
-    assert "--k-core 0 is below 1" in _fault(prepare, table, None, PrepareSettings(k_core=0), "d")
+    assert "--k-core 3 would leave 12 interactions" in said(prepare, table, None, PrepareSettings(), "d")
+    assert "--k-core 0 is below 1" in said(prepare, table, None, PrepareSettings(k_core=0), "d")
 
 
 def test_no_item_in_common_shows_both_sides() -> None:
     items = pd.DataFrame({"asin": ["B1"], "title": ["x"]})
-    fault = _fault(prepare, _shop(), items, ALL, "d")
-    assert "item_id, e.g. 000" in fault and "asin, e.g. B1" in fault
+    wrong = said(prepare, _shop(), items, ALL, "d")
+    assert "item_id, e.g. 000" in wrong and "asin, e.g. B1" in wrong
 
 
 def test_unclear_files(tmp_path: Path) -> None:
     _shop().to_csv(tmp_path / "a.csv", index=False)
     (tmp_path / "items.csv").write_text("item_id,title\n1,x\n")
     a, items = tmp_path / "a.csv", tmp_path / "items.csv"
-    assert "both tables have a user column" in _fault(read_raw, [a, a])
-    assert "neither table has a user column" in _fault(read_raw, [items, items])
-    assert "3 tables given" in _fault(read_raw, [a, a, a])
-    assert "no user column" in _fault(read_raw, [items])
+    assert "both tables have a user column" in said(read_raw, [a, a])
+    assert "neither table has a user column" in said(read_raw, [items, items])
+    assert "3 tables given" in said(read_raw, [a, a, a])
+    assert "no user column" in said(read_raw, [items])
 
 
 def _hostile() -> Dataset:
@@ -244,8 +232,8 @@ def test_prepared_file_round_trip(tmp_path: Path) -> None:
 
 def test_prepared_file_takes_no_settings_and_is_not_prepared_twice(tmp_path: Path) -> None:
     write_prepared(_hostile(), tmp_path / "p.parquet")
-    assert "already prepared" in _fault(load_dataset, tmp_path / "p.parquet", PrepareSettings(k_core=2))
-    assert "already prepared" in _fault(read_raw, [tmp_path / "p.parquet"])
+    assert "already prepared" in said(load_dataset, tmp_path / "p.parquet", PrepareSettings(k_core=2))
+    assert "already prepared" in said(read_raw, [tmp_path / "p.parquet"])
 
 
 @pytest.mark.parametrize("column", ["user_id", "item_id", "time", "split", "title", "text"])
@@ -259,9 +247,9 @@ def test_changed_prepared_file_is_refused(tmp_path: Path, column: str) -> None:
     place = table.schema.get_field_index(column)
     values = pd.Series(frame[column].tolist())
     pq.write_table(table.set_column(place, column, pa.array(values)), path)
-    assert "was changed" in _fault(read_prepared, path)
+    assert "was changed" in said(read_prepared, path)
     pq.write_table(table.drop([column]), path)
-    assert "was changed" in _fault(read_prepared, path)
+    assert "was changed" in said(read_prepared, path)
 
 
 def test_prepared_file_of_another_format_or_damaged(tmp_path: Path) -> None:
@@ -280,9 +268,9 @@ def test_prepared_file_of_another_format_or_damaged(tmp_path: Path) -> None:
         (json.dumps({**header, "statistics": {"users": float("nan")}}), "was changed"),
     ):
         pq.write_table(table.replace_schema_metadata({b"foster": value.encode()}), path)
-        assert words in _fault(load_dataset, path)
+        assert words in said(load_dataset, path)
     path.write_bytes(whole[: len(whole) // 2])
-    assert "damaged" in _fault(load_dataset, path)
+    assert "damaged" in said(load_dataset, path)
 
 
 def test_hash_follows_the_data_and_not_the_name() -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from foster_cli.commands.preprocess import command, parse_columns
-from foster_cli.data.prepare import read_prepared
+from foster_cli.commands.preprocess import command
+from foster_cli.data.store import read_prepared
 from foster_cli.errors import FosterError
 
 
@@ -24,7 +24,7 @@ def words_for_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
         return {"input_ids": [[0] * len(text.split()) for text in texts]}
 
     encoder = SimpleNamespace(load_tokenizer=lambda source: tokenizer)
-    monkeypatch.setitem(sys.modules, "foster_cli.models.backbone", encoder)
+    monkeypatch.setitem(sys.modules, "foster_cli.models.pretrained", encoder)
     monkeypatch.setitem(sys.modules, "foster_cli.models.source", SimpleNamespace(find_encoder=str))
 
 
@@ -39,7 +39,7 @@ def shop(tmp_path: Path) -> Path:
 @pytest.mark.usefixtures("words_for_tokens")
 def test_writes_the_dataset_and_prints_its_statistics(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = shop.parent / "small.parquet"
-    command([shop], out)
+    command(inputs=[shop], out=out)
     data = read_prepared(out)
     assert (data.name, len(data.interactions)) == ("small", 60)
     printed = capsys.readouterr().out
@@ -48,7 +48,7 @@ def test_writes_the_dataset_and_prints_its_statistics(shop: Path, capsys: pytest
 
 @pytest.mark.usefixtures("words_for_tokens")
 def test_json_is_one_object(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command([shop], shop.parent / "small.parquet", json=True)
+    command(inputs=[shop], out=shop.parent / "small.parquet", json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["splits"]["train"]["interactions"] == 48
     assert found["text_tokens"]["max"] == 3
@@ -65,15 +65,8 @@ def test_refused_before_anything_is_read(tmp_path: Path) -> None:
         (tmp_path / "dir.parquet", "is a folder"),
     ):
         with pytest.raises(FosterError, match=words):
-            command([raw], out)
+            command(inputs=[raw], out=out)
     assert raw.read_bytes() == b"x"
-
-
-def test_column_lists() -> None:
-    assert parse_columns(" title, genres ,") == ("title", "genres")
-    assert parse_columns(None) is None
-    with pytest.raises(FosterError, match="names no column"):
-        parse_columns(" , ")
 
 
 def test_importing_the_command_imports_nothing_heavy() -> None:

@@ -13,11 +13,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from faults import fault
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foster_cli.data.readers import read_table
-from foster_cli.errors import FosterError
 
 # Titles with all that hurts but line ends: quotes, delimiters, tabs, markup, accents, emoji, spaces.
 _titles = st.text(
@@ -36,14 +36,6 @@ def _write(folder: Path, name: str, data: bytes | str) -> Path:
 
 def _strings(frame: pd.DataFrame, column: str) -> list[str]:
     return [str(v) for v in frame[column]]
-
-
-def _fault(path: Path) -> FosterError:
-    with pytest.raises(FosterError) as caught:
-        read_table(path)
-    assert "\n" not in str(caught.value)
-    assert caught.value.hint
-    return caught.value
 
 
 def _bytes_of(rows: list[tuple[str, str]], kind: str) -> bytes:
@@ -100,7 +92,7 @@ def test_quoted_line_end_is_one_row(tmp_path: Path) -> None:
     ],
 )
 def test_ragged_or_misquoted_line_is_named(tmp_path: Path, text: str, line: str) -> None:
-    assert line in _fault(_write(tmp_path, "a.csv", text)).message
+    assert line in fault(read_table, _write(tmp_path, "a.csv", text)).message
 
 
 def test_bom_crlf_and_blank_lines(tmp_path: Path) -> None:
@@ -207,9 +199,9 @@ _GZ = gzip.compress(b"id,title\n" + b"1,x\n" * 1000, mtime=0)
 )
 def test_bad_files(tmp_path: Path, name: str, data: bytes, words: str) -> None:
     (tmp_path / name).write_bytes(data)
-    fault = _fault(tmp_path / name)
-    assert words in fault.message
-    assert "a." in fault.message or name in fault.message
+    wrong = fault(read_table, tmp_path / name)
+    assert words in wrong.message
+    assert "a." in wrong.message or name in wrong.message
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
@@ -230,18 +222,18 @@ def test_the_delimiter_of_the_name_comes_first(tmp_path: Path) -> None:
 
 def test_names_that_blanks_alone_tell_apart(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id, id\n1,2\n")
-    assert "two columns named id" in _fault(tmp_path / "a.csv").message
+    assert "two columns named id" in fault(read_table, tmp_path / "a.csv").message
 
 
 @pytest.mark.parametrize("data", [_GZ[:-5], _GZ[:20], _GZ[:30] + b"\0\0\0" + _GZ[33:]])
 def test_damaged_gzip(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.csv.gz").write_bytes(data)
-    assert "damaged or cut-off gzip" in _fault(tmp_path / "a.csv.gz").message
+    assert "damaged or cut-off gzip" in fault(read_table, tmp_path / "a.csv.gz").message
 
 
 def test_plain_file_named_gz_missing_file_and_folder(tmp_path: Path) -> None:
     (tmp_path / "a.csv.gz").write_bytes(b"id,title\n1,x\n")
-    assert "not gzipped" in _fault(tmp_path / "a.csv.gz").message
-    assert "no such file" in _fault(tmp_path / "b.csv").message
-    assert "is a folder" in _fault(tmp_path).message
-    assert "cannot read" in _fault(tmp_path / ("x" * 300 + ".csv")).message
+    assert "not gzipped" in fault(read_table, tmp_path / "a.csv.gz").message
+    assert "no such file" in fault(read_table, tmp_path / "b.csv").message
+    assert "is a folder" in fault(read_table, tmp_path).message
+    assert "cannot read" in fault(read_table, tmp_path / ("x" * 300 + ".csv")).message

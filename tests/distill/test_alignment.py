@@ -11,7 +11,12 @@ import pytest
 import torch
 
 from foster_cli.distill.alignment import alignment_loss, conditional_distance, match, semantic_distance
-from foster_cli.ops.reading import PAPER, Reading
+from foster_cli.settings import DistillConfig
+from foster_cli.synthetic.reading import PAPER, Reading
+
+
+def _config(items: int, form: str = "raw") -> DistillConfig:
+    return DistillConfig(dh_items=items, dh_form=form)
 
 
 def _softmax(x: np.ndarray) -> np.ndarray:
@@ -92,7 +97,9 @@ def test_gradient_goes_to_q_alone(small_model: Callable[..., Any], form: str) ->
     teacher = small_model(n=9)
     V = teacher.embed_all()
     Q = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64).requires_grad_()
-    loss = alignment_loss(teacher, V, Q, torch.tensor([8, 1, 3, 5, 6]), 4, form, torch.Generator().manual_seed(0))
+    loss = alignment_loss(
+        teacher, Q, V, torch.tensor([8, 1, 3, 5, 6]), _config(4, form), torch.Generator().manual_seed(0)
+    )
     loss.backward()
     assert loss.dim() == 0 and loss.item() > 0
     touched = Q.grad.abs().amax(-1) > 0
@@ -123,7 +130,7 @@ def test_the_loss_is_that_of_one_of_the_positions(small_model: Callable[..., Any
             by_hand[s, t] = float(np.mean(terms))
     drawn = set()
     for seed in range(60):
-        found = float(alignment_loss(teacher, V, Q, S, 5, "raw", torch.Generator().manual_seed(seed)))
+        found = float(alignment_loss(teacher, Q, V, S, _config(5), torch.Generator().manual_seed(seed)))
         near = min(by_hand, key=lambda k: abs(by_hand[k] - found))
         assert found == pytest.approx(by_hand[near], rel=1e-8)
         drawn.add(near)
@@ -139,7 +146,7 @@ def test_own_goals_are_compared_after_what_is_read(small_model: Callable[..., An
     losses = []
     for rows, reading in ((Q, PAPER), (own, Reading(own=True, items=S))):
         rows = rows.clone().requires_grad_()
-        loss = alignment_loss(teacher, V, rows, S, 6, "raw", torch.Generator().manual_seed(4), reading)
+        loss = alignment_loss(teacher, rows, V, S, _config(6), torch.Generator().manual_seed(4), reading)
         (gradient,) = torch.autograd.grad(loss, rows)
         losses.append((loss.item(), gradient))
     assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-12) and losses[0][0] > 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from foster_cli.distill.barrier import direction, inner, multiplier
+from foster_cli.distill.barrier import direction, dot, multiplier
 
 F = [torch.tensor([[1.0, -2.0]]), torch.tensor([0.5])]
 Q = [torch.tensor([[2.0, 1.0]]), torch.tensor([-2.0])]
@@ -14,9 +14,9 @@ Q = [torch.tensor([[2.0, 1.0]]), torch.tensor([-2.0])]
 
 
 def test_inner_product_over_all_tensors() -> None:
-    assert inner(F, Q) == -1.0
-    assert inner(Q, Q) == 9.0
-    assert inner([torch.full((3,), 1e30)], [torch.full((3,), 1e30)]) == pytest.approx(3e60)  # no fp32 overflow
+    assert dot(F, Q) == -1.0
+    assert dot(Q, Q) == 9.0
+    assert dot([torch.full((3,), 1e30)], [torch.full((3,), 1e30)]) == pytest.approx(3e60)  # no fp32 overflow
 
 
 @pytest.mark.parametrize(
@@ -49,14 +49,14 @@ def test_the_direction_lowers_q_at_the_rate_of_the_barrier(seed: int) -> None:
     """<grad q, direction> >= phi_k, what Eq. 6 asks for, with equality where lambda > 0."""
     rng = torch.Generator().manual_seed(seed)
     f, q = ([torch.randn(3, 2, generator=rng), torch.randn(4, generator=rng)] for _ in range(2))
-    weight = multiplier(f, q, 0.5, "gradient", 1.0, 1.0)
-    step = direction(f, q, weight)
+    lam = multiplier(f, q, 0.5, "gradient", 1.0, 1.0)
+    step = direction(f, q, lam)
     for x, y, s in zip(f, q, step, strict=True):
-        np.testing.assert_allclose(s.numpy(), x.numpy() + weight * y.numpy(), rtol=1e-5, atol=1e-7)
-    rate = inner(step, q)
-    assert rate >= 0.5 * inner(q, q) - 1e-5
-    if weight > 0:
-        assert rate == pytest.approx(0.5 * inner(q, q), rel=1e-5)
+        np.testing.assert_allclose(s.numpy(), x.numpy() + lam * y.numpy(), rtol=1e-5, atol=1e-7)
+    rate = dot(step, q)
+    assert rate >= 0.5 * dot(q, q) - 1e-5
+    if lam > 0:
+        assert rate == pytest.approx(0.5 * dot(q, q), rel=1e-5)
 
 
 @pytest.mark.parametrize("form", ["gradient", "loss"])
@@ -71,8 +71,8 @@ def test_a_toy_bilevel_problem_is_solved(form: str) -> None:
         q = g - (ahead - 2 * v) ** 2
         grad_q = torch.tensor([2 * (w - 2 * v), -4 * (w - 2 * v) + 4 * (ahead - 2 * v)], dtype=torch.float64)
         grad_f = torch.tensor([2 * (w - 3), 2 * (v - 1)], dtype=torch.float64)
-        weight = multiplier([grad_f], [grad_q], 0.5, form, q, g)
-        (step,) = direction([grad_f], [grad_q], weight)
+        lam = multiplier([grad_f], [grad_q], 0.5, form, q, g)
+        (step,) = direction([grad_f], [grad_q], lam)
         w, v = w - 0.01 * float(step[0]), v - 0.01 * float(step[1])
     assert v == pytest.approx(1.4, abs=0.02)
     assert w == pytest.approx(2.8, abs=0.05)

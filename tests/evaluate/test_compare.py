@@ -1,240 +1,204 @@
-"""The results table: its rows by hand, its intervals, its paired differences."""
+"""`foster compare`'s parts: pairs, the choice of a rate, what names a cell; differences by brute force."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from scipy import stats
+from handmade import held_out_of, row_of
 
-from foster_cli.config import StudentConfig, TrainConfig
-from foster_cli.data.schema import Dataset
-from foster_cli.data.windows import Cases
-from foster_cli.distill.inner import uniform_subset
-from foster_cli.errors import FosterError
-from foster_cli.evaluate.compare import (
-    ROWS,
-    Row,
-    check_rows,
-    make_test,
-    popularity_row,
-    profiles,
-    rows,
-    summarise,
-    text_row,
-)
-from foster_cli.evaluate.compare import Test as Held  # a name that pytest does not collect
-from foster_cli.ops.reading import PAPER
+from foster_cli.baselines import METHODS
+from foster_cli.console import SILENT
+from foster_cli.errors import FosterError, NotFinite
+from foster_cli.evaluate import compare
+from foster_cli.evaluate.bootstrap import Bootstrap
+from foster_cli.evaluate.cells import Cell, Cells
+from foster_cli.evaluate.compare import Shrunk, pairs
+from foster_cli.evaluate.plan import Comparison, method_variant
+from foster_cli.evaluate.rows import Trained, summarise
+from foster_cli.runtime import stream_seed
+from foster_cli.session import Session
+from foster_cli.settings import DistillConfig, ModelConfig, Settings, StudentConfig
+from foster_cli.train.task import Task
 
-CPU = torch.device("cpu")
-TRAIN, STUDENT = TrainConfig(batch=64, epochs=1, negatives=10, patience=1), StudentConfig(steps=4, check_every=2)
+IDS = Settings(model=ModelConfig(items="id"))
 
 
-def _held_out(data: Dataset, split: int) -> list[tuple[int, list[int], int]]:
-    """(user, all earlier items, target) of a split, in plain Python."""
-    x, found = data.interactions, []
-    past: dict[int, list[int]] = {}
-    for user, item, s in zip(x.user.tolist(), x.item.tolist(), x.split.tolist(), strict=True):
-        if s == split and past.get(user):
-            found.append((user, list(past[user]), item))
-        past.setdefault(user, []).append(item)
-    return found
+def test_pairs() -> None:
+    assert pairs(("kcenter",)) == (("kcenter", "full"),)
+    assert pairs(("random", "kcenter")) == (("random", "full"), ("kcenter", "full"), ("kcenter", "random"))
+    assert pairs(("td3", "random", "foster")) == (
+        ("td3", "full"), ("random", "full"), ("foster", "full"), ("td3", "random"), ("foster", "random"),
+        ("foster", "td3"),
+    )  # fmt: skip
 
 
-def _rank(scores: list[float], target: int, out: set[int]) -> float:
-    rest = [s for i, s in enumerate(scores) if i != target and i not in out]
-    return 1 + sum(s > scores[target] for s in rest) + sum(s == scores[target] for s in rest) / 2
-
-
-@pytest.mark.parametrize("mask", [False, True])
-def test_popularity_by_hand(setting: Any, mask: bool) -> None:
-    data = setting.data
-    count = Counter(
-        i for i, s in zip(data.interactions.item.tolist(), data.interactions.split.tolist(), strict=True) if s == 0
-    )
-    test = make_test(setting, mask, 5)
-    row = popularity_row(setting, test)
-    scores = [float(count[i]) for i in range(30)]
-    cases = _held_out(data, 2)
-    expected = [_rank(scores, target, set(past) if mask else set()) for _, past, target in cases]
-    assert row.ranks.shape == (1, len(cases)) and row.ranks[0].tolist() == expected
-    assert len(set(expected)) > 3
-    if not mask:
-        assert row.coverage == [5 / 30]  # everyone gets the same five
-
-
-def test_profiles_are_the_mean_of_the_last_items() -> None:
-    E = torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
-    history = np.array([[1, 2, 3, -1, -1], [4, -1, -1, -1, -1], [5, 6, 7, 8, 0]])
-    cases = Cases(history, np.array([3, 1, 5]), np.zeros(3, np.int64), np.arange(3), np.arange(3))
-    for last, expected in ((1, [[3], [4], [0]]), (2, [[2, 3], [4], [8, 0]]), (20, [[1, 2, 3], [4], [5, 6, 7, 8, 0]])):
-        found = profiles(E, cases, last)
-        for c in range(3):
-            np.testing.assert_allclose(found[c].numpy(), E[expected[c]].numpy().mean(0), atol=1e-6)
-
-
-def test_text_similarity_by_hand(setting: Any) -> None:
-    E = setting.text_vectors().double().numpy()
-    E /= np.sqrt((E**2).sum(1, keepdims=True))
-    data, length = setting.data, setting.length
-
-    def found(split: int, last: int) -> list[float]:
-        out = []
-        for _, past, target in _held_out(data, split):
-            profile = E[past[-length:][-last:]].mean(0)
-            cosine = E @ profile / np.sqrt(profile @ profile)  # its length changes no order
-            out.append(_rank(cosine.tolist(), target, set()))
-        return out
-
-    recall = {last: np.mean([r <= 10 for r in found(1, last)]) for last in (1, 2, 3, 5, 10, 20)}
-    row = text_row(setting, make_test(setting, False, 10))
-    (chosen,) = row.chosen
-    last = int(chosen.removeprefix("last "))
-    assert recall[last] == max(recall.values())
-    # fp32 may swap neighbours whose cosines differ by rounding
-    difference = np.abs(row.ranks[0] - np.array(found(2, last)))
-    assert difference.max() <= 1.0 and (difference > 0).mean() < 0.1
-    assert len(set(row.ranks[0].tolist())) > 5
-
-
-def _row(ranks: list[list[float]]) -> Row:
-    n = len(ranks)
-    return Row(np.array(ranks, dtype=np.float64), [0.5] * n, [2.0] * n, [100.0 + i for i in range(n)], [None] * n)
-
-
-def _test_of(users: np.ndarray) -> Held:
-    C = len(users)
-    return Held(
-        Cases(np.zeros((C, 1), np.int64), np.ones(C, np.int64), np.zeros(C, np.int64), users, np.arange(C)), None, 10
-    )
-
-
-def test_the_table_holds_what_is_promised() -> None:
+def test_paired_differences_by_brute_force() -> None:
+    """Users and seeds of every resample written out, case by case, for rows of any name."""
+    users, draws = [0, 0, 1, 2, 2, 2, 3], 40
     rng = np.random.default_rng(0)
-    found = {
-        name: _row(rng.integers(1, 40, (3 if name in ("synthetic", "full") else 1, 60)).tolist())
-        for name in ("synthetic", "full", "untrained", "popularity")
-    }
-    out = summarise(found, _test_of(np.arange(60) // 2), (10, 20), [4, 5, 6], draws=200)
-    assert (out["cases"], out["seeds"], out["bootstrap_draws"]) == (60, [4, 5, 6], 200)
-    assert list(out["rows"]) == list(found)
-    assert set(out["paired"]) == {"synthetic-full", "synthetic-untrained", "full-untrained"}
-    for name, row in found.items():
-        entry = out["rows"][name]
-        assert {"R@10", "R@20", "N@10", "N@20", "MRR", "coverage", "train_seconds", "peak_mb", "chosen"} <= set(entry)
-        for k in (10, 20):
-            per_seed = [np.mean([r <= k for r in ranks]) for ranks in row.ranks]
-            assert entry[f"R@{k}"]["seeds"] == pytest.approx(per_seed)
-            assert entry[f"R@{k}"]["mean"] == pytest.approx(np.mean(per_seed))
-            gains = [np.mean([1 / np.log2(1 + r) if r <= k else 0 for r in ranks]) for ranks in row.ranks]
-            assert entry[f"N@{k}"]["mean"] == pytest.approx(np.mean(gains))
-            assert entry[f"R@{k}"]["low"] < entry[f"R@{k}"]["mean"] < entry[f"R@{k}"]["high"]
-        assert entry["peak_mb"] == 100.0 + len(row.ranks) - 1
-    for pair, metrics in out["paired"].items():
-        a, b = pair.split("-")
-        for metric in ("R@10", "N@20", "MRR"):
-            expected = out["rows"][a][metric]["mean"] - out["rows"][b][metric]["mean"]
-            assert metrics[metric]["diff"] == pytest.approx(expected)
-            assert metrics[metric]["low"] <= expected <= metrics[metric]["high"]
-
-
-def test_intervals_have_the_width_of_users_and_seeds() -> None:
-    """One case per user: the normal approximation for one seed; seeds that differ widen it."""
-    rng = np.random.default_rng(1)
-    hit = rng.random(500) < 0.2
-    ranks = np.where(hit, 1.0, 99.0)
-    one = summarise({"full": _row([ranks.tolist()])}, _test_of(np.arange(500)), (10,), [0])["rows"]["full"]["R@10"]
-    p = hit.mean()
-    assert one["high"] - one["low"] == pytest.approx(2 * 1.96 * np.sqrt(p * (1 - p) / 500), rel=0.1)
-    far = np.where(rng.random(500) < 0.6, 1.0, 99.0)
-    two = summarise({"full": _row([ranks.tolist(), far.tolist()])}, _test_of(np.arange(500)), (10,), [0, 1])
-    assert two["rows"]["full"]["R@10"]["high"] - two["rows"]["full"]["R@10"]["low"] > 5 * (one["high"] - one["low"])
-
-
-def test_pairing_removes_what_the_seeds_share() -> None:
-    """A row that is as much better with every seed: its difference knows nothing of how far the seeds lie apart. And a
-    row's interval is the same whatever rows stand beside it."""
-    rng = np.random.default_rng(3)
-    low = [np.where(rng.random(400) < share, 1.0, 99.0) for share in (0.1, 0.3, 0.6)]
-    high = [np.where(np.arange(400) % 20 == 0, 1.0, row) for row in low]
-    lows, highs = (_row([r.tolist() for r in rows]) for rows in (low, high))
-    test, seeds = _test_of(np.arange(400)), [0, 1, 2]
-    out = summarise({"synthetic": highs, "random": _row([[1.0] * 400]), "full": lows}, test, (10,), seeds)
-    pair, row = out["paired"]["synthetic-full"]["R@10"], out["rows"]["full"]["R@10"]
-    assert pair["diff"] == pytest.approx(0.05 * (1 - np.mean([(r == 1.0)[::20].mean() for r in low])))
-    assert pair["high"] - pair["low"] < 0.05 < 0.2 < row["high"] - row["low"]
-    assert summarise({"full": lows}, test, (10,), seeds)["rows"]["full"] == out["rows"]["full"]
-
-
-def test_pairing_removes_what_both_rows_share() -> None:
-    """Two rows that differ in a few cases only: the interval of the difference is that of these cases."""
-    rng = np.random.default_rng(2)
-    a = np.where(rng.random(600) < 0.4, 1.0, 99.0)
-    b = a.copy()
-    b[np.flatnonzero(a == 1.0)[:30]] = 99.0
-    out = summarise({"synthetic": _row([a.tolist()]), "full": _row([b.tolist()])}, _test_of(np.arange(600)), (10,), [0])
-    pair = out["paired"]["synthetic-full"]["R@10"]
-    assert pair["diff"] == pytest.approx(30 / 600)
-    low, high = stats.norm.interval(0.95, 30 / 600, np.sqrt(0.05 * 0.95 / 600))
-    assert pair["low"] == pytest.approx(low, abs=0.005) and pair["high"] == pytest.approx(high, abs=0.005)
-    assert pair["low"] > 0
-    separate = out["rows"]["synthetic"]["R@10"]
-    assert pair["high"] - pair["low"] < 0.6 * (separate["high"] - separate["low"])
-
-
-def test_a_summary_repeats_and_is_json() -> None:
-    import json
-
-    found = {"full": _row([[1.0, 5.0, 30.0, 2.0]])}
-    a, b = (summarise(found, _test_of(np.array([0, 0, 1, 2])), (10,), [0], 50) for _ in range(2))
-    assert json.dumps(a, allow_nan=False) == json.dumps(b, allow_nan=False)
-
-
-def _rows(setting: Any, names: tuple[str, ...], seeds: list[int]) -> dict[str, Row]:
-    rng = torch.Generator().manual_seed(0)
-    Q, V = torch.randn(3, 8, 16, generator=rng), torch.randn(30, 16, generator=rng)
-    test = make_test(setting, False, 10)
-    return rows(
-        setting, test, Q, V, uniform_subset(30, 10, CPU), PAPER, STUDENT, TRAIN, 3, names, seeds, use_cache=False
+    ranks = {name: rng.integers(1, 20, (2, len(users))).astype(float).tolist() for name in ("b", "a", "c")}
+    found = summarise(
+        {k: row_of(v) for k, v in ranks.items()}, held_out_of(users), (10,), [0, 1], draws, (("a", "b"), ("c", "d"))
     )
+    assert list(found["paired"]) == ["a-b"] and list(found["rows"]) == ["b", "a", "c"]
+
+    weights = Bootstrap.of(np.array(users), draws, np.random.default_rng(stream_seed(0, "bootstrap"))).weights
+    times = np.random.default_rng(stream_seed(0, "bootstrap seeds", 2)).multinomial(2, [0.5, 0.5], size=draws)
+    values: dict[str, list[float]] = {}
+    for name in ranks:
+        values[name] = []
+        for b in range(draws):
+            hits = [
+                float(ranks[name][seed][case] <= 10)
+                for seed in range(2) for _ in range(times[b, seed])
+                for case, user in enumerate(users) for _ in range(int(weights[b, user]))
+            ]  # fmt: skip
+            values[name].append(sum(hits) / len(hits))
+    low, high = np.percentile(np.array(values["a"]) - np.array(values["b"]), [2.5, 97.5])
+    mean = {name: np.mean(np.array(r) <= 10) for name, r in ranks.items()}
+    assert found["paired"]["a-b"]["R@10"] == pytest.approx({"diff": mean["a"] - mean["b"], "low": low, "high": high})
 
 
-def test_all_rows_are_ranked_on_the_same_cases(setting: Any) -> None:
-    found = _rows(setting, tuple(reversed(ROWS)), [0, 1])
-    assert list(found) == list(ROWS)  # in the table's order, whatever was asked for
-    cases = len(_held_out(setting.data, 2))
-    for name, row in found.items():
-        seeds = 1 if name in ("popularity", "text_similarity") else 2
-        assert row.ranks.shape == (seeds, cases)
-        assert row.ranks.min() >= 1 and row.ranks.max() <= 30
-        assert all(0 < share <= 1 for share in row.coverage)
+# the choice of a rate
 
 
-def test_rows_repeat_with_their_seeds(setting: Any) -> None:
-    names = ("synthetic", "random", "untrained")
-    a, b = _rows(setting, names, [0, 1]), _rows(setting, names, [1, 0])
-    for name in names:
-        assert np.array_equal(a[name].ranks, b[name].ranks[::-1])
-    assert not np.array_equal(a["untrained"].ranks[0], a["untrained"].ranks[1])
+def _stand_in(folder: Path) -> None:
+    """The sums of a bundle of real sequences: all that is read of one where nothing trains on it."""
+    (folder / "SHA256SUMS").write_text("0  windows.safetensors\n1  bundle.json\n")
 
 
-def test_rows_of_training_choose_on_validation_alone(setting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With other test targets nothing that is chosen or learned changes."""
-    x = setting.data.interactions
-    item = np.where(x.split == 2, (x.item + 7) % 30, x.item)
-    other = replace(setting, data=replace(setting.data, interactions=replace(x, item=item)))
-    names = ("synthetic", "random", "text_similarity")
-    a, b = _rows(setting, names, [0]), _rows(other, names, [0])
-    for name in names:
-        assert a[name].chosen == b[name].chosen
-        assert not np.array_equal(a[name].ranks, b[name].ranks)
+def _choose(values: dict[float, float | None], tmp_path: Path, task: Task, monkeypatch: pytest.MonkeyPatch) -> Shrunk:
+    """The choice among the rates of `values`, where a model trained with each has this validation R@10 (None: NaN)."""
+
+    def train_on(self: object, shrunk: Shrunk, rate: float, seed: int, label: str) -> Trained:
+        value = values[rate]
+        if value is None:
+            raise NotFinite("the loss became nan", "use a lower learning rate")
+        assert seed == 0
+        model = SimpleNamespace(learnables=lambda: {"rate": rate})
+        return Trained(model, 1.0, 1.0, "step 5", value)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(compare._Work, "train_on", train_on)
+    plan = Comparison(task.data, IDS, (method_variant("random", IDS),), tuple(values), 1, (10,), Session(), tmp_path)
+    _stand_in(tmp_path)
+    work = compare._Work(plan, Cells(tmp_path / "cells", SILENT), {IDS.model: plan.base(IDS.model)}, {IDS.model: task})
+    return work.choose_rate(Shrunk(plan.variants[0], tmp_path, {}, {}))
 
 
-def test_row_names_are_checked() -> None:
-    assert check_rows(ROWS) == ROWS
-    with pytest.raises(FosterError, match=r"--rows fulll.*full"):
-        check_rows(("full", "fulll"))
+@pytest.mark.parametrize(
+    ("values", "rate"),
+    [
+        ({1e-3: 0.1, 3e-3: 0.3, 1e-2: 0.2}, 3e-3),
+        ({1e-3: 0.3, 3e-3: 0.3}, 1e-3),
+        ({1e-3: 0.0, 1e-2: None}, 1e-3),
+        ({1e-2: None, 1e-3: 0.1}, 1e-3),
+    ],
+)
+def test_the_best_rate_on_validation(
+    values: dict[float, float | None], rate: float, tmp_path: Path, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = _choose(values, tmp_path, task, monkeypatch)
+    assert found.rate == rate
+    assert found.valid == {f"{k:g}": v for k, v in values.items()}
+    assert found.first is not None and found.first.state == {"rate": rate} and found.first.valid == values[rate]
+    again = _choose(values, tmp_path, task, monkeypatch)  # its cells are read
+    assert again == replace(found, first=None)
+
+
+def test_no_rate_that_works(tmp_path: Path, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FosterError, match=r"--rates.*random"):
+        _choose({1e-2: None, 1e-1: None}, tmp_path, task, monkeypatch)
+
+
+def test_one_rate_is_no_choice(tmp_path: Path, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = _choose({0.5: None}, tmp_path, task, monkeypatch)
+    assert found.rate == 0.5 and found.valid == {} and not (tmp_path / "cells").exists()
+
+
+def test_what_a_method_does_not_read_decides_no_cell() -> None:
+    config, student = DistillConfig(budget=7, length=9, steps=3, draws=2), StudentConfig(steps=5)
+    settings = Settings(distill=config, student=student)
+    other = replace(settings, distill=replace(config, steps=4), student=replace(student, steps=6))
+    for name, method in METHODS.items():
+        a, b = method_variant(name, settings), method_variant(name, other)
+        assert (a.name, a.cell, a.settings.method, a.real) == (name, name, name, method.real)
+        assert a.settings.model == settings.model
+        own = a.settings.distill
+        assert (own.draws == 2) == (name in ("foster", "rollout"))
+        assert (own.budget, own.length) == (7, 9)
+        assert (own == b.settings.distill) == (method.real or name == "rollout")
+        assert (a.settings.student == b.settings.student) == method.real
+    td3 = method_variant("td3", settings).settings.distill
+    assert (td3.init, td3.targets, td3.mix, td3.items_per_step, td3.rank_user) == ("random", "next", False, None, 7)
+
+
+# what names a cell
+
+
+class _Recorded(Cells):
+    """Cells that are made of nothing; `names` hears where each would lie."""
+
+    names: list[str] = []  # noqa: RUF012
+
+    def cell(self, name: str, fields: dict[str, Any], make: Any) -> Cell:
+        self.names.append(self.path(name, fields).name)
+        record = {"valid": 0.1, "coverage": 0.1, "train_seconds": 1.0, "peak_mb": 1.0, "chosen": None}
+        return Cell(record, np.array([1.0]))
+
+    def bundle(self, name: str, fields: dict[str, Any], make: Any) -> Any:
+        self.names.append(self.path(name, fields).name)
+        return SimpleNamespace(path=self.folder, manifest={})
+
+
+def test_what_decides_a_cell_decides_its_name(
+    dataset_of: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every cell has a name of its own; another split or rate of the full data gives the cells it concerns others, and
+    so does another encoder, which one row reads where items are known by their ids."""
+    encoder = SimpleNamespace(hash="one")
+    monkeypatch.setattr(compare, "find_encoder", lambda *_: encoder)
+    _stand_in(tmp_path)
+    data = dataset_of([(0, 0, 0), (0, 1, 0), (1, 0, 0), (1, 1, 0)], 2, ["a", "b"])
+    variants = tuple(method_variant(method, IDS) for method in ("foster", "random", "rollout", "td3"))
+    plan = Comparison(data, IDS, variants, (1e-3, 3e-3), 1, (20, 10), Session(), tmp_path)
+    nothing: Any = SimpleNamespace(source=None)  # a task that no cell of these reads
+    base, tasks, test = {IDS.model: plan.base(IDS.model)}, {IDS.model: nothing}, held_out_of([0])
+
+    def names(split: str, full: float) -> list[str]:
+        cells = _Recorded(tmp_path, SILENT)
+        cells.names.clear()
+        work = compare._Work(replace(plan, split=split), cells, base, tasks)
+        for variant in variants:
+            work.variant_row(work.choose_rate(work.shrink(variant)), test)
+        work.common_rows(test, {IDS.model: full})
+        return list(cells.names)
+
+    plain = names("test", 1e-3)
+    assert len(set(plain)) == len(plain) == 4 * 4 + 4
+    assert names("test", 1e-3) == plain
+    changed = [a.rsplit("-", 1)[0] for a, b in zip(plain, names("test", 3e-3), strict=True) if a != b]
+    assert changed == ["full-s0"]
+    changed = [a.rsplit("-", 1)[0] for a, b in zip(plain, names("valid", 1e-3), strict=True) if a != b]
+    assert changed == ["foster-s0", "random-s0", "rollout-s0", "td3-s0", "full-s0", "untrained-s0", "popularity-s0",
+                       "text_similarity-s0"]  # fmt: skip
+    encoder.hash = "another"
+    changed = [a.rsplit("-", 1)[0] for a, b in zip(plain, names("test", 1e-3), strict=True) if a != b]
+    assert changed == ["text_similarity-s0"]
+
+
+def test_where_a_distillation_ended_decides_no_training(tmp_path: Path) -> None:
+    """Bundles that differ in `state.safetensors` alone train the same models; those of other factors do not."""
+    variant = method_variant("foster", Settings())
+
+    def fields(factors: str, state: str) -> dict[str, Any]:
+        (tmp_path / "SHA256SUMS").write_text(f"0  bundle.json\n{factors}  factors.safetensors\n{state}")
+        return Shrunk(variant, tmp_path, {}, {}).training_fields(1e-3, 0)
+
+    first = fields("1", "")
+    assert fields("1", "2  state.safetensors\n3  state.json\n") == first != fields("4", "")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -51,10 +49,12 @@ def shop_bundle(shop_file: Path, tmp_path_factory: pytest.TempPathFactory, torch
     import torch
 
     from foster_cli import bundle
-    from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
-    from foster_cli.data.columns import PrepareSettings
     from foster_cli.data.prepare import load_dataset
     from foster_cli.data.windows import training_windows
+    from foster_cli.distill.pipeline import identity
+    from foster_cli.session import Session
+    from foster_cli.settings import DistillConfig, ModelConfig, Settings, StudentConfig
+    from foster_cli.train.task import make_task
 
     folder = tmp_path_factory.mktemp("bundles")
     dataset = load_dataset(shop_file)
@@ -66,34 +66,28 @@ def shop_bundle(shop_file: Path, tmp_path_factory: pytest.TempPathFactory, torch
             return path
         rng = torch.Generator().manual_seed(len(kind))
         rows = 2 * L if kind == "own" else L
-        config = DistillConfig(
-            budget=USERS, length=L, targets="own" if kind == "own" else "next", mix=kind == "own", items_per_step=None
-        )
-        manifest: dict[str, Any] = {
-            "method": "random" if kind == "real" else "foster",
-            "data": {
-                "name": dataset.name, "path": [str(shop_file)], "prepare": dataclasses.asdict(PrepareSettings()),
-                "hash": dataset.hash,
-            },
-            "encoder": {"name": "none", "revision": "none", "hash": "0" * 64, "train_layers": "none"},
-            "model": dataclasses.asdict(ModelConfig(items="id", width=WIDTH, layers=1)),
-            "train": dataclasses.asdict(TrainConfig()),
-            "distill": dataclasses.asdict(config),
-            "student": dataclasses.asdict(StudentConfig(steps=40, check_every=20, lr=3e-3, dropout=False)),
-            "seed": 0,
-        }  # fmt: skip
+        settings = Settings(
+            paths=(str(shop_file),), method="random" if kind == "real" else "foster",
+            model=ModelConfig(items="id", width=WIDTH, layers=1),
+            distill=DistillConfig(
+                budget=USERS, length=L, targets="own" if kind == "own" else "next", mix=kind == "own",
+                items_per_step=None,
+            ),
+            student=StudentConfig(steps=40, check_every=20, lr=3e-3, dropout=False),
+        )  # fmt: skip
         V = torch.nn.functional.normalize(torch.randn(n, WIDTH, generator=rng), dim=-1)
-        ids, titles = dataset.catalogue.ids, dataset.catalogue.titles
-        log = [{"step": 0.0}]
+        task = make_task(dataset, settings.model, L, Session())
+        log, checks = [{"step": 0.0}], [] if kind == "real" else [{"step": 0.0}]
+        contents = bundle.Contents(identity(settings, task, V), V, dataset.catalogue, log, checks)
         if kind == "real":
-            bundle.save_coreset(path, manifest, training_windows(dataset, L).take([0, 3, 7]), V, ids, titles, log)
+            bundle.save_coreset(path, contents, task.windows.take([0, 3, 7]))
             return path
         G = gain * torch.nn.functional.normalize(torch.randn(USERS, rows, WIDTH, generator=rng), dim=-1)
         if kind == "sharp":
             G = gain * V[torch.from_numpy(training_windows(dataset, L - 1).take([0, 3, 7]).items)]
         factors = {"U": torch.eye(USERS), "T": torch.eye(rows), "G": G}
         reads = torch.arange(0, n, 2) if kind == "own" else None
-        bundle.save(path, manifest, factors, V, ids, titles, log, log, reads)
+        bundle.save(path, contents, factors, reads)
         return path
 
     return make

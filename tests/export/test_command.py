@@ -1,4 +1,7 @@
-"""`foster export` on real bundles: options, targets, what is said, and a format added as docs/export.md says."""
+"""`foster export` on real bundles: options, targets, what is said, and a format added as docs/export.md says.
+
+To run it alone: `pytest tests/export/test_command.py`.
+"""
 
 from __future__ import annotations
 

@@ -4,44 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from foster_cli.bundle import load
-from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, from_dict
-from foster_cli.console import SILENT
+from foster_cli.bundle import Bundle, load
 from foster_cli.data.prepare import load_dataset
-from foster_cli.distill.inner import fit_synthetic, inner_loss
-from foster_cli.distill.loop import make_subset
-from foster_cli.evaluate.run import bundle_setting
-from foster_cli.export.cost import as_factors, hardening_cost, with_items
+from foster_cli.data.schema import Dataset
+from foster_cli.distill.algorithm1 import fit_synthetic, inner_loss
+from foster_cli.evaluate.bundle_rows import bundle_task
+from foster_cli.export.cost import as_synthetic, hardening_cost
 from foster_cli.export.hard import make_hard
+from foster_cli.session import Session
+from foster_cli.settings import Settings
+from foster_cli.synthetic.reading import SyntheticSet
+from foster_cli.synthetic.subset import make_subset
 from foster_cli.train.fit import validate
+from foster_cli.train.task import Task
 
-CPU = torch.device("cpu")
+ALONE = Session(use_cache=False)
 
 
-def parts(path: Path, data: Path) -> tuple[Any, Any, Any]:
+def parts(path: Path, data: Path) -> tuple[Bundle, Dataset, Task]:
     bundle, dataset = load(path), load_dataset(data)
-    model = from_dict(ModelConfig, bundle.manifest["model"])
-    return bundle, dataset, bundle_setting(bundle, dataset, model, 6, CPU, SILENT, False)
+    return bundle, dataset, bundle_task(bundle, dataset, Settings.of_manifest(bundle.manifest).model, ALONE)
 
 
 @pytest.mark.parametrize("kind", ["own", "next"])
 def test_the_hard_view_is_trained_by_plain_cross_entropy(
     kind: str, shop_bundle: Callable[..., Path], shop_file: Path
 ) -> None:
-    bundle, _, setting = parts(shop_bundle(kind), shop_file)
+    bundle, _, task = parts(shop_bundle(kind), shop_file)
     hard = make_hard(bundle, "sample", 2, 1)
-    phi = setting.fresh(3).eval()
-    Q, V, reading = as_factors(hard, len(bundle.V), CPU)
-    drawn = with_items(lambda rng: torch.tensor([1, 5, 6]), hard, CPU)(torch.Generator())
+    phi = task.fresh(3).eval()
+    D = as_synthetic(hard, len(bundle.V), lambda rng: torch.tensor([1, 5, 6]), task.device)
+    drawn = D.subset(torch.Generator())
     known = set(hard.items.ravel()) | (set() if hard.goals is None else set(hard.goals.ravel()))
     assert set(drawn.tolist()) == known | {1, 5, 6}
-    loss = inner_loss(phi, Q, V, drawn, reading)
+    loss = inner_loss(phi, D.Q, D.V, drawn, D.reading)
     E = phi.embed_all()
     items = torch.from_numpy(hard.items)
     read, goal = (items, torch.from_numpy(hard.goals)) if kind == "own" else (items[:, :-1], items[:, 1:])
@@ -52,18 +53,15 @@ def test_the_hard_view_is_trained_by_plain_cross_entropy(
 
 def test_both_views_and_the_untrained_model(shop_bundle: Callable[..., Path], shop_file: Path) -> None:
     path = shop_bundle("own")
-    bundle, dataset, setting = parts(path, shop_file)
-    cost = hardening_cost(bundle, make_hard(bundle), dataset, 2, CPU, use_cache=False)
-    assert cost["seeds"] == [0, 1] and cost["split"] == "validation" and cost["cases"] == len(setting.valid)
-    student, config = (
-        from_dict(kind, bundle.manifest[name])
-        for kind, name in ((StudentConfig, "student"), (DistillConfig, "distill"))
-    )
-    subset = make_subset(config, bundle.V, 0, student)
+    bundle, dataset, task = parts(path, shop_file)
+    cost = hardening_cost(bundle, make_hard(bundle), dataset, 2, ALONE)
+    assert cost["seeds"] == [0, 1] and cost["split"] == "validation" and cost["cases"] == len(task.valid)
+    made = Settings.of_manifest(bundle.manifest)
+    D = SyntheticSet(bundle.Q, bundle.V, make_subset(made.distill, bundle.V, 0, made.student), bundle.reading)
     for seed in (0, 1):
-        model = setting.fresh(seed)
-        untrained = validate(model, setting.valid)
-        fit = fit_synthetic(model, bundle.Q, bundle.V, subset, setting.valid, student, seed, reading=bundle.reading)
+        model = task.fresh(seed)
+        untrained = validate(model, task.valid)
+        fit = fit_synthetic(model, D, task.valid, made.student, seed)
         assert cost["soft"]["R@10"]["seeds"][seed] == fit.best_value
         assert cost["untrained"]["N@10"]["seeds"][seed] == untrained["N@10"]
     for name in ("soft", "hard", "untrained"):
@@ -75,7 +73,7 @@ def test_what_is_hard_already_loses_nothing(shop_bundle: Callable[..., Path], sh
     bundle, dataset, _ = parts(shop_bundle("sharp", 4000.0), shop_file)
     P, hard = bundle.probabilities(), make_hard(bundle)
     assert P.max(-1).values.min() > 0.9999 and (hard.items == P.argmax(-1).numpy()).all()
-    cost = hardening_cost(bundle, hard, dataset, 1, CPU, use_cache=False)
+    cost = hardening_cost(bundle, hard, dataset, 1, ALONE)
     for metric in ("R@10", "N@10"):
         assert cost["hard"][metric]["mean"] == pytest.approx(cost["soft"][metric]["mean"], abs=1e-3)
         assert cost["soft"][metric]["mean"] != cost["untrained"][metric]["mean"]

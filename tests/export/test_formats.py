@@ -1,4 +1,4 @@
-"""What the hard formats write, read back: by `datasets`, pandas, a chat template, and RecBole's rules written out."""
+"""The formats by name; what the hard ones write, read back: by `datasets`, pandas, a chat template, RecBole's rules."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from fakes import fake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +21,7 @@ from foster_cli.bundle import Bundle, load
 from foster_cli.data.prepare import load_dataset
 from foster_cli.data.windows import evaluation_cases
 from foster_cli.errors import FosterError
-from foster_cli.export import FORMATS
+from foster_cli.export import FORMATS, get_format
 from foster_cli.export.hard import HardSet
 from foster_cli.export.job import Job
 from foster_cli.export.recbole import token, words
@@ -259,3 +260,23 @@ def test_any_id_and_title_pass_through_an_atomic_file(
 def test_an_empty_id_is_refused() -> None:
     with pytest.raises(FosterError, match="empty item or user id"):
         token("")
+
+
+@pytest.mark.parametrize("name", [name for name, f in FORMATS.items() if name != "torch" and not f.data])
+def test_lone_surrogates_become_question_marks(name: str, tmp_path: Path) -> None:
+    bundle = fake(1, 2, ["a\ud800", "b"])
+    bundle.item_ids = ["x\udfff", "y"]
+    path = written(name, bundle, tmp_path, top=2)
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    data = b"".join(file.read_bytes() for file in files)
+    shows = {"rectools": b"x?", "lkpy": b"x?"}
+    assert shows.get(name, b"a?") in data
+
+
+def test_formats() -> None:
+    assert list(FORMATS)[:4] == ["jsonl", "parquet", "torch", "csv"]
+    assert get_format("JSONL") is FORMATS["jsonl"]
+    with pytest.raises(FosterError, match=r"did you mean jsonl.*jsonl, parquet, torch, csv"):
+        get_format("json")
+    with pytest.raises(FosterError, match="formats are jsonl, parquet, torch, csv"):
+        get_format("xyz")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from fakes import FakeBundle, of_probabilities
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
@@ -19,33 +19,10 @@ from foster_cli.errors import FosterError
 from foster_cli.export.hard import HardSet, make_hard
 
 
-class Soft:
-    """A bundle of known probabilities: `p` (M, L, n), and goals `g` of the same shape."""
-
-    windows = None
-
-    def __init__(self, p: np.ndarray, g: np.ndarray | None = None) -> None:
-        self.p, self.g = torch.from_numpy(p), None if g is None else torch.from_numpy(g)
-        self.item_ids = [f"i{k}" for k in range(p.shape[2])]
-        self.titles = [f"t{k}" for k in range(p.shape[2])]
-        self.manifest: dict[str, object] = {}
-
-    @property
-    def own_goals(self) -> bool:
-        return self.g is not None
-
-    def probabilities(self, rows: slice) -> torch.Tensor:
-        return self.p[rows]
-
-    def goals(self, rows: slice) -> torch.Tensor:
-        assert self.g is not None
-        return self.g[rows]
-
-
-def soft(M: int, L: int, n: int, own: bool, seed: int = 0, sharp: float = 1.0) -> Soft:
+def soft(M: int, L: int, n: int, own: bool, seed: int = 0, sharp: float = 1.0) -> FakeBundle:
     rng = np.random.default_rng(seed)
     p, g = (rng.dirichlet(np.full(n, sharp), (M, L)) for _ in range(2))
-    return Soft(p, g if own else None)
+    return of_probabilities(p, g if own else None)
 
 
 def test_sampling_follows_the_distribution_without_repeats() -> None:
@@ -127,7 +104,7 @@ def test_a_copy_depends_on_its_number_and_the_seed_alone() -> None:
 def test_where_no_probability_is_left() -> None:
     p = np.zeros((1, 3, 4))
     p[..., 2] = 1.0
-    assert make_hard(Soft(p), "sample", 1, 0).items.tolist() == [[2, 0, 1]]
+    assert make_hard(of_probabilities(p), "sample", 1, 0).items.tolist() == [[2, 0, 1]]
 
 
 def test_mass_is_the_mean_probability() -> None:

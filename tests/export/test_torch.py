@@ -1,4 +1,7 @@
-"""`--format torch`: the loader in a process where foster cannot be imported, and the training loop of the docs."""
+"""`--format torch`: the loader in a process where foster cannot be imported, and the training loop of the docs.
+
+To run it alone: `pytest tests/export/test_torch.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A causal LM as text encoder: its vectors against transformers, text by text; what is read of its folder."""
+"""A causal LM as text encoder: its vectors against transformers, text by text; what is read of its folder.
+
+To run it alone: `pytest tests/models/test_causal.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from causal import write_causal
+from encoders import read_encoder, write_encoder
 
 from foster_cli.errors import FosterError
 from foster_cli.models import frozen
-from foster_cli.models.backbone import load_backbone
-from foster_cli.models.encoder import TextEncoder, build_text_encoder
+from foster_cli.models.encoder import TextEncoder
+from foster_cli.models.pretrained import load_backbone
 from foster_cli.models.source import find_encoder
 
-CPU = torch.device("cpu")
 TEXTS = [
     "red lamp", "", "blue iron chair 12 with a large glass knife and a radio", "x", "small", "lamp red",
     "large large large large large large large large large large large large large large large large large",
@@ -29,18 +31,17 @@ MAX = 10
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, torch_one: None) -> Path:
     """A random Qwen3 of 4 layers, fp32. Read only."""
-    return write_causal(tmp_path_factory.mktemp("causal") / "fp32", TEXTS)
+    return write_encoder(tmp_path_factory.mktemp("causal") / "fp32", texts=TEXTS, kind="qwen3")
 
 
 @pytest.fixture(scope="module")
 def half(tmp_path_factory: pytest.TempPathFactory, torch_one: None) -> Path:
     """The same in bf16, as real ones are published. Read only."""
-    return write_causal(tmp_path_factory.mktemp("causal") / "bf16", TEXTS, "bfloat16")
+    return write_encoder(tmp_path_factory.mktemp("causal") / "bf16", texts=TEXTS, kind="qwen3", dtype="bfloat16")
 
 
 def _build(folder: Path, layers: str = "none", pooling: str | None = None, **more: Any) -> TextEncoder:
-    source = find_encoder(str(folder), pooling)
-    return build_text_encoder(TEXTS, source, layers, MAX, CPU, **{"use_cache": False, **more})
+    return read_encoder(folder, TEXTS, train_layers=layers, max_tokens=MAX, pooling=pooling, **more)
 
 
 def _direct(folder: Path, pooling: str, below: int | None = None) -> list[np.ndarray]:
@@ -180,7 +181,7 @@ MAKES = ["qwen2", "llama", "mistral", "phi3", "gemma2", "gemma3_text"]
 @pytest.mark.parametrize("kind", MAKES)
 def test_the_top_layers_of_other_makes_run_alone(kind: str, tmp_path: Path) -> None:
     shape = {"sliding_window": 4} if kind.startswith("gemma") else {}  # some layers see 4 tokens back
-    path = write_causal(tmp_path / kind, TEXTS, kind=kind, **shape)
+    path = write_encoder(tmp_path / kind, texts=TEXTS, kind=kind, **shape)
     expected = np.stack(_direct(path, "last"))
     for layers in ("1", "3"):
         np.testing.assert_allclose(_build(path, layers)(torch.arange(7)).detach().numpy(), expected, atol=1e-4)
@@ -190,11 +191,11 @@ def test_a_make_that_adds_positions_to_what_it_reads_is_refused_with_a_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shape = {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 64}
-    path = write_causal(tmp_path / "gpt2", TEXTS, kind="gpt2", **shape)
+    path = write_encoder(tmp_path / "gpt2", texts=TEXTS, kind="gpt2", **shape)
     expected = np.stack(_direct(path, "last"))
     for layers in ("none", "all"):
         np.testing.assert_allclose(_build(path, layers)(torch.arange(7)).detach().numpy(), expected, atol=1e-4)
-    monkeypatch.setattr("foster_cli.models.encoder.hidden_states", lambda *a: pytest.fail("all texts were read first"))
+    monkeypatch.setattr(frozen.Frozen, "hidden_states", lambda *a: pytest.fail("all texts were read first"))
     with pytest.raises(FosterError, match=r"cannot run alone; use --train-layers none or all"):
         _build(path, "2")
 

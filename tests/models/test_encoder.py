@@ -1,4 +1,7 @@
-"""Text vectors against a direct computation by transformers; the split into kept and learning layers."""
+"""Text vectors against a direct computation by transformers; the split into kept and learning layers.
+
+To run it alone: `pytest tests/models/test_encoder.py`.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from encoders import read_encoder
 from safetensors.torch import load_file, save_file
 
-from foster_cli.config import ModelConfig
+from foster_cli.cache import cache_dir
 from foster_cli.errors import FosterError
 from foster_cli.models import frozen
-from foster_cli.models.encoder import TextEncoder, build_text_encoder
-from foster_cli.models.recommender import principal_head, recommender_factory
+from foster_cli.models.encoder import TextEncoder
+from foster_cli.models.recommender import Factory, principal_head, recommender_factory
 from foster_cli.models.source import find_encoder
-from foster_cli.runtime import cache_dir
+from foster_cli.session import Session
+from foster_cli.settings import ModelConfig
 
 CPU = torch.device("cpu")
 TEXTS = [
@@ -26,8 +31,8 @@ TEXTS = [
 MAX = 12
 
 
-def _build(folder: Path, layers: str = "none", texts: list[str] = TEXTS, use_cache: bool = False) -> TextEncoder:
-    return build_text_encoder(texts, find_encoder(str(folder)), layers, MAX, CPU, use_cache=use_cache)
+def _build(folder: Path, layers: str = "none", texts: list[str] = TEXTS, **more: Any) -> TextEncoder:
+    return read_encoder(folder, texts, **{"train_layers": layers, "max_tokens": MAX, **more})
 
 
 def _direct(folder: Path, pooling: str, normalize: bool) -> np.ndarray:
@@ -98,7 +103,7 @@ def test_gradients_reach_the_top_layers_only(cls_encoder: Path, layers: str) -> 
 @pytest.mark.parametrize("layers", ["1", "all"])
 def test_bf16_differs_from_fp32_by_its_rounding_alone(pooled: tuple[Path, np.ndarray], layers: str) -> None:
     folder, expected = pooled
-    found = build_text_encoder(TEXTS, find_encoder(str(folder)), layers, MAX, CPU, use_cache=False, precision="bf16")
+    found = _build(folder, layers, precision="bf16")
     vectors = found(torch.arange(len(TEXTS)))
     assert vectors.dtype == torch.float32
     error = np.abs(vectors.detach().numpy() - expected).max() / np.abs(expected).max()
@@ -108,11 +113,7 @@ def test_bf16_differs_from_fp32_by_its_rounding_alone(pooled: tuple[Path, np.nda
 
 
 def test_the_layers_that_do_not_learn_are_exact_in_bf16_too(mean_encoder: Path) -> None:
-    found = find_encoder(str(mean_encoder))
-    kept = [
-        build_text_encoder(TEXTS, found, "2", MAX, CPU, use_cache=False, precision=precision).cache.hidden
-        for precision in ("fp32", "bf16")
-    ]
+    kept = [_build(mean_encoder, "2", precision=precision).cache.hidden for precision in ("fp32", "bf16")]
     assert kept[0] is not None and kept[1] is not None
     torch.testing.assert_close(kept[0].values, kept[1].values, atol=1e-5, rtol=1e-5)
 
@@ -157,7 +158,8 @@ def test_the_disk_cache_gives_the_same_and_survives_damage(
     whole = entries[0].read_bytes()
 
     with monkeypatch.context() as patch:  # from here on nothing may be computed
-        patch.setattr(frozen, "_run_frozen", lambda *a: pytest.fail("computed again"))
+        for name in ("_pool_all", "_states"):
+            patch.setattr(frozen.Frozen, name, lambda *a: pytest.fail("computed again"))
         second = _build(cls_encoder, layers, use_cache=True)(items)
     assert torch.equal(first, expected) and torch.equal(second, expected)
 
@@ -177,7 +179,7 @@ def test_the_cache_tells_texts_encoders_and_lengths_apart(
         for folder in (mean_encoder, cls_encoder):
             expected = _build(folder, "none", texts).cache.pooled
             assert torch.equal(_build(folder, "none", texts, use_cache=True).cache.pooled, expected)
-    build_text_encoder(TEXTS, find_encoder(str(mean_encoder)), "none", MAX - 4, CPU, use_cache=True)
+    _build(mean_encoder, max_tokens=MAX - 4, use_cache=True)
     assert len(list((tmp_path / "texts").glob("*.safetensors"))) == 5
 
 
@@ -206,10 +208,14 @@ def test_a_cache_entry_is_readable_by_others(
     assert torch.equal(_build(mean_encoder, use_cache=True).cache.pooled, pooled + 1)
 
 
+def _factory(dataset: Any, folder: Path, layers: str) -> Factory:
+    config = ModelConfig(encoder=str(folder), train_layers=layers, layers=1)
+    return recommender_factory(dataset, find_encoder(str(folder)), config, 6, Session(use_cache=False))
+
+
 @pytest.mark.parametrize("layers", ["none", "1", "all"])
 def test_fresh_recommenders_share_the_texts_but_no_weights(dataset: Any, mean_encoder: Path, layers: str) -> None:
-    config = ModelConfig(encoder=str(mean_encoder), train_layers=layers, layers=1)
-    fresh = recommender_factory(dataset, find_encoder(str(mean_encoder)), config, 6, CPU, use_cache=False)
+    fresh = _factory(dataset, mean_encoder, layers)
     a, b, c = fresh(1), fresh(1), fresh(2)
     assert a.text.cache is b.text.cache
     assert (a.head is None) == (layers != "none")
@@ -228,8 +234,7 @@ def test_fresh_recommenders_share_the_texts_but_no_weights(dataset: Any, mean_en
 
 
 def test_the_text_encoder_has_no_dropout_even_in_training(dataset: Any, mean_encoder: Path) -> None:
-    config = ModelConfig(encoder=str(mean_encoder), train_layers="all", layers=1)
-    model = recommender_factory(dataset, find_encoder(str(mean_encoder)), config, 6, CPU, use_cache=False)(0).train()
+    model = _factory(dataset, mean_encoder, "all")(0).train()
     items = torch.arange(10)
     assert torch.equal(model.embed(items), model.embed(items))
     assert model.sequence.training

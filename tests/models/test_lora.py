@@ -1,4 +1,7 @@
-"""LoRA in the top layers: its start, its arithmetic against merged weights, its seeds, what copies share."""
+"""LoRA in the top layers: its start, its arithmetic against merged weights, its seeds, what copies share.
+
+To run it alone: `pytest tests/models/test_lora.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from causal import write_causal
+from encoders import read_encoder, write_encoder
 
-from foster_cli.config import ModelConfig
-from foster_cli.distill.pipeline import check_model
+from foster_cli.distill.checks import check_model
 from foster_cli.errors import FosterError
 from foster_cli.models import lora as lora_module
-from foster_cli.models.encoder import TextEncoder, build_text_encoder
+from foster_cli.models.encoder import TextEncoder
 from foster_cli.models.lora import Lora
 from foster_cli.models.recommender import Recommender, recommender_factory
 from foster_cli.models.source import find_encoder
+from foster_cli.session import Session
+from foster_cli.settings import ModelConfig
 
-CPU = torch.device("cpu")
 TEXTS = ["red lamp", "blue iron chair 12 with a large glass knife", "x", "small lamp"]
 #: Linear layers in one layer of each, and (in + out) summed over them.
 LINEAR = {"bert": (6, 4 * (32 + 32) + 2 * (32 + 48)), "qwen3": (7, 2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 48))}
@@ -30,14 +33,17 @@ LINEAR = {"bert": (6, 4 * (32 + 32) + 2 * (32 + 48)), "qwen3": (7, 2 * (32 + 32)
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory, mean_encoder: Path) -> dict[str, Path]:
     """A text encoder and a causal LM of 4 layers, fp32."""
-    return {"bert": mean_encoder, "qwen3": write_causal(tmp_path_factory.mktemp("lora") / "qwen3", TEXTS)}
+    qwen3 = write_encoder(tmp_path_factory.mktemp("lora") / "qwen3", texts=TEXTS, kind="qwen3")
+    return {"bert": mean_encoder, "qwen3": qwen3}
 
 
 USUAL = Lora(3, 12.0, 0.1)
 
 
 def _build(folder: Path, layers: str = "2", lora: Lora | None = USUAL, **more: Any) -> TextEncoder:
-    return build_text_encoder(TEXTS, find_encoder(str(folder)), layers, 16, CPU, use_cache=False, lora=lora, **more)
+    if lora is not None:
+        more |= {"lora": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
+    return read_encoder(folder, TEXTS, train_layers=layers, max_tokens=16, **more)
 
 
 def _learning(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
@@ -110,9 +116,8 @@ def test_its_vectors_are_those_of_merged_weights(folders: dict[str, Path], kind:
 
 def _factory(dataset: Any, folder: Path, **changes: Any) -> Any:
     config = ModelConfig(encoder=str(folder), train_layers="2", lora=4, layers=1)
-    return recommender_factory(
-        dataset, find_encoder(str(folder)), replace(config, **changes), 6, CPU, use_cache=False
-    )  # fmt: skip
+    session = Session(use_cache=False)
+    return recommender_factory(dataset, find_encoder(str(folder)), replace(config, **changes), 6, session)
 
 
 def test_a_seed_fixes_a_and_the_dropout_whatever_else_draws(dataset: Any, folders: dict[str, Path]) -> None:

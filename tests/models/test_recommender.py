@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from foster_cli.config import ModelConfig
 from foster_cli.errors import FosterError
 from foster_cli.models.backbones import BACKBONES
 from foster_cli.models.encoder import TextCache, TextEncoder
 from foster_cli.models.recommender import Recommender, recommender_factory
 from foster_cli.models.source import find_encoder
+from foster_cli.session import Session
+from foster_cli.settings import ModelConfig
 
-CPU = torch.device("cpu")
 L = 6
 
 
@@ -116,7 +116,7 @@ def test_a_factory_fixes_weights_and_dropout_by_the_seed(dataset: Any, mean_enco
     config = ModelConfig(encoder=str(mean_encoder), backbone=name, dropout=0.5)
     for given in (config, replace(config, items="id", width=8)):
         source = find_encoder(str(mean_encoder)) if given.items == "text" else None
-        fresh = recommender_factory(dataset, source, given, L, CPU, use_cache=False)
+        fresh = recommender_factory(dataset, source, given, L, Session(use_cache=False))
         torch.manual_seed(1)
         a = fresh(3)
         torch.manual_seed(2)  # the global generator has no say

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from encoders import read_encoder
 from safetensors.torch import load_file, save_file
 
 from foster_cli.errors import FosterError
 from foster_cli.models import source
-from foster_cli.models.backbone import load_backbone, load_tokenizer
-from foster_cli.models.encoder import build_text_encoder
+from foster_cli.models.pretrained import load_backbone, load_tokenizer
 from foster_cli.models.source import find_encoder
 
 
@@ -186,11 +186,7 @@ def _only_bin(folder: Path, content: Any) -> None:
 
 def test_a_folder_with_only_a_bin_file_gives_the_same_vectors(folder: Path, mean_encoder: Path) -> None:
     _only_bin(folder, load_file(folder / "model.safetensors"))
-    texts, cpu = ["red lamp", "glass"], torch.device("cpu")
-    found, expected = (
-        build_text_encoder(texts, find_encoder(str(f)), "none", 16, cpu, use_cache=False)
-        for f in (folder, mean_encoder)
-    )
+    found, expected = (read_encoder(f, ["red lamp", "glass"], max_tokens=16) for f in (folder, mean_encoder))
     assert torch.equal(found.cache.pooled, expected.cache.pooled)
 
 
@@ -241,7 +237,7 @@ def test_minilm_knows_what_is_alike() -> None:
     found = find_encoder("minilm")
     assert (found.pooling, found.normalize) == ("mean", True)
     texts = ["a cat sits on the mat", "a kitten is lying on a rug", "quarterly report of the central bank"]
-    vectors = build_text_encoder(texts, found, "none", 64, torch.device("cpu"), use_cache=False).cache.pooled
+    vectors = read_encoder("minilm", texts).cache.pooled
     assert vectors.shape == (3, 384)
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(3))
     alike = vectors @ vectors.T

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,10 @@ import torch
 from hostile import TITLES
 
 from foster_cli import bundle
-from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
-from foster_cli.data.columns import PrepareSettings
 from foster_cli.data.prepare import load_dataset
 from foster_cli.data.schema import Dataset
 from foster_cli.data.windows import Windows
+from foster_cli.settings import DistillConfig, Settings
 
 M, L, D = 4, 6, 8
 
@@ -45,16 +45,15 @@ def data(table: Path) -> Dataset:
 
 def _manifest(data: Dataset, table: Path, /, **more: Any) -> dict[str, Any]:
     config = DistillConfig(budget=M, length=L, steps=5, check_every=2, items_per_step=16)
+    settings = Settings(distill=config)
     return {
         "method": "foster",
         "data": {
-            "name": data.name, "path": [str(table)], "prepare": dataclasses.asdict(PrepareSettings()),
+            "name": data.name, "path": [str(table)], "prepare": dataclasses.asdict(settings.prepare),
             "hash": data.hash, "statistics": data.statistics, "settings": data.settings,
         },
         "encoder": {"name": "minilm", "revision": "r1", "hash": "0" * 64, "train_layers": "none"},
-        "item_factor": {"shape": [len(data.catalogue), D]},
-        "model": dataclasses.asdict(ModelConfig()), "train": dataclasses.asdict(TrainConfig()),
-        "distill": dataclasses.asdict(config), "student": dataclasses.asdict(StudentConfig()), "seed": 0,
+        "item_factor": {"shape": [len(data.catalogue), D]}, **settings.sections(), "seed": 0,
         "metrics": {
             "best_step": 4, "valid_R@10": 0.25, "full_valid_R@10": 0.3, "untrained_valid_R@10": 0.1, "start": "probe 1",
             "stopped": None, "seconds_total": 12.5, "peak_mb": 100.0, "seconds_per_outer_step": 0.5,
@@ -86,10 +85,9 @@ def make_bundle(data: Dataset, table: Path) -> Callable[..., Path]:
             for k in range(5)
         ]  # fmt: skip
         checks = [{"step": float(k), "R@10": 0.2 + 0.01 * k, "N@10": 0.1, "sd": 0.01} for k in (0, 2, 4)]
-        manifest = _manifest(data, table, **more)
-        bundle.save(
-            path, manifest, factors, V, data.catalogue.ids, names, steps if log else [], checks if log else [], reads
-        )
+        items = replace(data.catalogue, titles=names)
+        tables = (steps, checks) if log else ([], [])
+        bundle.save(path, bundle.Contents(_manifest(data, table, **more), V, items, *tables), factors, reads)
         return path
 
     return make
@@ -104,7 +102,7 @@ def coreset(data: Dataset, table: Path, tmp_path_factory: pytest.TempPathFactory
     manifest = _manifest(data, table, method="kcenter", metrics={"seconds_select": 0.25, "seconds_total": 3.0})
     log = [{"window": 5, "user": 1, "length": 7}, {"window": 9, "user": 2, "length": 3}]
     windows = Windows(items, np.array([7, 3], dtype=np.int64))
-    bundle.save_coreset(path, manifest, windows, V, data.catalogue.ids, data.catalogue.titles, log)
+    bundle.save_coreset(path, bundle.Contents(manifest, V, data.catalogue, log), windows)
     return path
 
 

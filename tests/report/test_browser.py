@@ -1,6 +1,7 @@
 """The page in a real browser: nothing is loaded, nothing runs that is not its own, it reads well, it can be used.
 
 Needs Debian's chromium and chromium-driver. Where they are missing the tests are skipped, except in CI.
+To run it alone: `pytest tests/report/test_browser.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The figures as files: all of them, whole, the same bytes twice, and a clear word without matplotlib."""
+"""The figures as files: all of them, whole, the same bytes twice, and a clear word without matplotlib.
+
+To run it alone: `pytest tests/report/test_figures.py`.
+"""
 
 from __future__ import annotations
 

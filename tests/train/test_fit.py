@@ -12,18 +12,39 @@ import numpy as np
 import pytest
 import torch
 
-from foster_cli.config import TrainConfig
 from foster_cli.data.windows import Windows
 from foster_cli.errors import NotFinite
+from foster_cli.settings import TrainConfig
 from foster_cli.train import fit as module
-from foster_cli.train.fit import batches, fit_real, real_batch, real_loss, real_outputs, some_positions
+from foster_cli.train.fit import (
+    NOWHERE,
+    ResumeStore,
+    batches,
+    fit_real,
+    real_batch,
+    real_loss,
+    real_outputs,
+    some_positions,
+)  # fmt: skip
 
 QUICK = TrainConfig(batch=32, epochs=3, negatives=20, patience=10, warmup=3, average=5)
 
 
-def _fit(setting: Any, config: TrainConfig = QUICK, seed: int = 0, model_seed: int = 0, **more: Any) -> tuple[Any, Any]:
-    model = setting.fresh(model_seed)
-    return fit_real(model, setting.windows, setting.valid, config, seed, **more), model
+class Watched(ResumeStore):
+    """Stores nothing; `told` hears of every state that is validated."""
+
+    def __init__(self, told: Callable[[int, Any], object]) -> None:
+        self.told = told
+
+    def saw(self, epoch: int, model: Any) -> None:
+        self.told(epoch, model)
+
+
+def _fit(
+    task: Any, config: TrainConfig = QUICK, seed: int = 0, model_seed: int = 0, store: ResumeStore = NOWHERE
+) -> tuple[Any, Any]:
+    model = task.fresh(model_seed)
+    return fit_real(model, task.windows, task.valid, config, seed, store=store), model
 
 
 def _is(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -31,9 +52,9 @@ def _is(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("loss", ["softmax", "bce"])
-def test_the_loss_falls_and_recall_rises(setting: Any, small_model: Callable[..., Any], loss: str) -> None:
+def test_the_loss_falls_and_recall_rises(task: Any, small_model: Callable[..., Any], loss: str) -> None:
     model = small_model(30, 16, 8, double=False, layers=1)
-    fit = fit_real(model, setting.windows, setting.valid, replace(QUICK, loss=loss, lr=1e-2, epochs=6), 0)
+    fit = fit_real(model, task.windows, task.valid, replace(QUICK, loss=loss, lr=1e-2, epochs=6), 0)
     losses = [row["loss"] for row in fit.history[1:]]
     assert losses[-1] < 0.7 * losses[0]
     assert fit.best_value > 0.6 > 0.5 > fit.history[0]["R@10"]  # mostly, the next item is the next number
@@ -52,8 +73,8 @@ def test_an_epoch_sees_every_window_once_in_batches_of_like_length() -> None:
 
 
 @pytest.mark.parametrize("loss", ["softmax", "bce"])
-def test_a_batch_holds_the_windows_and_uniform_negatives(setting: Any, loss: str) -> None:
-    windows = setting.windows.take(np.arange(9))
+def test_a_batch_holds_the_windows_and_uniform_negatives(task: Any, loss: str) -> None:
+    windows = task.windows.take(np.arange(9))
     batch = real_batch(windows, 30, loss, 12, np.random.default_rng(0), torch.device("cpu"))
     items = windows.items[:, : windows.lengths.max()]
     assert batch.valid.tolist() == (items[:, 1:] >= 0).tolist()
@@ -85,8 +106,8 @@ def test_some_positions_are_a_share_of_each_window_drawn_evenly() -> None:
 
 
 @pytest.mark.parametrize("loss", ["softmax", "bce"])
-def test_a_batch_that_predicts_some_positions_reads_all_items(setting: Any, loss: str) -> None:
-    windows = setting.windows.take(np.arange(9))
+def test_a_batch_that_predicts_some_positions_reads_all_items(task: Any, loss: str) -> None:
+    windows = task.windows.take(np.arange(9))
     some = real_batch(windows, 30, loss, 12, np.random.default_rng(0), torch.device("cpu"), 0.2)
     items = windows.items[:, : windows.lengths.max()]
     inside = items[:, :-1] >= 0
@@ -98,24 +119,24 @@ def test_a_batch_that_predicts_some_positions_reads_all_items(setting: Any, loss
 
 @pytest.mark.parametrize(("batch", "share"), [(32, 0.2), (10**6, 1.0)])
 def test_a_backbones_share_is_predicted_unless_a_step_sees_all_windows(
-    setting: Any, monkeypatch: pytest.MonkeyPatch, batch: int, share: float
+    task: Any, monkeypatch: pytest.MonkeyPatch, batch: int, share: float
 ) -> None:
     original, seen = real_batch, list[float]()
 
-    def watched(*args: Any) -> Any:
-        found = original(*args)
-        seen.append(float(found.valid.sum()) / float((args[0].items[:, 1:] >= 0).sum()))
+    def watched(windows: Windows, *args: Any) -> Any:
+        found = original(windows, *args)
+        seen.append(float(found.valid.sum()) / float((windows.items[:, 1:] >= 0).sum()))
         return found
 
-    model = setting.fresh(0)
+    model = task.fresh(0)
     monkeypatch.setattr(module, "real_batch", watched)
     monkeypatch.setattr(type(model.sequence), "predicted", 0.2)
-    fit_real(model, setting.windows, setting.valid, replace(QUICK, batch=batch, epochs=1), 0)
+    fit_real(model, task.windows, task.valid, replace(QUICK, batch=batch, epochs=1), 0)
     assert np.mean(seen) == pytest.approx(share, abs=0.08)
 
 
-def test_the_full_softmax_loss_by_hand(setting: Any) -> None:
-    windows, model = setting.windows.take(np.arange(5)), setting.fresh(0)
+def test_the_full_softmax_loss_by_hand(task: Any) -> None:
+    windows, model = task.windows.take(np.arange(5)), task.fresh(0)
     batch = real_batch(windows, 30, "softmax", 30, np.random.default_rng(0), torch.device("cpu"))
     found = real_loss(*real_outputs(model, batch), batch, "softmax").item()
     E, terms = model.embed_all().double().numpy(), []
@@ -128,15 +149,14 @@ def test_the_full_softmax_loss_by_hand(setting: Any) -> None:
     assert found == pytest.approx(np.mean(terms), rel=1e-4)
 
 
-def test_the_same_seed_gives_the_same_weights(setting: Any) -> None:
+def test_the_same_seed_gives_the_same_weights(task: Any) -> None:
     states = []
     for seed, model_seed in ((0, 0), (0, 0), (1, 0), (0, 1)):
         torch.manual_seed(len(states))  # the global generators have no say
         np.random.seed(len(states))
         trail: list[dict[str, torch.Tensor]] = []
-        _fit(
-            setting, replace(QUICK, epochs=1), seed, model_seed, on_check=lambda _, m, t=trail: t.append(m.learnables())
-        )
+        store = Watched(lambda _, m, t=trail: t.append(m.learnables()))
+        _fit(task, replace(QUICK, epochs=1), seed, model_seed, store)
         states.append(trail[-1])
     assert _is(states[0], states[1])
     assert not _is(states[0], states[2]) and not _is(states[0], states[3])
@@ -152,12 +172,13 @@ def _told(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
     [([0.1, 0.2, 0.5, 0.5, 0.4, 0.9], 2, 5), ([0.5, 0.4, 0.3, 0.9], 0, 3), ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], 6, 7)],
 )
 def test_the_best_state_is_restored_and_patience_ends_it(
-    setting: Any, monkeypatch: pytest.MonkeyPatch, values: list[float], best: int, checks: int
+    task: Any, monkeypatch: pytest.MonkeyPatch, values: list[float], best: int, checks: int
 ) -> None:
     _told(monkeypatch, values)
     trail: list[dict[str, torch.Tensor]] = []
     config = replace(QUICK, epochs=6, patience=2)
-    fit, model = _fit(setting, config, on_check=lambda _, m: trail.append(m.learnables()), check_every=1)
+    monkeypatch.setattr(module, "LEAST_STEPS", 1)
+    fit, model = _fit(task, config, store=Watched(lambda _, m: trail.append(m.learnables())))
     assert len(fit.history) == len(trail) == checks
     assert (fit.best, fit.best_value) == (best, values[best])
     assert _is(model.learnables(), trail[best])
@@ -165,38 +186,39 @@ def test_the_best_state_is_restored_and_patience_ends_it(
     assert not model.training
 
 
-def test_the_validation_is_that_of_the_kept_state(setting: Any) -> None:
-    fit, model = _fit(setting)
-    assert module.validate(model, setting.valid)["R@10"] == fit.best_value == max(r["R@10"] for r in fit.history)
+def test_the_validation_is_that_of_the_kept_state(task: Any) -> None:
+    fit, model = _fit(task)
+    assert module.validate(model, task.valid)["R@10"] == fit.best_value == max(r["R@10"] for r in fit.history)
 
 
-def test_short_epochs_are_validated_every_twenty_steps(setting: Any) -> None:
+def test_short_epochs_are_validated_every_twenty_steps(task: Any) -> None:
     seen: list[int] = []
-    fit, _ = _fit(setting, replace(QUICK, batch=10**6, epochs=2), on_check=lambda at, _: seen.append(at))
+    fit, _ = _fit(task, replace(QUICK, batch=10**6, epochs=2), store=Watched(lambda at, _: seen.append(at)))
     assert [row["at"] for row in fit.history] == [0.0, 20.0, 40.0]  # one step per epoch
     assert seen == [0, 20, 40]  # as many anchors as validations: hundreds would fill memory
 
 
 @pytest.mark.parametrize("loss", ["softmax", "bce"])
-def test_an_absurd_rate_is_said(setting: Any, loss: str) -> None:
+def test_an_absurd_rate_is_said(task: Any, loss: str) -> None:
     with pytest.raises(NotFinite, match="lower learning rate"):
-        _fit(setting, replace(QUICK, loss=loss, lr=1e30))
+        _fit(task, replace(QUICK, loss=loss, lr=1e30))
 
 
-def test_nan_weights_are_said_before_they_are_validated(setting: Any) -> None:
+def test_nan_weights_are_said_before_they_are_validated(task: Any) -> None:
     def spoil(epoch: int, model: Any) -> None:
         with torch.no_grad():
             model.sequence.position[0, 0] = math.nan
 
     with pytest.raises(NotFinite):
-        _fit(setting, on_check=spoil)
+        _fit(task, store=Watched(spoil))
 
 
-def test_nan_in_the_last_step_is_said(setting: Any) -> None:
+def test_nan_in_the_last_step_is_said(task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def spoil(epoch: int, model: Any) -> None:
         if epoch == 1:
             with torch.no_grad():
                 model.sequence.position.fill_(math.nan)
 
+    monkeypatch.setattr(module, "LEAST_STEPS", 1)
     with pytest.raises(NotFinite):
-        _fit(setting, on_check=spoil, check_every=1)
+        _fit(task, store=Watched(spoil))

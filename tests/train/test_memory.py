@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from foster_cli.config import TrainConfig
 from foster_cli.console import Console
+from foster_cli.settings import TrainConfig
 from foster_cli.train import memory
 from foster_cli.train.memory import estimate, note_memory, per_row, saved_bytes
 
@@ -34,26 +34,27 @@ def test_bytes_of_a_row() -> None:
     assert per_row(lambda rows: (torch.ones(rows, 5) * w).exp().sum(), set(), 3, 8) == 4 * 5 * 2
 
 
-def test_parts_grow_with_what_they_are_of(setting: Any) -> None:
-    first = estimate(setting, TRAIN, 4, 4)
-    learns = 4 * sum(p.numel() for p in setting.fresh(0).parameters() if p.requires_grad)
+def test_parts_grow_with_what_they_are_of(task: Any) -> None:
+    first = estimate(task, TRAIN, 4, 4)
+    learns = 4 * sum(p.numel() for p in task.fresh(0).parameters() if p.requires_grad)
     assert first.weights == learns * (6 + 5)  # five anchors of four epochs
-    n, width = setting.fresh(0).n, setting.fresh(0).width
-    assert first.catalogue == 4 * width * (3 * n + len(setting.valid))
-    assert estimate(setting, replace(TRAIN, epochs=9), 4, 4).weights == learns * (6 + 10)
-    twice = estimate(setting, replace(TRAIN, batch=16), 4, 4).batch
+    n, width = task.fresh(0).n, task.fresh(0).width
+    assert first.catalogue == 4 * width * (3 * n + len(task.valid))
+    assert estimate(task, replace(TRAIN, epochs=9), 4, 4).weights == learns * (6 + 10)
+    twice = estimate(task, replace(TRAIN, batch=16), 4, 4).batch
     assert 1.5 * first.batch < twice < 2.1 * first.batch  # all but the items, which are no more than there are
-    assert estimate(setting, TRAIN, 4, 16).batch == twice  # students on as many sequences
+    assert estimate(task, TRAIN, 4, 16).batch == twice  # students on as many sequences
 
 
 @pytest.mark.parametrize(
     ("free", "words"), [(1 << 40, "1024.0 GiB are free"), (1, "so it may not fit; a smaller --wid")]
 )
 def test_what_is_said(
-    setting: Any, free: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    task: Any, free: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(memory, "free_bytes", lambda device: free)
-    note_memory(setting, TRAIN, 4, 4, Console())
+    session = replace(task.session, console=Console())
+    note_memory(replace(task, session=session), TRAIN, 4, 4)
     said = capsys.readouterr()
     assert words in said.err and said.err.count("memory: about") == 1 and not said.out
 

@@ -44,11 +44,11 @@ def test_value_parts_and_gradient(small_model: Model, rows: int | None, loss: st
     parameters = [p for p in phi.parameters() if p.requires_grad]
     expected, real, feature = _at_once(phi, teacher, batch, loss, alpha)
     expected_gradient = torch.autograd.grad(expected, parameters)
-    total, found_real, found_feature = outer_real(phi, teacher, batch, loss, alpha, Micro(rows))
-    assert total.item() == pytest.approx(expected.item(), rel=1e-12)
-    assert (found_real, found_feature) == pytest.approx((real, feature if alpha else 0.0), rel=1e-12)
-    for g, e in zip(torch.autograd.grad(2.5 * total, parameters), expected_gradient, strict=True):
-        torch.testing.assert_close(g, 2.5 * e, rtol=1e-10, atol=1e-13)
+    found = outer_real(phi, teacher, batch, loss, alpha, Micro(rows))
+    assert found.value == pytest.approx(expected.item(), rel=1e-12)
+    assert found.parts == pytest.approx({"outer_real": real, "outer_feature": feature if alpha else 0.0}, rel=1e-12)
+    for g, e in zip(found.gradients, expected_gradient, strict=True):
+        torch.testing.assert_close(g, e, rtol=1e-10, atol=1e-13)
 
 
 def test_all_windows_at_once_give_the_same_bits(small_model: Model) -> None:
@@ -56,21 +56,18 @@ def test_all_windows_at_once_give_the_same_bits(small_model: Model) -> None:
     teacher, phi = small_model(N, 8, L, seed=5, double=False), small_model(N, 8, L, seed=1, double=False)
     parameters = [p for p in phi.parameters() if p.requires_grad]
     expected = _at_once(phi, teacher, batch, "bce", 1.0)[0]
-    total = outer_real(phi, teacher, batch, "bce", 1.0)[0]
-    assert torch.equal(total, expected)
+    found = outer_real(phi, teacher, batch, "bce", 1.0)
+    assert found.value == expected.item()
     gradients = torch.autograd.grad(expected, parameters)
-    assert all(torch.equal(a, b) for a, b in zip(torch.autograd.grad(total, parameters), gradients, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(found.gradients, gradients, strict=True))
 
 
 def test_no_model_collects_a_gradient_and_a_second_derivative_is_refused(small_model: Model) -> None:
     teacher, phi = small_model(N, 8, L, seed=5), small_model(N, 8, L, seed=1)
-    parameters = [p for p in phi.parameters() if p.requires_grad]
-    total = outer_real(phi, teacher, _batch("bce", False), "bce", 1.0, Micro(2))[0]
+    found = outer_real(phi, teacher, _batch("bce", False), "bce", 1.0, Micro(2))
     assert all(p.grad is None for m in (phi, teacher) for p in m.parameters())
-    weight = torch.ones((), dtype=torch.float64, requires_grad=True)
-    first = torch.autograd.grad(weight * total, parameters[:1], create_graph=True)[0]
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        first.sum().backward()
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        found.gradients[0].sum().backward()
 
 
 CPU_SAYS = "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"
@@ -96,11 +93,11 @@ def test_where_memory_is_short_half_as_many_give_the_same_result(
     monkeypatch.setattr(type(phi), "at", small)
     micro = Micro(note=said.append)
     for _ in range(2):
-        total, _, _ = outer_real(phi, teacher, batch, "bce", 0.3, micro)
-        for g, e in zip(torch.autograd.grad(total, parameters), expected, strict=True):
+        found = outer_real(phi, teacher, batch, "bce", 0.3, micro)
+        for g, e in zip(found.gradients, expected, strict=True):
             torch.testing.assert_close(g, e, rtol=1e-10, atol=1e-13)
     assert [n for n in tried if n > 2] == [7, 3] and micro.rows == 1
-    assert said == [f"out of memory with {a} real windows at a time; going on with {b}, to the same result"
+    assert said == [f"out of memory with {a} real windows at a time; continuing with {b}, to the same result"
                     for a, b in ((7, 3), (3, 1))]  # fmt: skip
 
 

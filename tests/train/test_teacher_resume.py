@@ -1,4 +1,7 @@
-"""A teacher whose training is killed goes on after its last kept epoch, and is the same one, byte for byte."""
+"""A teacher whose training is killed continues after its last stored epoch, and is the same one, byte for byte.
+
+To run it alone: `pytest tests/train/test_teacher_resume.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,33 +13,34 @@ from typing import Any
 import pytest
 from killing import Killed, killed_at
 
+from foster_cli.cache import cache_lock
 from foster_cli.checkpoint import Store
-from foster_cli.config import TrainConfig
-from foster_cli.runtime import cache_lock
+from foster_cli.settings import TrainConfig
 from foster_cli.train import anchors, fit
-from foster_cli.train.anchors import Teacher, train_teacher
+from foster_cli.train.anchors import Teacher, full_teacher, teacher_key
+from foster_cli.train.task import Task
 
 CONFIG = TrainConfig(batch=64, epochs=3, negatives=10, patience=2)
 
 
 @pytest.fixture(autouse=True)
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every validated epoch is kept, whatever it costs."""
+    """Every validated epoch is stored, whatever it costs."""
     monkeypatch.setattr(anchors, "Store", lambda folder: Store(folder, share=1e9))
 
 
-def _train(setting: Any, cache: Path, patch: pytest.MonkeyPatch, **more: Any) -> Teacher:
+def _train(task: Task, cache: Path, patch: pytest.MonkeyPatch, folder: Path | None = None) -> Teacher:
     patch.setenv("FOSTER_CACHE", str(cache))
-    return train_teacher("k", setting.fresh, setting.windows, setting.valid, CONFIG, 0, **more)
+    return full_teacher(task, CONFIG, 0, folder=folder)
 
 
 def _bytes(cache: Path) -> dict[str, str]:
-    files = sorted((cache / "teachers" / "k").glob("*.safetensors"))
+    files = sorted((cache / "teachers").glob("*/*.safetensors"))
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def test_killed_at_many_moments(setting: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = _train(setting, tmp_path / "whole", monkeypatch)
+def test_killed_at_many_moments(cached_task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, whole = teacher_key(cached_task, CONFIG, 0), _train(cached_task, tmp_path / "whole", monkeypatch)
     expected, number, trained = _bytes(tmp_path / "whole"), 0, []
     assert len(expected) == len(whole.anchors) + 1 > 3
     original = fit.batches
@@ -46,23 +50,25 @@ def test_killed_at_many_moments(setting: Any, tmp_path: Path, monkeypatch: pytes
         trained.clear()
         try:
             with killed_at(monkeypatch, number):
-                found = _train(setting, cache, monkeypatch)
+                found = _train(cached_task, cache, monkeypatch)
         except Killed:
             first = len(trained)
-            found = _train(setting, cache, monkeypatch)
+            found = _train(cached_task, cache, monkeypatch)
             if number >= 28:
                 assert len(trained) == first  # it was killed while the entry was written: nothing is trained again
         else:
             break
         assert _bytes(cache) == expected, number
         assert found.history == whole.history
-        assert {p.name for p in (cache / "teachers").iterdir()} == {"k", "k.lock", "k.about.json"}
+        assert {p.name for p in (cache / "teachers").iterdir()} == {key, f"{key}.lock", f"{key}.about.json"}
         number += 2
     assert number > 40
 
 
-def test_an_interrupted_epoch_is_begun_again(setting: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C in step 31; short epochs are validated, and kept, every twenty steps."""
+def test_an_interrupted_epoch_is_begun_again(
+    cached_task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in step 31; short epochs are validated, and stored, every twenty steps."""
     original, calls, stop = fit.real_loss, [], [0]
 
     def real_loss(*args: Any) -> Any:
@@ -72,19 +78,19 @@ def test_an_interrupted_epoch_is_begun_again(setting: Any, tmp_path: Path, monke
         return original(*args)
 
     monkeypatch.setattr(fit, "real_loss", real_loss)
-    whole = _train(setting, tmp_path / "whole", monkeypatch)
+    whole = _train(cached_task, tmp_path / "whole", monkeypatch)
     steps, stop[0] = len(calls), 31
     calls.clear()
     with pytest.raises(KeyboardInterrupt):
-        _train(setting, tmp_path / "cut", monkeypatch)
-    found = _train(setting, tmp_path / "cut", monkeypatch)
+        _train(cached_task, tmp_path / "cut", monkeypatch)
+    found = _train(cached_task, tmp_path / "cut", monkeypatch)
     assert _bytes(tmp_path / "cut") == _bytes(tmp_path / "whole") and found.history == whole.history
     assert len(calls) == 31 + steps - 20  # the first twenty are not done again
     assert not found.cached
 
 
 def test_patience_is_counted_over_an_interruption(
-    setting: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cached_task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = [0.5, 0.4, 0.3, 0.9, 0.9]
 
@@ -100,25 +106,23 @@ def test_patience_is_counted_over_an_interruption(
 
         monkeypatch.setattr(fit, "validate", validate)
         try:
-            return _train(setting, cache, monkeypatch)
+            return _train(cached_task, cache, monkeypatch)
         except Killed:
             told_left = told[len(done) - 1 :]
             rest = iter(told_left)
             monkeypatch.setattr(fit, "validate", lambda *a: {"R@10": next(rest), "N@10": 0.0})
-            return _train(setting, cache, monkeypatch)
+            return _train(cached_task, cache, monkeypatch)
 
     whole, cut = run(tmp_path / "a", None), run(tmp_path / "b", 2)
     assert len(whole.history) == 3 and cut.history == whole.history
     assert _bytes(tmp_path / "a") == _bytes(tmp_path / "b")
 
 
-def test_without_the_cache_it_is_kept_with_the_run(
-    setting: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    keep = tmp_path / "b.run"
-    made = _train(setting, tmp_path / "cache", monkeypatch, use_cache=False, keep=keep)
+def test_without_the_cache_it_is_kept_with_the_run(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "b.run"
+    made = _train(task, tmp_path / "cache", monkeypatch, run)
     monkeypatch.setattr(anchors, "fit_real", lambda *a, **k: pytest.fail("trained again"))
-    found = _train(setting, tmp_path / "cache", monkeypatch, use_cache=False, keep=keep)
+    found = _train(task, tmp_path / "cache", monkeypatch, run)
     assert found.history == made.history and not (tmp_path / "cache").exists()
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
+import hypothesis
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
-from foster_cli.config import DistillConfig, ModelConfig, StudentConfig, TrainConfig
-from foster_cli.distill.pipeline import check_settings
+from foster_cli.distill.checks import check_settings
+from foster_cli.settings import DistillConfig, Settings, StudentConfig
 from foster_cli.tune.space import apply, space
 
 NAMES = {
@@ -23,24 +23,27 @@ def test_the_given_point_is_the_given_settings() -> None:
     config, student = DistillConfig(model_lr=1.23456e-4, inner_steps=3, reset_every=7), StudentConfig(lr=9.8765e-4)
     parameters = space(config, student)
     assert {p.name for p in parameters} == NAMES
-    assert apply(parameters, {p.name: p.given for p in parameters}, config, student) == (config, student)
+    settings = Settings(distill=config, student=student)
+    assert apply(parameters, {p.name: p.given for p in parameters}, settings) == settings
     for p in parameters:
         assert p.low <= p.given <= p.high and p.distribution._contains(p.given)
 
 
-@given(st.data())
+@hypothesis.given(st.data())
 def test_any_point_is_valid_and_changes_nothing_else(data: st.DataObject) -> None:
-    config, student = DistillConfig(), StudentConfig()
-    parameters = space(config, student)
+    given = Settings()
+    parameters = space(given.distill, given.student)
     found = {
         p.name: data.draw(st.integers(int(p.low), int(p.high)) if p.kind != "float" else st.floats(p.low, p.high))
         for p in parameters
     }
-    a, b = apply(parameters, found, config, student)
-    check_settings(ModelConfig(), TrainConfig(), a, b)
+    point = apply(parameters, found, given)
+    check_settings(point)
+    assert replace(point, distill=given.distill, student=given.student) == given
+    a, b = point.distill, point.student
     fields = {name.split(".")[1] for name in NAMES if name.startswith("distill.")}
-    assert {k for k, v in asdict(a).items() if v != asdict(config)[k]} <= fields
-    assert {k for k, v in asdict(b).items() if v != asdict(student)[k]} <= {"lr"}
+    assert {k for k, v in asdict(a).items() if v != asdict(given.distill)[k]} <= fields
+    assert {k for k, v in asdict(b).items() if v != asdict(given.student)[k]} <= {"lr"}
     assert b.lr == pytest.approx(1e-3 * 2 ** found["student.lr"], rel=5e-3)
     assert a.gain == 40.0 * 2 ** found["distill.gain"]
     assert a.eta == pytest.approx(found["distill.eta"], rel=5e-3) and 0.5 / 8.1 < a.eta < 0.5 * 8.1

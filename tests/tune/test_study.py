@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from foster_cli.config import DistillConfig, StudentConfig
 from foster_cli.errors import FosterError, NotFinite
+from foster_cli.settings import DistillConfig, StudentConfig
 from foster_cli.tune.space import space
 from foster_cli.tune.study import RANDOM, Outcome, Pruned, Report, Study, Tried, alone
 
@@ -29,7 +29,7 @@ def worth(point: dict[str, Any], step: int) -> float:
 
 
 def run(point: dict[str, Any], report: Report) -> Outcome:
-    """A trial as `attempt` makes it."""
+    """A trial as `Trial.run` makes it."""
     if point["distill.inner_steps"] == 10:
         return Outcome("not finite", 0.0, 1.0)
     try:

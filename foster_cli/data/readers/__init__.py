@@ -1,10 +1,9 @@
-"""Files in, one data frame out: CSV, TSV, JSON lines and parquet, each also gzipped.
+"""Reads a file as a data frame: CSV, TSV, JSON lines or parquet, each also gzipped.
 
-`read_table(path)` gives R rows with the file's own column names. What parts the columns of a CSV or TSV is a
-comma or a tab, or, where the header has none, what it has instead (`text.delimiter_of`). Text (and every CSV/TSV
-column, so that "007" keeps its zeros) comes as pandas `string`, dictionary-encoded text as a categorical of strings,
-integers as nullable Int64, times as datetime64. Lists are joined with ", ". Anything wrong with the file is
-a FosterError of one line.
+`read_table(path)` returns R rows with the file's own column names. The delimiter is a comma for CSV and a tab for TSV;
+if the header has none, it is another one (`text.delimiter_of`). Text becomes pandas `string`, and so does every CSV or
+TSV column, so that "007" keeps its zeros. Dictionary-encoded text becomes a categorical of strings, integers nullable
+Int64, times datetime64. Lists are joined with ", ". A file that cannot be read raises a FosterError of one line.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ __all__ = ["read_table"]
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """The table in `path`, its format told by the name: .csv .tsv .jsonl .json .ndjson .parquet, also .gz."""
+    """Read the table in `path`. Its name gives the format: .csv .tsv .jsonl .json .ndjson .parquet, also with .gz."""
     path = Path(path)
     kind = kind_of(path)
     data = load(path)

@@ -1,4 +1,4 @@
-"""Parquet bytes in, an Arrow table out; and any Arrow table tidied into the data frame of `read_table`."""
+"""Reads parquet bytes as an Arrow table, and converts any Arrow table to the data frame of `read_table`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from foster_cli.errors import FosterError
 
 
 def read_parquet(data: bytes, path: Path) -> pa.Table:
-    """The parquet file held in `data`."""
+    """Parse the bytes of a parquet file. Raises FosterError for damaged bytes."""
     try:
         return pq.read_table(pa.BufferReader(data))
     except (pa.ArrowException, OSError) as error:
@@ -27,7 +27,7 @@ def read_parquet(data: bytes, path: Path) -> pa.Table:
 
 
 def flat(value: Any) -> str | None:
-    """One value as text: lists joined with ", ", whole floats without ".0", missing as None."""
+    """One value as text: lists joined with ", ", whole floats without ".0", missing values as None."""
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, str):

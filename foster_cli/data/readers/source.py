@@ -1,4 +1,4 @@
-"""A path in, its bytes out: unpacked if gzipped (told by content), and UTF-8 if it is text."""
+"""Reads the bytes of a file, decompresses gzip (recognised by content) and checks that text is UTF-8."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from foster_cli.console import clean
 from foster_cli.errors import FosterError
 
-#: File name endings and the reader they choose; each may be followed by `.gz`.
+#: The reader for each file name extension. `.gz` may follow the extension.
 KINDS = {
     ".csv": "csv",
     ".tsv": "tsv",
@@ -23,7 +23,7 @@ KINDS = {
 
 
 def kind_of(path: Path) -> str:
-    """`csv`, `tsv`, `json` or `parquet`, by the name. Raises FosterError for a path that is no such file."""
+    """The format by name: `csv`, `tsv`, `json` or `parquet`. Raises FosterError for a path that is no such file."""
     try:
         folder, there = path.is_dir(), path.exists()
     except OSError as error:
@@ -44,7 +44,7 @@ def kind_of(path: Path) -> str:
 
 
 def load(path: Path) -> bytes:
-    """All bytes of `path`, unpacked when they begin as gzip. Never empty."""
+    """All bytes of `path`, decompressed if they begin as gzip. Raises FosterError for an empty file."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -67,7 +67,7 @@ def load(path: Path) -> bytes:
 
 
 def check_utf8(data: bytes, path: Path) -> bytes:
-    """`data` without a byte order mark, once all of it has been seen to be UTF-8."""
+    """Check that `data` is UTF-8, or raise FosterError. Returns it without a byte order mark."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise FosterError(f"{clean(path)} is UTF-16, not UTF-8", "save it as UTF-8")
     decoder = codecs.getincrementaldecoder("utf-8")()

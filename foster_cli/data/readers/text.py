@@ -1,15 +1,15 @@
-"""UTF-8 bytes of a CSV, TSV or JSON-lines file in, an Arrow table out (R rows, the file's columns).
+"""Parses the UTF-8 bytes of a CSV, TSV or JSON-lines file as an Arrow table (R rows, the file's columns).
 
-How quotes are read. A delimited file with a `"` in it has two possible readings:
+A delimited file with a `"` in it can be read in two ways. Quoted: strict RFC 4180, where a quoted field ends with a
+quote followed by a delimiter or the end of the line. Literal: a quote is an ordinary character, as in `7" tablet` or
+`"Weird Al`. The first of these readings that fits is used:
 
-- quoted (RFC 4180, strictly: a quoted field ends in a quote followed by a delimiter or the end of the line),
-- literal (a quote is a character like any other, as in `7" tablet` or `"Weird Al`).
+1. quoted, if it has no error and no field spans lines;
+2. literal, if the header has no quotes and every line has as many fields as the header. An unpaired quote then does
+   not swallow the rows after it;
+3. quoted, if it has no error (the fields really span lines).
 
-The quoted reading is taken where it is without fault and no field runs over a line end. Else the literal
-reading is taken where every line then has as many fields as the header, and the header has no quotes: an
-unpaired quote thus never swallows the following rows. Else the quoted one, if it is without fault (real
-multi-line fields). A file that neither reading fits is an error that names the line: no row is dropped,
-padded or merged.
+If none fits, a FosterError names the line. No row is dropped, padded or merged.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from foster_cli.data.readers.parquet import flat
 from foster_cli.errors import FosterError
 
 _BLOCK = 1 << 24  # bytes parsed at a time; no record may be longer
-_SAMPLE = 1000  # JSON lines looked at to tell which columns hold text
+_SAMPLE = 1000  # JSON lines that are read to find the columns of text
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def delimiter_of(data: bytes, usual: str) -> str:
-    """What parts the columns: `usual` where the header holds it, else the commonest of comma, tab, semicolon, bar."""
+    """The delimiter: `usual` if the header holds it, else the most frequent of comma, tab, semicolon and bar."""
     header = next(line for line in _lines(data) if line.strip())
     if usual in header:
         return usual
@@ -45,7 +45,7 @@ def delimiter_of(data: bytes, usual: str) -> str:
 
 
 def read_delimited(data: bytes, delimiter: str, path: Path) -> pa.Table:
-    """A table of strings from CSV or TSV text (without a byte order mark), its columns' names without blanks around."""
+    """Parse CSV or TSV text (without a byte order mark) as a table of strings. Column names are stripped."""
     table = _read_delimited(data, delimiter, path)
     return table.rename_columns([name.strip() for name in table.column_names])
 
@@ -72,7 +72,7 @@ def _lines(data: bytes) -> Iterator[str]:
 
 
 def _quoted_fault(data: bytes, delimiter: str) -> tuple[str | None, bool]:
-    """What is wrong in the strict quoted reading (or None), and whether a field runs over a line end."""
+    """The error of the strict quoted reading (or None), and whether a field spans lines."""
     reader = csv.reader(_lines(data), delimiter=delimiter, strict=True)
     width, last, multiline = 0, 0, False
     limit = csv.field_size_limit(min(len(data), 2**31 - 1))  # a field may be long: restored below
@@ -91,7 +91,7 @@ def _quoted_fault(data: bytes, delimiter: str) -> tuple[str | None, bool]:
 
 
 def _ragged_line(data: bytes, delimiter: str) -> str | None:
-    """The first line whose number of fields, quotes taken literally, is not the header's; None if all fit."""
+    """The first line with more or fewer fields than the header, quotes read literally; None if there is none."""
     width = 0
     for number, line in enumerate(_lines(data), 1):
         if line.rstrip("\r\n"):
@@ -130,10 +130,10 @@ def _parse(data: bytes, delimiter: str, quoted: bool, path: Path) -> pa.Table:
 
 
 def read_json_lines(data: bytes, path: Path) -> pa.Table:
-    """One JSON object per line (or one array of objects) as a table; nested values are made text later.
+    """Parse one JSON object per line (or one array of objects) as a table. `tidy` later turns nested values into text.
 
-    Arrow reads the plain case. What it refuses (columns of mixed types, duplicate keys) or would guess
-    (text that looks like a date) is read line by line.
+    Arrow parses the plain case. A file that it refuses (columns of mixed types, duplicate keys) or would guess at
+    (text that looks like a date) is parsed line by line.
     """
     if data.lstrip()[:1] == b"[":
         return _columns([(1, row) for row in _json(data, 1, path)], path)
@@ -165,7 +165,7 @@ def _json(line: bytes, number: int, path: Path) -> Any:
 
 
 def _rows(data: bytes, path: Path, limit: int | None = None) -> Iterator[tuple[int, Any]]:
-    """(line number, object) of the non-empty lines."""
+    """Yield (line number, object) for the non-empty lines, at most `limit` of them."""
     seen = 0
     for number, line in enumerate(io.BytesIO(data), 1):
         if line.strip():
@@ -179,7 +179,7 @@ def _rows(data: bytes, path: Path, limit: int | None = None) -> Iterator[tuple[i
 
 
 def _columns(rows: Any, path: Path) -> pa.Table:
-    """Rows (dicts, any keys) as a table: whole columns of numbers stay numbers, all else becomes text."""
+    """Rows (dicts, any keys) as a table. A column of ints only or floats only stays numeric; others become text."""
     columns: dict[str, list[Any]] = {}
     count = 0
     for number, row in rows:

@@ -1,19 +1,19 @@
-"""The backbones (sequence models) by name; `base.py` says what goes in and what comes out.
+"""The backbones (sequence models) by name. `base.py` describes their inputs and outputs.
 
-In: a name of `BACKBONES` and sizes. Out: a `Backbone` with initial weights from the generator that is passed in.
+In: a name of `BACKBONES` and sizes. Out: a `Backbone` with initial weights drawn from the given generator.
 """
 
 from __future__ import annotations
 
 import torch
 
-from foster_cli.config import choice
 from foster_cli.models.backbones.base import Backbone
 from foster_cli.models.backbones.bert4rec import BERT4Rec
 from foster_cli.models.backbones.gru4rec import GRU4Rec
 from foster_cli.models.backbones.hstu import HSTU
 from foster_cli.models.backbones.narm import NARM
 from foster_cli.models.backbones.sasrec import SASRec
+from foster_cli.settings import choice
 
 BACKBONES: dict[str, type[SASRec | GRU4Rec | BERT4Rec | NARM | HSTU]] = {
     "sasrec": SASRec,
@@ -29,6 +29,6 @@ def make_backbone(
 ) -> Backbone:
     """Backbone `name` of width d = `width` for sequences of up to L = `length` positions.
 
-    `layers`: blocks, or stacked GRUs; `heads` only where `attends`. Raises FosterError for an unknown name.
+    `layers`: blocks or stacked GRUs. `heads` is unused unless `attends`. Raises FosterError for an unknown name.
     """
     return BACKBONES[choice("--backbone", name, tuple(BACKBONES))](width, length, layers, heads, dropout, rng)

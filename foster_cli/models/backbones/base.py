@@ -1,8 +1,8 @@
-"""What every backbone (sequence model) is: item embeddings in, a state per position out.
+"""The base class of the backbones (sequence models): item embeddings in, one state per position out.
 
-In: X (B, l, d), l <= L, item embeddings from the left, position 0 the oldest, padding on the right. Out: H (B, l, d);
-the score of item i after position t is H[:, t] . e_i. H[:, t] depends on X[:, :t+1] alone: neither a later position
-nor padding changes it. A synthetic sequence is soft, so a backbone sees embeddings and never an item's id.
+In: X (B, l, d), l <= L, item embeddings, the oldest at position 0, padding on the right. Out: H (B, l, d); the score
+of item i after position t is H[:, t] . e_i. H[:, t] depends only on X[:, :t+1], not on later positions or padding.
+Synthetic sequences are soft, so a backbone reads embeddings and never item ids.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class SeededDropout(nn.Module):
-    """Dropout that draws from its own generator, so that a seed fixes training whatever else draws."""
+    """Dropout with a separate generator, so that a seed fixes training whatever random numbers other code draws."""
 
     def __init__(self, p: float, source: list[torch.Generator]) -> None:
         super().__init__()
@@ -27,12 +27,12 @@ class SeededDropout(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Base of all backbones: `forward` (B, l, d) -> (B, l, d), causal; `last`; a seeded dropout."""
+    """Base class of all backbones: a causal `forward` (B, l, d) -> (B, l, d), `at`, `last`, and a seeded dropout."""
 
     #: Whether `heads` must divide the width.
     attends = True
-    #: Share of a real window's positions that a training step predicts, drawn anew each time; at least one
-    #: (all of them where a step sees all windows).
+    #: Share of a real window's positions that a training step predicts, at least one; drawn anew at every step.
+    #: A step that sees all windows predicts all positions.
     predicted = 1.0
 
     def __init__(self, dropout: float) -> None:
@@ -41,7 +41,7 @@ class Backbone(nn.Module):
         self.dropout = SeededDropout(dropout, self.source)
 
     def seed_dropout(self, seed: int) -> None:
-        """Start the dropout's own generator afresh, on the device the model is on."""
+        """Reset the dropout's generator to `seed`, on the device of the model."""
         self.source[0] = torch.Generator(device=next(self.parameters()).device).manual_seed(seed)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,17 +49,17 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def at(self, x: Tensor, chosen: Tensor) -> Tensor:
-        """H (P, d) at the P positions where `chosen` (B, l) bool holds, row by row: equal to `forward` there."""
+        """H (P, d) at the P positions where `chosen` (B, l) bool is true, row by row; equals `forward` there."""
         H = self(x)
         return H.flatten(0, 1) if bool(chosen.all()) else H[chosen]
 
     def last(self, x: Tensor, last: Tensor) -> Tensor:
-        """H (B, d) at positions `last` (B,): equal to `forward` there, for ranking."""
+        """H (B, d) at positions `last` (B,), for ranking; equals `forward` there."""
         return self(x)[torch.arange(len(x), device=x.device), last]
 
 
 def normal_weights(module: nn.Module, rng: torch.Generator, deviation: float = 0.02) -> None:
-    """Matrices N(0, deviation^2) from `rng`; biases 0; the norms' own weights stay as they are."""
+    """Draw matrices from N(0, deviation^2) with `rng` and set biases to 0. Norm layers are not changed."""
     for name, p in module.named_parameters():
         if p.dim() > 1:
             nn.init.normal_(p, 0.0, deviation, generator=rng)

@@ -1,24 +1,23 @@
-"""BERT4Rec (Sun et al. 2019): [MASK] after a prefix reads it through a bidirectional encoder.
+"""BERT4Rec (Sun et al. 2019): a bidirectional encoder over a prefix with [MASK] appended to it.
 
-In: X (B, l, d). Out: H (B, l, d): H[:, t] is what the published model gives when [MASK] is appended to the prefix
-X[:, :t+1], its way of recommending. Within a prefix every position attends to every other and to the mask, at every
-layer; across prefixes nothing is shared above the first layer, so that no position sees its future.
+In: X (B, l, d). Out: H (B, l, d). H[:, t] is the output of the published model at a [MASK] appended to the prefix
+X[:, :t+1], which is how it recommends. Within a prefix, all positions and the mask attend to each other at every layer.
+Above the first layer, prefixes share nothing, so that no position sees its future.
 
-What differs from the paper, and why:
-- Training. The cloze task masks items inside a sequence and predicts them from both sides. Distillation asks for one
-  prediction after each position from those before it (KL against P[:, t+1], anchors, feature matching: all are per
-  position and causal), and an output that has seen t+1 cannot be compared there. So the mask is always the last
-  position of a prefix. The paper itself adds such samples, with the last item masked, because they are what the model
-  is used for.
-- Cost. A bidirectional encoder cannot share one pass among prefixes: position u has another state in each of them.
-  The l prefixes hold l (l + 3) / 2 tokens instead of l, 230 for l = 20. A step on real windows therefore predicts a
-  fifth of each window's items (`predicted`), drawn anew every time, as the paper masks some; `at` reads the prefixes
-  before them alone. Synthetic sequences, and those of a coreset, are few, and all their prefixes are trained on: the
-  first layer's products are made once, and in the last layer the mask alone asks. `last`, for ranking,
-  reads one prefix per sequence.
-- The item embeddings are given and tied; there is no item bias, for items are known by their vectors alone.
+Differences from the paper, and their reasons:
+- Training. The cloze task masks items inside a sequence and predicts them from both sides. Distillation needs a causal
+  prediction after each position (for the KL against P[:, t+1], anchors and feature matching), and an output that has
+  seen t+1 cannot be compared there. So the mask is always the last position of a prefix. The paper itself adds such
+  samples, with the last item masked, because they match how the model is used.
+- Cost. A bidirectional encoder cannot share one pass among prefixes, because position u has another state in each.
+  The l prefixes hold l (l + 3) / 2 tokens instead of l, 230 for l = 20. A step on real windows therefore predicts only
+  a fifth of each window's items (`predicted`), drawn anew at every step, as the paper masks only some; `at` encodes
+  only the prefixes before these items. The sequences of a synthetic set or a coreset are few, so training uses all
+  their prefixes. `forward` computes the first layer's projections once for all prefixes, and in the last layer only
+  the masks are queries. `last`, for ranking, encodes one prefix per sequence.
+- The item embeddings are given and tied. There is no item bias, because items are known only by their vectors.
   Attention weights have no dropout (as in `sasrec.py`).
-As in the paper: GELU feed-forward of width 4 d, post-norm, truncated normal weights in [-0.02, 0.02]; as in the
+As in the paper: GELU feed-forward of width 4 d, post-norm, truncated normal weights in [-0.02, 0.02]. As in the
 authors' code: norm and dropout on the summed embeddings, norm after the GELU projection before the item scores.
 """
 
@@ -30,13 +29,13 @@ from torch.nn import functional as F
 
 from foster_cli.models.backbones.base import Backbone, SeededDropout
 
-#: Tokens of all prefixes that run at once on the CPU: 256 sequences of 20, 384 wide, take 6.4 s in such parts (forward
-#: and backward on one core) and 11.9 s whole.
+#: Prefix tokens in one pass on the CPU. In such parts 256 sequences of 20 positions, 384 wide, take 6.4 s (forward and
+#: backward on one core); in one pass they take 11.9 s.
 PART_TOKENS = 8192
 
 
 class Block(nn.Module):
-    """One post-norm encoder block, cut where attention stands: `project`, attention by the caller, `finish`."""
+    """One post-norm encoder block in parts: the caller runs `project`, attention and `finish`."""
 
     def __init__(self, width: int, heads: int, dropout: SeededDropout) -> None:
         super().__init__()
@@ -47,7 +46,7 @@ class Block(nn.Module):
         self.dropout = dropout
 
     def project(self, ask: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q (B, Q, d) of what asks; k and v (B, N, d) of what is read."""
+        """Queries q (B, Q, d) of `ask`; keys k and values v (B, N, d) of `x`."""
         d = x.shape[-1]
         W, b = self.qkv.weight, self.qkv.bias
         if ask is x:
@@ -57,13 +56,13 @@ class Block(nn.Module):
         return q, k, v
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, *, seen: Tensor | None = None) -> Tensor:
-        """Softmax attention (B, Q, d) over k, v (B, N, d); `seen` (B, N) bool leaves out padding."""
+        """Softmax attention (B, Q, d) over k, v (B, N, d); `seen` (B, N) bool is false at padding."""
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
         mask = None if seen is None else seen[:, None, None, :]
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """What stands around attention: residuals, norms, feed-forward (B, Q, d)."""
+        """The rest of the block after attention: residuals, norms and feed-forward, (B, Q, d)."""
         x = self.norm1(x + self.dropout(self.out(attended)))
         return self.norm2(x + self.dropout(self.down(F.gelu(self.up(x)))))
 
@@ -94,10 +93,10 @@ class BERT4Rec(Backbone):
         return self.norm_out(F.gelu(self.project(x)))
 
     def last(self, x: Tensor, last: Tensor) -> Tensor:
-        """H (B, d) at positions `last` (B,): equal to `forward` there, one prefix for each sequence."""
+        """H (B, d) at positions `last` (B,); equals `forward` there. Encodes one prefix per sequence."""
         size = x.shape[1]
         items = self._embedded(x, self.position[:size])
-        mask = self._embedded(self.mask, self.position[last + 1])[:, None]  # stands first; its position says where
+        mask = self._embedded(self.mask, self.position[last + 1])[:, None]  # first in z; its position follows `last`
         z = torch.cat([mask, items], dim=1)
         seen = torch.arange(-1, size, device=x.device)[None, :] <= last[:, None]
         for i, block in enumerate(self.blocks):
@@ -107,7 +106,7 @@ class BERT4Rec(Backbone):
         return self._output(z[:, 0])
 
     def at(self, x: Tensor, chosen: Tensor) -> Tensor:
-        """H (P, d) where `chosen` (B, l) holds: those prefixes alone, in parts of like length."""
+        """H (P, d) where `chosen` (B, l) is true. Encodes only those prefixes, in parts of similar length."""
         row, last = chosen.nonzero(as_tuple=True)
         order = last.argsort(stable=True)
         found = []
@@ -125,12 +124,12 @@ class BERT4Rec(Backbone):
         return torch.cat([self._prefixes(part) for part in x.split(rows)])
 
     def _prefixes(self, x: Tensor) -> Tensor:
-        """H (B, l, d): [MASK] after each of the l prefixes of X (B, l, d)."""
+        """H (B, l, d): the output at [MASK] after each of the l prefixes of X (B, l, d)."""
         b, size, _ = x.shape
         items = self._embedded(x, self.position[:size])
         masks = self._embedded(self.mask, self.position[1 : size + 1].expand(b, -1, -1))
-        z = torch.cat([masks, items], dim=1)  # (B, 2l, d): what all prefixes are made of
-        # prefix t in a row of its own: mask t, then items 0…t
+        z = torch.cat([masks, items], dim=1)  # (B, 2l, d): the tokens of all prefixes
+        # the tokens of prefix t: mask t, then items 0…t
         parts = [torch.tensor([t, *range(size, size + t + 1)]) for t in range(size)]
         tokens = torch.cat(parts).to(x.device)
         lengths = [len(part) for part in parts]

@@ -1,8 +1,8 @@
 """GRU4Rec (Hidasi et al. 2016): a recurrent network reads the items in order; its state scores the next one.
 
-In: X (B, l, d). Out: H (B, l, d), the state of the top GRU after each position. What differs from the paper: the
+In: X (B, l, d). Out: H (B, l, d), the state of the top GRU after each position. Differences from the paper: the
 item embeddings are given and tied with the output (no item bias), and the losses are foster's own (`losses.py`,
-the inner loss), not TOP1 or BPR. Weights are Glorot uniform gate by gate, as in the authors' code.
+the inner loss), not TOP1 or BPR. The weights of each gate are Glorot uniform, as in the authors' code.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from foster_cli.models.backbones.base import Backbone
 class GRU(nn.Module):
     """One `nn.GRU` layer of width d -> d whose weights come from `rng`; (B, l, d) -> (B, l, d).
 
-    It stays in training mode, which changes nothing in it (it has no dropout): cuDNN gives no gradient in eval mode,
-    and phi is in eval mode in the outer loop.
+    The layer stays in training mode, because cuDNN gives no gradient in eval mode and phi is in eval mode in the outer
+    loop. This changes no result, because the layer has no dropout.
     """
 
     def __init__(self, width: int, rng: torch.Generator) -> None:
@@ -40,9 +40,9 @@ class GRU(nn.Module):
 
 
 class GRU4Rec(Backbone):
-    """`layers` GRUs, dropout before each (`heads` and `length` have no part in it).
+    """`layers` GRUs with dropout before each. `heads` and `length` are unused.
 
-    X is scaled by sqrt(d) as in SASRec: text vectors have length 1, too little to move a gate.
+    X is scaled by sqrt(d) as in SASRec: text vectors have length 1, which is too short to move a gate.
     """
 
     attends = False

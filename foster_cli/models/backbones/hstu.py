@@ -1,9 +1,9 @@
-"""HSTU (Zhai et al. 2024): blocks of pointwise SiLU attention with a relative bias, gated, without feed-forward.
+"""HSTU (Zhai et al. 2024): gated blocks of pointwise SiLU attention with a relative bias, without feed-forward.
 
 In each block, with x the residual stream: U, V, Q, K = SiLU(W norm(x)); A_tj = SiLU(q_t . k_j + r_{t-j}) / L for
 j <= t, one for each head; x <- x + W_o(norm(A V) * U) + b_o. In: X (B, l, d). Out: H (B, l, d).
 
-What differs from the paper: r holds positions alone (foster's sequences carry no times), and stochastic length and
+Differences from the paper: r depends on positions only (foster's sequences have no times), and stochastic length and
 the fused kernels are left out. As in the authors' code: X is scaled by sqrt(d), learned positions are added, q . k
 is not scaled, and N in A / N is the longest length L, so that padding changes nothing.
 """
@@ -20,7 +20,7 @@ from foster_cli.models.backbones.base import Backbone, SeededDropout, normal_wei
 
 
 class Unit(nn.Module):
-    """One sequential transduction unit (B, l, d) -> (B, l, d), heads of width d / heads for all of U, V, Q, K."""
+    """One sequential transduction unit (B, l, d) -> (B, l, d). U, V, Q and K all have heads of width d / heads."""
 
     def __init__(self, width: int, length: int, heads: int, dropout: SeededDropout) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Unit(nn.Module):
 
 
 class HSTU(Backbone):
-    """Positions, units, final norm. Weights N(0, 0.02^2) from the generator, W_o Glorot uniform."""
+    """Positions, units, final norm. Weights are N(0, 0.02^2) from `rng`, W_o Glorot uniform."""
 
     def __init__(self, width: int, length: int, layers: int, heads: int, dropout: float, rng: torch.Generator) -> None:
         super().__init__(dropout)

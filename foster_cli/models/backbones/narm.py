@@ -2,7 +2,7 @@
 
 With h_1…h_t the GRU's states: alpha_tj = v^T sigmoid(A1 h_t + A2 h_j), c_t = [h_t ; sum_{j<=t} alpha_tj h_j], and
 H_t = B c_t, so that the score e_i^T B c_t is the paper's bilinear one. The weights alpha are not normalised, as in
-the paper; its global and local encoder share their states. In: X (B, l, d). Out: H (B, l, d). What differs: the
+the paper; the global and the local encoder share their states. In: X (B, l, d). Out: H (B, l, d). Differences: the
 item embeddings are given and tied, and the losses are foster's own.
 """
 
@@ -18,9 +18,9 @@ from foster_cli.models.backbones.gru4rec import GRU
 
 
 class NARM(Backbone):
-    """`layers` GRUs, then attention; dropout on X and on c_t (`heads` and `length` have no part in it).
+    """`layers` GRUs, then attention; dropout on X and on c_t. `heads` and `length` are unused.
 
-    Weights are Glorot uniform from the generator. `forward` takes O(B l^2 d) memory, as additive attention does.
+    Weights are Glorot uniform from `rng`. `forward` takes O(B l^2 d) memory, as additive attention does.
     """
 
     attends = False
@@ -43,7 +43,7 @@ class NARM(Backbone):
         return x
 
     def last(self, x: Tensor, last: Tensor) -> Tensor:
-        """H (B, d) at positions `last` (B,): equal to `forward` there, without the other positions' attention."""
+        """H (B, d) at positions `last` (B,); equals `forward` there, without attention at the other positions."""
         h = self.states(x)
         own = h[torch.arange(len(h), device=h.device), last]
         seen = torch.arange(h.shape[1], device=h.device)[None, :] <= last[:, None]

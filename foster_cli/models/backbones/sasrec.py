@@ -1,7 +1,7 @@
 """SASRec (Kang and McAuley 2018): causal self-attention over item embeddings, tied with the output.
 
-In: X (B, l, d), l <= L, item embeddings from the left, position 0 the oldest. Out: H (B, l, d); the score of
-item i after position t is H[:, t] . e_i. Padding stands on the right and needs no mask under causal attention.
+In: X (B, l, d), l <= L, item embeddings, the oldest at position 0. Out: H (B, l, d); the score of item i after
+position t is H[:, t] . e_i. Padding is on the right and needs no mask, because attention is causal.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class Block(nn.Module):
         return self.feed_forward(x)
 
     def by_head(self, x: Tensor) -> Tensor:
-        """(B, l, d) -> (B, heads, l, d / heads), as a view: its gradient is not copied before it is joined."""
+        """(B, l, d) -> (B, heads, l, d / heads), as a view, so that its gradient needs no extra copy."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """The second half, position by position."""
+        """The second half of the block, x + feed-forward(norm(x)), at every position."""
         return x + self.dropout(self.down(self.dropout(F.relu(self.up(self.norm2(x))))))
 
     def at(self, x: Tensor, last: Tensor) -> Tensor:
-        """(B, l, d), positions `last` (B,) -> (B, d): what `forward` gives there, at a third of the work."""
+        """(B, l, d), positions `last` (B,) -> (B, d): equals `forward` there, at a third of the work."""
         b, size, d = x.shape
         row = torch.arange(b, device=x.device)
         y = self.norm1(x)
@@ -56,7 +56,7 @@ class Block(nn.Module):
 
 
 class SASRec(Backbone):
-    """Positions, blocks, final norm. Initial weights N(0, 0.02^2) from the generator that is passed in."""
+    """Positions, blocks, final norm. Initial weights are N(0, 0.02^2) from `rng`."""
 
     def __init__(self, width: int, length: int, layers: int, heads: int, dropout: float, rng: torch.Generator) -> None:
         super().__init__(dropout)
@@ -67,7 +67,7 @@ class SASRec(Backbone):
         normal_weights(self, rng)
 
     def last(self, x: Tensor, last: Tensor) -> Tensor:
-        """H (B, d) at positions `last` (B,): equal to `forward` there, for ranking."""
+        """H (B, d) at positions `last` (B,), for ranking; equals `forward` there."""
         x = self.dropout(x * self.scale + self.position[: x.shape[1]])
         for block in self.blocks[:-1]:
             x = block(x)

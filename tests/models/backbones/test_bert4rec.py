@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from weights import enlarged
 
 from foster_cli.models.backbones.bert4rec import BERT4Rec, Block
 
@@ -14,11 +15,7 @@ B, L, D = 3, 6, 8
 
 def _model(layers: int, heads: int) -> BERT4Rec:
     model = BERT4Rec(D, L, layers, heads, 0.0, torch.Generator().manual_seed(0))
-    rng = torch.Generator().manual_seed(9)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(torch.empty_like(p).normal_(0.0, 0.3, generator=rng))
-    return model.double().eval()
+    return enlarged(model).double().eval()
 
 
 def _encoder(block: Block, heads: int) -> nn.TransformerEncoderLayer:

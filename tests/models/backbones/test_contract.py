@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from weights import enlarged
 
 from foster_cli.errors import FosterError
 from foster_cli.models.backbones import BACKBONES, make_backbone
@@ -26,11 +27,7 @@ def _x(seed: int = 0, length: int = L) -> Tensor:
 def _made(name: str, layers: int = 2, heads: int = 2, dropout: float = 0.0, seed: int = 0) -> Backbone:
     """With weights made larger than at the start, so that every part of it matters to the output."""
     model = make_backbone(name, D, L, layers, heads, dropout, torch.Generator().manual_seed(seed))
-    rng = torch.Generator().manual_seed(9)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(torch.empty_like(p).normal_(0.0, 0.3, generator=rng))
-    return model.double().eval()
+    return enlarged(model).double().eval()
 
 
 @every
@@ -167,16 +164,17 @@ def test_an_unknown_name_is_an_error_with_the_choices() -> None:
 
 
 def test_the_help_names_every_backbone() -> None:
-    import inspect
+    from dataclasses import fields
     from typing import get_args, get_type_hints
 
     from foster_cli.commands import distill, eval
-    from foster_cli.config import ModelConfig
+    from foster_cli.settings import ModelConfig
 
     for command in (distill.command, eval.command):
         option = get_args(get_type_hints(command, include_extras=True)["backbone"])[-1]
         assert all(name in option.help for name in BACKBONES)
-    assert all(f"`{name}`" in inspect.getsource(ModelConfig) for name in BACKBONES)
+    (field,) = (f for f in fields(ModelConfig) if f.name == "backbone")
+    assert all(name in field.metadata["help"] for name in BACKBONES)
 
 
 def test_parts_of_a_large_batch_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:

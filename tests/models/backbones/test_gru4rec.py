@@ -6,34 +6,17 @@ import math
 
 import numpy as np
 import torch
+from by_hand import gru
+from weights import enlarged
 
 from foster_cli.models.backbones.gru4rec import GRU, GRU4Rec
 
 D, L = 5, 4
 
 
-def gru_by_hand(layer: GRU, x: np.ndarray) -> np.ndarray:
-    """h (l, d) of x (l, d): reset, update and new gate, in numpy."""
-    W, R, bw, br = (p.detach().numpy() for p in layer.gru.parameters())
-
-    def sigmoid(v: np.ndarray) -> np.ndarray:
-        return 1.0 / (1.0 + np.exp(-v))
-
-    h, out, d = np.zeros(x.shape[1]), [], x.shape[1]
-    for item in x:
-        i, s = W @ item + bw, R @ h + br
-        reset, update = sigmoid(i[:d] + s[:d]), sigmoid(i[d : 2 * d] + s[d : 2 * d])
-        h = (1 - update) * np.tanh(i[2 * d :] + reset * s[2 * d :]) + update * h
-        out.append(h)
-    return np.stack(out)
-
-
 def _model(layers: int) -> GRU4Rec:
     model = GRU4Rec(D, L, layers, 1, 0.0, torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(torch.empty_like(p).normal_(0.0, 0.3, generator=torch.Generator().manual_seed(1)))
-    return model.double().eval()
+    return enlarged(model).double().eval()
 
 
 def test_forward_is_the_gru_equations() -> None:
@@ -45,7 +28,7 @@ def test_forward_is_the_gru_equations() -> None:
             h = x[b].numpy() * math.sqrt(D)
             for layer in model.layers:
                 assert isinstance(layer, GRU)
-                h = gru_by_hand(layer, h)
+                h = gru(layer, h)
             np.testing.assert_allclose(found[b], h, rtol=1e-10, atol=1e-12)
 
 

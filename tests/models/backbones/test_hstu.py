@@ -7,16 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from by_hand import layer_norm
+from weights import enlarged
 
 from foster_cli.models.backbones.hstu import HSTU, Unit
 
 D, L = 8, 6
-
-
-def _norm(x: np.ndarray, norm: torch.nn.LayerNorm) -> np.ndarray:
-    centred = x - x.mean(-1, keepdims=True)
-    scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + norm.eps)
-    return scaled * norm.weight.detach().numpy() + norm.bias.detach().numpy()
 
 
 def _silu(x: np.ndarray) -> np.ndarray:
@@ -27,7 +23,7 @@ def _by_hand(model: HSTU, x: np.ndarray, heads: int) -> np.ndarray:
     x = x * math.sqrt(D) + model.position.detach().numpy()[: len(x)]
     for unit in model.units:
         assert isinstance(unit, Unit)
-        u, v, q, k = np.split(_silu(_norm(x, unit.norm) @ unit.uvqk.weight.detach().numpy().T), 4, axis=1)
+        u, v, q, k = np.split(_silu(layer_norm(x, unit.norm) @ unit.uvqk.weight.detach().numpy().T), 4, axis=1)
         r = unit.relative.detach().numpy()[0]
         attended = np.zeros_like(x)
         for h in range(heads):
@@ -35,19 +31,15 @@ def _by_hand(model: HSTU, x: np.ndarray, heads: int) -> np.ndarray:
             for t in range(len(x)):
                 for j in range(t + 1):
                     attended[t, part] += _silu(q[t, part] @ k[j, part] + r[t - j]) / L * v[j, part]
-        gated = _norm(attended, unit.norm_attended) * u
+        gated = layer_norm(attended, unit.norm_attended) * u
         x = x + gated @ unit.out.weight.detach().numpy().T + unit.out.bias.detach().numpy()
-    return _norm(x, model.norm)
+    return layer_norm(x, model.norm)
 
 
 @pytest.mark.parametrize(("layers", "heads", "size"), [(1, 1, L), (2, 2, L), (2, 4, 3)])
 def test_forward_is_the_published_equations(layers: int, heads: int, size: int) -> None:
     model = HSTU(D, L, layers, heads, 0.0, torch.Generator().manual_seed(0))
-    rng = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(torch.empty_like(p).normal_(0.0, 0.3, generator=rng))
-    model = model.double().eval()
+    model = enlarged(model).double().eval()
     x = torch.randn(2, size, D, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     found = model(x).detach().numpy()
     for b in range(2):

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_gru4rec import gru_by_hand
+from by_hand import gru
 
 from foster_cli.models.backbones.gru4rec import GRU
 from foster_cli.models.backbones.narm import NARM
@@ -25,7 +25,7 @@ def test_forward_is_the_published_equations(layers: int) -> None:
         h = x[b].numpy() * math.sqrt(D)
         for layer in model.layers:
             assert isinstance(layer, GRU)
-            h = gru_by_hand(layer, h)
+            h = gru(layer, h)
         for t in range(L):
             local = np.zeros(D)
             for j in range(t + 1):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from by_hand import layer_norm
+from weights import enlarged
 
 from foster_cli.models.backbones.sasrec import SASRec
 
@@ -17,16 +19,7 @@ def _x(seed: int = 0) -> torch.Tensor:
 
 def _sasrec(dropout: float = 0.0, seed: int = 0) -> SASRec:
     model = SASRec(D, L, 2, 2, dropout, torch.Generator().manual_seed(seed))
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(torch.empty_like(p).normal_(0.0, 0.3, generator=torch.Generator().manual_seed(9)))
-    return model.double()
-
-
-def _layer_norm(x: np.ndarray, norm: torch.nn.LayerNorm) -> np.ndarray:
-    centred = x - x.mean(-1, keepdims=True)
-    scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + norm.eps)
-    return scaled * norm.weight.detach().numpy() + norm.bias.detach().numpy()
+    return enlarged(model).double()
 
 
 def _by_hand(model: SASRec, x: np.ndarray) -> np.ndarray:
@@ -37,7 +30,7 @@ def _by_hand(model: SASRec, x: np.ndarray) -> np.ndarray:
 
     x = x * np.sqrt(D) + model.position.detach().numpy()[: len(x)]
     for block in model.blocks:
-        qkv = affine(block.qkv, _layer_norm(x, block.norm1))
+        qkv = affine(block.qkv, layer_norm(x, block.norm1))
         q, k, v = qkv[:, :D], qkv[:, D : 2 * D], qkv[:, 2 * D :]
         attended = np.zeros_like(x)
         for h in range(2):
@@ -47,8 +40,8 @@ def _by_hand(model: SASRec, x: np.ndarray) -> np.ndarray:
                 weight /= weight.sum()
                 attended[t, part] = sum(weight[u] * v[u, part] for u in range(t + 1))
         x = x + affine(block.out, attended)
-        x = x + affine(block.down, np.maximum(affine(block.up, _layer_norm(x, block.norm2)), 0.0))
-    return _layer_norm(x, model.norm)
+        x = x + affine(block.down, np.maximum(affine(block.up, layer_norm(x, block.norm2)), 0.0))
+    return layer_norm(x, model.norm)
 
 
 def test_forward_is_the_published_equations() -> None:

@@ -1,0 +1,300 @@
+"""Makes command-line options from the fields of the settings, and `Settings` from what was typed.
+
+The decorator `asks` replaces a command's parameter of type `Asked` by options: those that the fields in `settings.py`
+define for the command, and those of the run (--device, --cache, --json). Typed options override a settings file
+(`--settings FILE`). Imports no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import math
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+from typer.core import TyperCommand
+
+from foster_cli.errors import FosterError
+from foster_cli.settings import SECTIONS, PrepareSettings, Settings, from_dict, is_number
+
+if TYPE_CHECKING:
+    from foster_cli.session import Session
+
+#: The context of a command that is called as a function: nothing was typed.
+NO_CONTEXT = typer.Context(TyperCommand("none"))
+#: The order of the options in --help, and the heading of each group.
+GROUPS = {
+    "distill": "Distillation", "student": "Training on the synthetic set", "model": "Recommender",
+    "train": "Training on real data", "": "Run", "prepare": "Columns",
+}  # fmt: skip
+
+
+def opt(flag: str, text: str, **more: Any) -> Any:
+    """An option with one name."""
+    return typer.Option(flag, help=text, **more)
+
+
+Device = Annotated[str, opt("--device", "cpu, cuda, cuda:N, mps or auto (cuda, else cpu).", rich_help_panel="Run")]
+Cache = Annotated[
+    bool, opt("--cache/--no-cache", "Reuse cached teachers and encoded texts; without it, train again.",
+              rich_help_panel="Run"),
+]  # fmt: skip
+Json = Annotated[bool, opt("--json", "Print JSON instead of text.", rich_help_panel="Run")]
+DATA_HELP = "A prepared parquet file, or raw tables (interactions, or interactions and items)."
+Data = Annotated[list[Path], typer.Argument(metavar="DATA", help=DATA_HELP)]
+Moved = Annotated[
+    list[Path] | None, opt("--data", "The data that the bundle was distilled from, if they have moved (repeatable).")
+]
+Seeds = Annotated[int, opt("--seeds", "Fresh models per trained row; more narrow the intervals.", min=1)]
+K = Annotated[str, opt("--k", "Cut-offs k of R@k and N@k, comma-separated.")]
+SettingsFile = Annotated[
+    Path | None, opt("--settings", "A settings file, such as foster tune writes; typed options override it.")
+]
+#: The options of a run with their defaults.
+RUN: dict[str, tuple[Any, Any]] = {"device": (Device, "auto"), "cache": (Cache, True), "json": (Json, False)}
+
+
+class Field(NamedTuple):
+    """A field of the settings that is an option. `name`: the parameter's name; `text`: see `settings.option`."""
+
+    section: str
+    field: str
+    name: str
+    flag: str
+    text: str | None
+    default: Any
+    parameter: inspect.Parameter
+
+
+def _option(section: str, of: dataclasses.Field[Any], hint: Any) -> Field:
+    meta, default = of.metadata, of.default
+    name = meta["flag"].split("/")[0].removeprefix("--").replace("-", "_")
+    if meta["text"] == "items":
+        hint, shown = str, as_text(default)
+    elif meta["text"] == "names":
+        hint, shown = str | None, None
+    else:
+        shown = default
+    annotation = Annotated[hint, opt(meta["flag"], meta["help"], rich_help_panel=GROUPS[section])]
+    parameter = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=shown, annotation=annotation)
+    return Field(section, of.name, name, meta["flag"], meta["text"], default, parameter)
+
+
+def fields(command: str | None = None) -> list[Field]:
+    """The fields that are options of `command` (None: of any), in the order of `GROUPS`."""
+    kinds: dict[str, type] = {**SECTIONS, "prepare": PrepareSettings, "": Settings}
+    found = []
+    for section in GROUPS:
+        hints = typing.get_type_hints(kinds[section])
+        for of in dataclasses.fields(kinds[section]):
+            if of.metadata.get("flag") and (command is None or command in of.metadata["on"]):
+                found.append(_option(section, of, hints[of.name]))
+    return found
+
+
+def as_text(value: Any) -> Any:
+    """The text by which a setting is typed: None is `all`, a tuple is A,B."""
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return "all" if value is None else str(value)
+
+
+def _parsed(f: Field, value: Any) -> Any:
+    """The setting that was typed as `value`. Raises FosterError for a bad value."""
+    if f.text == "items":
+        if value == "all":
+            return None
+        if not is_number(value):
+            raise FosterError(f"{f.flag} {value}: not a number", "use a number such as 512, or all")
+        return int(value)
+    if f.text == "names" and value is not None:
+        names = tuple(part.strip() for part in value.split(",") if part.strip())
+        if not names:
+            raise FosterError(f"{f.flag} names no column", f"use for example {f.flag} title,categories")
+        return names
+    return value
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The values of a command line's options that are made from fields. `typed`: the names of all options that were
+    typed, including the command's own options."""
+
+    settings: Settings = field(default_factory=Settings)
+    typed: frozenset[str] = frozenset()
+    device: str = "auto"
+    use_cache: bool = True
+    json: bool = False
+
+    def session(self, device: str | None = None, events: bool = False) -> Session:
+        """A session on `device` (None: by --device), with a note if plain PyTorch replaces the compiled extension.
+
+        `events`: with --json, stdout carries the events of the run. Otherwise stdout carries only the command's answer.
+        Raises FosterError for an unavailable device, or a bad value of `FOSTER_OPS`.
+        """
+        from foster_cli import ops
+        from foster_cli.console import Console
+        from foster_cli.runtime import pick_device
+        from foster_cli.session import Session
+
+        session = Session(Console(json_mode=self.json and events), pick_device(device or self.device), self.use_cache)
+        reason = ops.fallback(session.device)
+        if reason is not None:
+            session.console.note(f"plain PyTorch does the work of the compiled ops: {reason}")
+        return session
+
+    def with_method(self, method: str) -> Asked:
+        """The same values with the method `method` of `baselines.METHODS`."""
+        return replace(self, settings=replace(self.settings, method=method))
+
+    def beneath(self, path: Path | None) -> Asked:
+        """The same, with the values of the settings file `path` for untyped options. Raises FosterError like `read`."""
+        found = {} if path is None else read(path)
+        flags = {(f.section, f.field): f.name for f in fields()}
+        given = {
+            section: replace(
+                getattr(self.settings, section),
+                **{key: value for key, value in values.items() if flags.get((section, key)) not in self.typed},
+            )
+            for section, values in found.items()
+        }
+        return replace(self, settings=replace(self.settings, **given))
+
+    def check_same(self, began: Settings, known: dict[str, Any]) -> None:
+        """Raise FosterError for the first typed option that differs from the settings that the run began with.
+
+        `known`: the run's values of --device and --cache, if known; only these are compared.
+        """
+        _same("method" in self.typed, "--method", self.settings.method, began.method)
+        for f in fields("distill"):
+            holder = began if f.section == "" else getattr(began, f.section)
+            here = self.settings if f.section == "" else getattr(self.settings, f.section)
+            _same(f.name in self.typed, f.flag, _shown(f, getattr(here, f.field)), _shown(f, getattr(holder, f.field)))
+        for name, value in known.items():
+            here = {"device": self.device, "cache": self.use_cache}.get(name)
+            _same(name in self.typed, f"--{name}", here, value)
+
+
+def _shown(f: Field, value: Any) -> Any:
+    return as_text(value) if f.text == "items" or isinstance(value, tuple) else value
+
+
+def _same(typed: bool, flag: str, here: Any, began: Any) -> None:
+    if typed and here != began:
+        name = "--" + flag.split("/")[0].removeprefix("--")
+        raise FosterError(f"{name} {here}: the run began with {began}", "leave it out, or begin anew")
+
+
+def typed_names(ctx: typer.Context, names: Sequence[str]) -> frozenset[str]:
+    """The names of the options that were typed."""
+    sources = {name: ctx.get_parameter_source(name) for name in names}
+    return frozenset(name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE")
+
+
+def asks(command: str, *run: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator: replaces the parameter of type `Asked` by the options of `command`'s fields and of `RUN[run]`."""
+    made = fields(command)
+    extra = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=RUN[name][1], annotation=RUN[name][0])
+        for name in run
+    ]
+    context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, default=NO_CONTEXT, annotation=typer.Context)
+
+    def decorate(body: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(body, eval_str=True).parameters.values() if p.name != "asked"]
+        first = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        prepared = [f.parameter for f in made if f.section == "prepare"]
+        signature = inspect.Signature(
+            [*first, *(f.parameter for f in made if f.section != "prepare"), *extra, *prepared, context]
+        )
+
+        def called(**given: Any) -> None:
+            bound = signature.bind(**given)
+            bound.apply_defaults()
+            values = bound.arguments
+            sections: dict[str, dict[str, Any]] = {}
+            for f in made:
+                sections.setdefault(f.section, {})[f.field] = _parsed(f, values[f.name])
+            settings = Settings(
+                **sections.pop("", {}),
+                **{name: from_dict({**SECTIONS, "prepare": PrepareSettings}[name], v) for name, v in sections.items()},
+            )
+            typed = typed_names(values["ctx"], [p for p in signature.parameters if p != "ctx"])
+            asked = Asked(
+                settings, typed, values.get("device", "auto"), values.get("cache", True), values.get("json", False)
+            )
+            body(**{p.name: values[p.name] for p in own}, asked=asked)
+
+        called.__doc__, called.__name__ = body.__doc__, body.__name__
+        called.__signature__ = signature  # type: ignore[attr-defined]
+        called.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+        return called
+
+    return decorate
+
+
+class Grouped(TyperCommand):
+    """A command whose --help lists the options under headings, in plain text."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write a section for the command's own options, then one for each group."""
+        groups: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                name = getattr(parameter, "rich_help_panel", None) or _heading(parameter)
+                groups.setdefault(name, []).append(record)
+        for name, records in sorted(groups.items(), key=lambda group: group[0] != "Arguments"):
+            if records:
+                with formatter.section(name):
+                    formatter.write_dl(records)
+
+
+def _heading(parameter: Any) -> str:
+    return "Arguments" if parameter.param_type_name == "argument" else "Options"
+
+
+def read(path: Path) -> dict[str, dict[str, Any]]:
+    """The sections of a settings file, {"model": {…}, "train": {…}, "distill": {…}, "student": {…}}. Sections and
+    fields may be missing. Raises FosterError for an unreadable file, unknown keys or wrong types."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+    except OSError as error:
+        raise FosterError(f"--settings {path}: {error.strerror or error}", "name a settings file") from error
+    except (ValueError, RecursionError) as error:
+        raise FosterError(f"--settings {path}: is not JSON ({error})", "use a file that foster tune wrote") from error
+    if not isinstance(content, dict) or not all(isinstance(section, dict) for section in content.values()):
+        raise FosterError(f"--settings {path}: holds no sections", f"use an object with {', '.join(SECTIONS)}")
+    for name, section in content.items():
+        if name not in SECTIONS:
+            raise FosterError(f"--settings {path}: unknown section {name!r}", f"known: {', '.join(SECTIONS)}")
+        try:
+            from_dict(SECTIONS[name], section)
+        except FosterError as error:
+            raise FosterError(f"--settings {path}: {error.message}", error.hint) from error
+        hints = typing.get_type_hints(SECTIONS[name])
+        for key, value in section.items():
+            section[key] = _typed(f"--settings {path}: {name}.{key}", value, hints[key])
+    return content
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _typed(where: str, value: Any, hint: Any) -> Any:
+    """`value` if it has the type of the field, with int turned into float. Raises FosterError for another type."""
+    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) not in allowed or (isinstance(value, float) and not math.isfinite(value)):
+        words = {float: "a number", int: "a whole number", str: "a text", bool: "true or false", type(None): "null"}
+        raise FosterError(f"{where} is {json.dumps(value)[:60]}", f"use {' or '.join(words[kind] for kind in allowed)}")
+    return value

@@ -1,0 +1,84 @@
+"""Algorithm 1: inner steps on D~, and the training of a fresh recommender by repeating them.
+
+L_in(D~, phi) = mean KL(P[:, 1:] || softmax over S of SeqRec_phi(P[:, :-1] E_S) E_S^T), in nats (Eq. 18 to 21).
+With `--targets own`, `Reading` gives the inputs and targets instead of P[:, :-1] and P[:, 1:].
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from foster_cli.console import TRAINING, Stage
+from foster_cli.data.windows import Cases
+from foster_cli.models.recommender import Recommender
+from foster_cli.ops import soft_embed, soft_kl
+from foster_cli.runtime import adamw, generator
+from foster_cli.settings import StudentConfig
+from foster_cli.synthetic.reading import PAPER, Reading, SyntheticSet, mixed
+from foster_cli.train.average import Average
+from foster_cli.train.fit import Best, Fit, check_finite
+
+
+def inner_loss(
+    phi: Recommender, Q: Tensor, V: Tensor, S: Tensor, reading: Reading = PAPER, mixing: Tensor | None = None
+) -> Tensor:
+    """L_in of Q (M, rows, d) under phi on the items S: a scalar with gradients to phi and Q.
+
+    `mixing` (B, M), from `reading.draw`: the weights of B mixed users to train on; None: train on the M users.
+    """
+    read, goal = reading.parts(Q)
+    V_S, E_S = V[S], phi.embed(S)
+    V_R, E_R = (V_S, E_S) if reading.items is None else (V[reading.items], phi.embed(reading.items))
+    H = phi(mixed(mixing, soft_embed(read, V_R, E_R)))
+    return soft_kl(mixed(mixing, goal), V_S, H, E_S).mean()
+
+
+def inner_steps(
+    phi: Recommender, D: SyntheticSet, count: int, optimizer: torch.optim.Optimizer, rng: torch.Generator,
+    average: Average | None = None,
+) -> float:  # fmt: skip
+    """Take `count` steps of Algorithm 1 on phi, each with a fresh S; return the last loss. NotFinite for NaN or Inf."""
+    value = float("nan")
+    for _ in range(count):
+        S, mixing = D.subset(rng), D.reading.draw(len(D.Q), rng)
+        loss = inner_loss(phi, D.Q, D.V, S, D.reading, mixing)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if average is not None:
+            average.update()
+        value = loss.item()
+        check_finite(value, "the inner loss")
+    return value
+
+
+def fit_synthetic(
+    phi: Recommender, D: SyntheticSet, valid: Cases, config: StudentConfig, seed: int,
+    stage: Stage = TRAINING,
+) -> Fit:  # fmt: skip
+    """Train a fresh phi on D~ and leave it in its best validated state (averaged weights; step 0 is a candidate)."""
+    began = time.perf_counter()
+    rng = generator(seed, "student")
+    fit = Fit()
+    average = Average(phi, config.average)
+    best = Best(average.model, valid, fit)
+    best.check(0)
+    optimizer = adamw(phi.groups(config.lr, config.encoder_lr), weight_decay=config.weight_decay)
+    phi.train(config.dropout)
+    with stage.progress(config.steps) as bar:
+        step = 0
+        while step < config.steps:
+            size = min(config.check_every, config.steps - step)
+            loss = inner_steps(phi, D, size, optimizer, rng, average)
+            step += size
+            best.check(step, loss=loss)
+            bar.at(step, f"loss {loss:.3f} valid R@10 {fit.history[-1]['R@10']:.4f}")
+            if best.stale >= config.patience:
+                break
+    phi.restore(best.state)
+    phi.eval()
+    fit.seconds = time.perf_counter() - began
+    return fit

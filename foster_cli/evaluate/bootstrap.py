@@ -1,0 +1,56 @@
+"""The bootstrap of the confidence intervals: users are resampled, because the cases of one user are not independent.
+
+In: a value for each case (C,). Out: its mean in each resample (B,).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Float = npt.NDArray[np.float64]
+Int = npt.NDArray[np.int64]
+
+#: Number of bootstrap counts that are drawn, or multiplied, at once.
+BLOCK = 1 << 24
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Resampling weights: `weights` (B, users) counts each user's draws; `user` (C,) in 0…users-1.
+
+    Counts are stored as bytes. More than 255 does not occur: it would take as many draws of one user in a resample,
+    where the mean is one draw per user.
+    """
+
+    weights: npt.NDArray[np.uint8]
+    user: Int
+
+    @classmethod
+    def of(cls, user: Int, draws: int, rng: np.random.Generator) -> Bootstrap:
+        """B = `draws` resamples of the cases' users, with replacement."""
+        _, index = np.unique(user, return_inverse=True)
+        users = int(index.max()) + 1
+        weights, even = np.empty((draws, users), np.uint8), np.full(users, 1.0 / users)
+        for rows in _blocks(draws, users):
+            weights[rows] = rng.multinomial(users, even, size=rows.stop - rows.start)
+        return cls(weights, index)
+
+    def means(self, value: Float) -> Float:
+        """Mean of `value` (C,) in each resample, (B,)."""
+        users = self.weights.shape[1]
+        total = np.bincount(self.user, weights=value, minlength=users)
+        count = np.bincount(self.user, minlength=users).astype(np.float64)
+        out = np.empty(len(self.weights))
+        for rows in _blocks(*self.weights.shape):
+            drawn = self.weights[rows].astype(np.float64)
+            out[rows] = (drawn @ total) / (drawn @ count)
+        return out
+
+
+def _blocks(draws: int, users: int) -> list[slice]:
+    """The draws in blocks of about `BLOCK` counts."""
+    size = max(1, BLOCK // users)
+    return [slice(a, min(a + size, draws)) for a in range(0, draws, size)]

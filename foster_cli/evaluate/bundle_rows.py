@@ -1,0 +1,192 @@
+"""Evaluates a bundle: reads its settings from the manifest, trains the rows, returns one JSON-able result."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from foster_cli.bundle import SUMS, Bundle
+from foster_cli.data.schema import Dataset
+from foster_cli.data.windows import Windows
+from foster_cli.distill.checks import check_model
+from foster_cli.errors import FosterError
+from foster_cli.evaluate.cells import Cells, as_cell, as_row, base_fields
+from foster_cli.evaluate.rows import ROWS, Row, RowCache, held_out, make_now, rows, summarise
+from foster_cli.models.source import find_encoder
+from foster_cli.ops.precision import matmul_precision
+from foster_cli.runtime import machine
+from foster_cli.session import Session
+from foster_cli.settings import ModelConfig, Settings, StudentConfig, is_number, positive
+from foster_cli.synthetic.reading import SyntheticSet
+from foster_cli.synthetic.subset import make_subset
+from foster_cli.train.task import Task, make_task
+
+
+def bundle_task(
+    bundle: Bundle, data: Dataset, model: ModelConfig, session: Session, other_encoder: bool = False
+) -> Task:
+    """The task for training on a bundle. Raises FosterError if the catalogue or the text encoder is not the bundle's.
+
+    `other_encoder`: `model` names another encoder on purpose.
+    """
+    if data.catalogue.ids != bundle.item_ids:
+        raise FosterError(f"{bundle.path} is of another catalogue than the data", "name its data: --data FILE")
+    made, stated = Settings.of_manifest(bundle.manifest), bundle.manifest["encoder"]
+    if made.model.items == "text" and not other_encoder:
+        found = find_encoder(made.model.encoder, made.model.pooling).hash
+        if found != stated["hash"]:
+            raise FosterError(
+                f"the encoder {made.model.encoder} is another than the bundle was made with "
+                f"({found[:12]}… instead of {stated['hash'][:12]}…)",
+                f"install revision {stated['revision']}, or evaluate with another: foster eval --encoder",
+            )
+    return make_task(data, model, made.distill.length, session)
+
+
+@dataclass(frozen=True)
+class Other:
+    """Settings that replace the bundle's in an evaluation; None: the bundle's own.
+
+    For another encoder, `pooling` None is the pooling it was trained with. `train_layers` alone turns LoRA off.
+    `width`: a number, or `own`, that of the encoder. `student_steps` and `student_patience`: how long a fresh model
+    trains on the synthetic set (`StudentConfig.steps`, `.patience`); another recommender may need more.
+    """
+
+    backbone: str | None = None
+    encoder: str | None = None
+    pooling: str | None = None
+    train_layers: str | None = None
+    lora: int | None = None
+    lora_alpha: float | None = None
+    width: str | None = None
+    precision: str | None = None
+    student_steps: int | None = None
+    student_patience: int | None = None
+
+    def student(self, own: StudentConfig) -> StudentConfig:
+        """`own` with the replacements. Raises FosterError for a number below 1."""
+        for option, value in (("--student-steps", self.student_steps), ("--student-patience", self.student_patience)):
+            if value is not None:
+                positive(option, value)
+        return dataclasses.replace(
+            own, steps=self.student_steps or own.steps, patience=self.student_patience or own.patience
+        )
+
+    def of(self, model: ModelConfig) -> ModelConfig:
+        """`model` with the replacements. Raises FosterError for a value that is unknown or does not fit the others."""
+        asked: dict[str, Any] = {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if value is not None and name not in ("width", "student_steps", "student_patience")
+        }
+        if self.encoder is not None:
+            asked = {"pooling": None, **asked}
+        if self.train_layers is not None or self.lora is not None:
+            asked = {"lora": None, "lora_alpha": None, **asked}
+        if self.train_layers in ("none", "all") and self.lora is None:
+            asked |= {"cache_precision": None}
+        if self.width is not None:
+            if self.width != "own" and not is_number(self.width):
+                raise FosterError(f"--width {self.width}: not a number", "use a number such as 128, or own")
+            asked |= {"width": None if self.width == "own" else int(self.width)}
+        changed = dataclasses.replace(model, **asked)
+        check_model(changed)
+        return changed
+
+    def settings(self, made: Settings) -> Settings:
+        """The settings of a bundle with the replacements."""
+        return dataclasses.replace(made, model=self.of(made.model), student=self.student(made.student))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The options of an evaluation. `names`: rows; `seeds`: number of models per row, from the bundle's seed on; `ks`:
+    cut-offs; `mask_seen`: items that the user already has are not ranked; `other`: recommenders that are not the
+    bundle's own (Table 4); `resumable`: finished rows are stored during the run."""
+
+    names: tuple[str, ...] = ROWS
+    seeds: int = 3
+    ks: tuple[int, ...] = (10, 20)
+    mask_seen: bool = False
+    other: Other = Other()
+    resumable: bool = True
+
+
+@contextmanager
+def row_cache(bundle: Bundle, fields: dict[str, Any], session: Session) -> Iterator[RowCache]:
+    """Store each seed of a row in the folder `<bundle>.eval` until the evaluation is complete. Rows of an interrupted
+    one with the same `fields` are read from there. If the folder cannot be made, nothing is stored, with a note."""
+    path, console = bundle.path.resolve(), session.console
+    folder = path.with_name(path.name + ".eval")
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        console.note(f"{folder}: {error.strerror or error}; an interrupted evaluation begins anew")
+        yield make_now
+        return
+    cells, used = Cells(folder, console), []
+
+    def cached(name: str, seed: int, make: Callable[[], Row]) -> Row:
+        own = {**fields, "row": name, "seed": seed}
+        used.append(cells.path(f"{name}-s{seed}", own))
+        return as_row(cells.cell(f"{name}-s{seed}", own, lambda: as_cell(make())))
+
+    try:
+        yield cached
+        for stem in used:
+            for ending in (".json", ".safetensors"):
+                stem.with_name(stem.name + ending).unlink(missing_ok=True)
+    except KeyboardInterrupt:
+        console.note(f"interrupted; the same command continues with what is stored in {folder}")
+        raise
+    finally:
+        with contextlib.suppress(OSError):  # another evaluation of the bundle stores something there
+            folder.rmdir()
+
+
+def evaluate_bundle(bundle: Bundle, data: Dataset, asked: Evaluation, session: Session) -> dict[str, Any]:
+    """The JSON of `foster eval`: data, cases, rows, paired differences.
+
+    Raises FosterError for an unknown backbone or encoder, or if the catalogue or the text encoder is not the bundle's.
+    """
+    m, made = bundle.manifest, Settings.of_manifest(bundle.manifest)
+    settings, other_encoder = asked.other.settings(made), asked.other.encoder is not None
+    if bundle.windows is not None and settings.student != made.student:
+        raise FosterError(
+            f"{bundle.path} holds real sequences, which --student-steps and --student-patience are not for",
+            "leave them out: validation says when their training ends",
+        )
+    with matmul_precision(settings.model.precision, session.device):
+        task = bundle_task(bundle, data, settings.model, session, other_encoder)
+        seeds = [made.seed + i for i in range(asked.seeds)]
+        test = held_out(task, asked.mask_seen, min(asked.ks))
+        source = training_source(bundle, settings, session.device)
+        sums = (bundle.path / SUMS).read_text(encoding="utf-8")
+        fields = {
+            **base_fields(settings, data, session.device), "threads": torch.get_num_threads(), "bundle": sums,
+            "mask_seen": asked.mask_seen, "k": min(asked.ks), "student": dataclasses.asdict(settings.student),
+        }  # fmt: skip
+        with row_cache(bundle, fields, session) if asked.resumable else nullcontext(make_now) as cache:
+            found = rows(task, test, source, settings, asked.names, seeds, cache)
+    return {
+        "data": {"name": data.name, "hash": data.hash}, "bundle": str(bundle.path), "method": m["method"],
+        "backbone": {"distilled": made.model.backbone, "evaluated": settings.model.backbone},
+        "encoder": {"distilled": m["encoder"], "evaluated": task.encoder_identity()},
+        **summarise(found, test, asked.ks, seeds), "mask_seen": asked.mask_seen,
+        "settings": {**settings.sections(), "train": m["train"], "distill": m["distill"]}, "machine": machine(),
+    }  # fmt: skip
+
+
+def training_source(bundle: Bundle, settings: Settings, device: torch.device) -> SyntheticSet | Windows:
+    """The training data: the bundle's synthetic set on `device`, or the real windows of a coreset."""
+    if bundle.windows is not None:
+        return bundle.windows
+    V = bundle.V.to(device)
+    subset = make_subset(settings.distill, V, settings.seed, settings.student)
+    return SyntheticSet(bundle.Q.to(device), V, subset, bundle.reading.to(device))

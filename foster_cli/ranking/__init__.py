@@ -1,0 +1,1 @@
+"""Metrics of a rank, and the full ranking of held-out cases."""

@@ -1,0 +1,1 @@
+"""The synthetic set: its Tucker factors, and how training reads them."""

@@ -1,0 +1,72 @@
+"""What distillation and evaluation share: data, windows, validation cases and a factory of fresh recommenders.
+
+In: a `Dataset`, the recommender's settings, a `Session`. Out: a `Task`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foster_cli.data.schema import Dataset
+from foster_cli.data.windows import Cases, Windows, evaluation_cases, training_windows
+from foster_cli.models.encoder import build_text_encoder
+from foster_cli.models.recommender import Factory, recommender_factory
+from foster_cli.models.source import EncoderSource, find_encoder
+from foster_cli.session import Session
+from foster_cli.settings import ModelConfig
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that a training needs. `length` is L. `source` is None if items are identified by ids. `fresh` makes
+    an untrained recommender from a seed."""
+
+    data: Dataset
+    source: EncoderSource | None
+    model: ModelConfig
+    length: int
+    session: Session
+    fresh: Factory
+    windows: Windows
+    valid: Cases
+
+    @property
+    def device(self) -> torch.device:
+        """The session's device."""
+        return self.session.device
+
+    def encoder_identity(self) -> dict[str, Any] | None:
+        """The text encoder and its trainable layers, as results record them; None without an encoder."""
+        if self.source is None:
+            return None
+        learns = {"train_layers": self.model.train_layers, "pooling": self.source.pooling}
+        return {**self.source.identity(), **learns, **({"lora": self.model.lora} if self.model.lora else {})}
+
+    def text_vectors(self) -> Tensor:
+        """(n, w): the text encoder's own vectors, before any training.
+
+        If items are identified by ids, the encoder that `model` names is loaded just for this call. Raises FosterError
+        if it cannot be found.
+        """
+        text = self.fresh(0).text
+        if text is None:
+            source = find_encoder(self.model.encoder, self.model.pooling)
+            text = build_text_encoder(
+                self.data.catalogue.texts, source, ModelConfig(max_tokens=self.model.max_tokens), self.session
+            )
+        return text.all(self.device)
+
+
+def make_task(data: Dataset, model: ModelConfig, length: int, session: Session) -> Task:
+    """Find the encoder (unless items are ids), cut windows and validation cases, encode the texts.
+
+    Raises FosterError for data, encoder or settings that do not fit.
+    """
+    windows, valid = training_windows(data, length), evaluation_cases(data, "valid", length)
+    source = None if model.items == "id" else find_encoder(model.encoder, model.pooling)
+    fresh = recommender_factory(data, source, model, length, session)
+    return Task(data, source, model, length, session, fresh, windows, valid)

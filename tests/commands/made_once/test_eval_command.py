@@ -1,0 +1,168 @@
+"""`foster eval` interrupted: what was trained is kept beside the bundle until the table is whole.
+
+It takes half a minute; alone: `pytest tests/commands/made_once/test_eval_command.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from calling import Foster, Said, numbers, ok
+from spying import spy
+
+from foster_cli.bench.train import measure
+from foster_cli.console import SILENT
+from foster_cli.distill import algorithm1
+from foster_cli.evaluate import rows
+from foster_cli.train import fit
+
+QUICK = ("--budget", "3", "--length", "6", "--steps", "0", "--epochs", "1", "--draws", "1", "--student-steps", "20",
+         "--check-seeds", "1", "--k-core", "2", "--width", "8")  # fmt: skip
+
+
+@pytest.fixture
+def bundle(folder: Path, foster: Foster, shop: Path, mean_encoder: Path) -> Path:
+    path = folder / "bundle"
+    if not path.exists():
+        code, _, err = foster("distill", shop, *QUICK, "--encoder", mean_encoder, "--out", path)
+        assert code == 0, err
+    return path
+
+
+def _table(said: Said) -> dict[str, Any]:
+    """The JSON of an evaluation, but times and memory."""
+    return numbers(json.loads(ok(said)))
+
+
+def _watch(monkeypatch: pytest.MonkeyPatch, end: str = "") -> list[str]:
+    """The labels of all trainings on a few sequences from now on; the one labelled `end` is interrupted."""
+    seen: list[str] = []
+
+    def saw(given: dict[str, Any]) -> None:
+        seen.append(given["label"])
+        if given["label"] == end:
+            raise KeyboardInterrupt
+
+    spy(monkeypatch, rows, "synthetic_model", saw)
+    spy(monkeypatch, rows, "few_model", saw)
+    return seen
+
+
+def test_an_interrupted_evaluation_goes_on(foster: Foster, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in the second seed; the same command trains the rest, to the same numbers, and leaves nothing behind."""
+    kept = bundle.with_name("bundle.eval")
+    whole = _table(foster("eval", bundle, "--seeds", "2", "--json"))
+    assert not kept.exists()
+    with monkeypatch.context() as patch:
+        seen = _watch(patch, "synthetic, seed 1")
+        code, out, err = foster("eval", bundle, "--seeds", "2", "--json")
+    assert code == 130 and not out and "interrupted" in err and seen == ["synthetic, seed 0", "synthetic, seed 1"]
+    assert [p.name.rsplit("-", 1)[0] for p in kept.glob("*.json")] == ["synthetic-s0"]
+    seen = _watch(monkeypatch)
+    assert _table(foster("eval", bundle, "--seeds", "2", "--json")) == whole
+    assert seen == ["synthetic, seed 1", "random 3", "random 3"] and not kept.exists()
+
+
+@pytest.mark.parametrize(
+    "other", [("--backbone", "gru4rec"), ("--mask-seen",), ("--k", "5,20"), ("--student-steps", "30")]
+)
+def test_another_evaluation_reads_none_of_it(
+    foster: Foster, bundle: Path, monkeypatch: pytest.MonkeyPatch, other: tuple[str, ...]
+) -> None:
+    """What an interrupted one left stays for its own command."""
+    few = ("--rows", "synthetic,untrained", "--seeds", "2")
+    whole = _table(foster("eval", bundle, *few, *other, "--json"))
+    with monkeypatch.context() as patch:
+        _watch(patch, "synthetic, seed 1")
+        assert foster("eval", bundle, *few)[0] == 130
+    seen = _watch(monkeypatch)
+    assert _table(foster("eval", bundle, *few, *other, "--json")) == whole
+    assert seen == ["synthetic, seed 0", "synthetic, seed 1"]
+    seen.clear()
+    ok(foster("eval", bundle, *few))
+    assert seen == ["synthetic, seed 1"] and not bundle.with_name("bundle.eval").exists()
+
+
+def test_a_measured_training_is_not_what_was_kept(
+    foster: Foster, bundle: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`foster bench train` trains anew beside an interrupted evaluation, and leaves what that one has kept."""
+    with monkeypatch.context() as patch:
+        _watch(patch, "synthetic, seed 1")
+        assert foster("eval", bundle, "--seeds", "2", "--rows", "synthetic", "--k", "10")[0] == 130
+    kept = bundle.with_name("bundle.eval")
+    before = sorted(p.name for p in kept.iterdir())
+    seen = _watch(monkeypatch)
+    asked = {"bundle": str(bundle), "paths": None, "row": "synthetic", "seeds": 1, "device": "cpu"}
+    assert measure(asked, SILENT)["train_seconds"] > 0
+    assert seen == ["synthetic, seed 0"] and sorted(p.name for p in kept.iterdir()) == before
+    ok(foster("eval", bundle, "--seeds", "2", "--rows", "synthetic", "--k", "10"))
+
+
+def test_fresh_models_train_as_long_as_is_asked(
+    foster: Foster, bundle: Path, folder: Path, shop: Path, mean_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps are counted where they are taken: all that are allowed, or until patience ends; the bundle has 20."""
+    taken: list[int] = []
+    best = fit.Best.check
+
+    def worse(self: fit.Best, at: int, **extra: float) -> float:
+        found = best(self, at, **extra)
+        self.stale = at // 100  # no validation counts as a better one
+        return found
+
+    spy(monkeypatch, algorithm1, "inner_steps", lambda given: taken.append(given["count"]))
+    monkeypatch.setattr(fit.Best, "check", worse)
+    few, kept = ("--rows", "synthetic", "--seeds", "1"), bundle / "eval.json"
+    for asked, steps in (
+        ((), 20), (("--student-steps", "450", "--student-patience", "9"), 450),
+        (("--student-steps", "450", "--student-patience", "2"), 200), (("--student-patience", "1"), 20),
+    ):  # fmt: skip
+        taken.clear()
+        found = json.loads(ok(foster("eval", bundle, *few, *asked, "--json")))
+        assert sum(taken) == steps
+        named = dict(zip(asked[::2], asked[1::2], strict=True))
+        student = found["settings"]["student"]
+        assert student["steps"] == int(named.get("--student-steps", 20))
+        assert student["patience"] == int(named.get("--student-patience", 3))
+    before = kept.read_bytes() if kept.exists() else None
+    ok(foster("eval", bundle, "--seeds", "1", "--student-steps", "30"))
+    assert (kept.read_bytes() if kept.exists() else None) == before  # it is not the bundle's own table
+    for option in ("--student-steps", "--student-patience"):
+        code, out, err = foster("eval", bundle, option, "0")
+        assert (code, out) == (2, "") and f"{option} 0: out of range" in err
+    users = folder / "users"
+    made = ("--budget", "3", "--epochs", "1", "--k-core", "2", "--width", "8", "--encoder", mean_encoder)
+    ok(foster("distill", shop, "--method", "random", *made, "--out", users))
+    code, out, err = foster("eval", users, "--student-steps", "30")
+    assert (code, out) == (2, "") and "holds real sequences, which --student-steps" in err
+
+
+def test_the_folder_one_stands_in(foster: Foster, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bundle)
+    assert "text_similarity" in ok(foster("eval", ".", "--seeds", "1", "--rows", "text_similarity"))
+
+
+def test_where_the_json_goes_is_looked_at_first(
+    foster: Foster, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = _watch(monkeypatch)
+    (tmp_path / "file").write_text("x")
+    for out, words in ((tmp_path, "is a folder; name a file"), (tmp_path / "file" / "x.json", "file")):
+        code, shown, err = foster("eval", bundle, "--seeds", "1", "--out", out)
+        assert code == 2 and not shown and words in err.splitlines()[-1]
+    code, _, err = foster("eval", bundle, "--rows", ",")
+    assert code == 2 and "--rows: names no row" in err
+    assert not seen and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_where_nothing_can_be_kept_it_says_so(foster: Foster, bundle: Path) -> None:
+    kept = bundle.with_name("bundle.eval")
+    kept.write_text("a file in its place")
+    code, out, err = foster("eval", bundle, "--rows", "synthetic,untrained", "--seeds", "1", "--json")
+    assert code == 0 and json.loads(out)["rows"]
+    assert "bundle.eval: " in err and "an interrupted evaluation begins anew" in err
+    kept.unlink()
