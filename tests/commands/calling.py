@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import typer
+
+from foster_cli.app import app
 
 
 class Said(NamedTuple):
@@ -77,6 +81,36 @@ def one_line(said: Said, *words: str) -> str:
     for word in words:
         assert word in line, line
     return line
+
+
+def headings(text: str) -> dict[str, dict[str, str]]:
+    """What stands under each heading of a --help: the entries in one line each, by their first word."""
+    found: dict[str, list[list[str]]] = {}
+    name = ""
+    for line in text.splitlines():
+        if line.endswith(":") and not line.startswith(" "):
+            name = line.removesuffix(":")
+            found[name] = []
+        elif name and re.match(r"  \S", line):
+            found[name].append(line.split())
+        elif name:
+            found[name][-1].extend(line.split())
+    return {name: {entry[0]: " ".join(entry) for entry in entries} for name, entries in found.items()}
+
+
+def commands() -> dict[str, Any]:
+    """Every command of the app, by what is typed after `foster`."""
+    found: dict[str, Any] = {}
+
+    def walk(group: Any, before: str) -> None:
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                walk(command, f"{before}{name} ")
+            else:
+                found[before + name] = command
+
+    walk(typer.main.get_command(app), "")
+    return found
 
 
 def shop(users: int = 30, items: int = 25) -> pd.DataFrame:

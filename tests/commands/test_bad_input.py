@@ -1,4 +1,7 @@
-"""Bad input: one line that says what is wrong and what to type, exit code 2, nothing half-written."""
+"""Bad input: one line that says what is wrong and what to type, exit code 2, nothing half-written.
+
+It takes half a minute; alone: `pytest tests/commands/test_bad_input.py`.
+"""
 
 from __future__ import annotations
 

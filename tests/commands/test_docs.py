@@ -7,9 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-import typer
-
-from foster_cli.app import app
+from calling import commands
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -18,23 +16,11 @@ BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.M | re.S)
 INLINE = re.compile(r"`(foster [a-z][^`\n]*)`")
 
 
-def _commands() -> dict[str, set[str]]:
-    """Each command (`distill`, `bench train`) with its options."""
-    found: dict[str, set[str]] = {}
-
-    def walk(group: typer.main.TyperGroup, before: str) -> None:
-        for name, command in group.commands.items():
-            if hasattr(command, "commands"):
-                walk(command, f"{before}{name} ")
-            else:
-                options = {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
-                found[f"{before}{name}"] = options | {"--help"}
-
-    walk(typer.main.get_command(app), "")  # type: ignore[arg-type]
-    return found
-
-
-COMMANDS = _commands()
+#: Each command (`distill`, `bench train`) with its options.
+COMMANDS = {
+    name: {"--help", *(o for p in command.params for o in (*p.opts, *p.secondary_opts))}
+    for name, command in commands().items()
+}
 
 
 def _lines(text: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Options made from the fields of the settings: what is typed arrives, a settings file lies beneath it, all is checked.
 
 `test_what_is_typed_arrives` types every option that a field names at every command that offers it: a new field needs no
-test of its own. A new command needs an entry in `DOORS`.
+test of its own. A new command needs an entry in `DOORS`. Alone: `pytest tests/commands/test_from_settings.py`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import typer
-from calling import Foster, one_line
+from calling import Foster, commands, one_line
 from spying import spy
 
-from foster_cli.app import app
 from foster_cli.commands import run, shared
 from foster_cli.commands.from_settings import GROUPS, RUN, Asked, Field, asks, fields, read
+from foster_cli.data import prepare
 from foster_cli.errors import FosterError
 from foster_cli.settings import (
     SECTIONS,
@@ -52,12 +51,6 @@ def _asked(given: dict[str, Any]) -> Settings:
     return settings
 
 
-def _door_of_preprocess() -> Any:
-    from foster_cli.data import prepare
-
-    return prepare
-
-
 #: `begin` and `check` are given an `Asked`, `session` is a method of one, `read_raw` has the columns alone.
 DOORS: dict[str, Door] = {
     "distill": Door(run, "check", _asked),
@@ -67,7 +60,7 @@ DOORS: dict[str, Door] = {
     "tune": Door(shared, "begin", _asked),
     "bench distill": Door(Asked, "session", lambda given: given["self"].settings),
     "preprocess": Door(
-        _door_of_preprocess(), "read_raw", lambda given: Settings(prepare=given["settings"]),
+        prepare, "read_raw", lambda given: Settings(prepare=given["settings"]),
         ("x.csv", "--out", "x.parquet"),
     ),
 }  # fmt: skip
@@ -159,25 +152,15 @@ def test_all_of_them_at_once(arrive: Callable[..., dict[str, Any]]) -> None:
     assert asked.typed == {"data", "method", *given} and asked.settings.method == "td3"
 
 
-def _options() -> dict[str, set[tuple[str, str | None]]]:
-    """Each command with its parameters and the headings they stand under."""
-    found: dict[str, set[tuple[str, str | None]]] = {}
-
-    def walk(group: Any, before: str) -> None:
-        for name, command in group.commands.items():
-            if hasattr(command, "commands"):
-                walk(command, f"{before}{name} ")
-            else:
-                found[before + name] = {(p.name, getattr(p, "rich_help_panel", None)) for p in command.params}
-
-    walk(typer.main.get_command(app), "")
-    return found
+def _of_the_run(command: str) -> set[str]:
+    """The options of a run that a command has; `foster export` has a --device of its own."""
+    return {p.name for p in commands()[command].params if getattr(p, "rich_help_panel", None) == "Run"}
 
 
-@pytest.mark.parametrize("command", [c for c, found in _options().items() if ("device", "Run") in found])
+@pytest.mark.parametrize("command", [c for c in commands() if "device" in _of_the_run(c)])
 def test_the_options_of_the_run_arrive(arrive: Callable[..., dict[str, Any]], command: str) -> None:
     words = DOORS[command].words if command in DOORS else ("x",)
-    has_cache = ("cache", "Run") in _options()[command]
+    has_cache = "cache" in _of_the_run(command)
     plain = arrive(Asked, "session", *command.split(), *words)["self"]
     assert (plain.device, plain.use_cache, plain.json) == ("auto", True, False)
     extra = ("--device", "cuda:7", "--json", *(["--no-cache"] * has_cache))

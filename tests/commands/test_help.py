@@ -1,4 +1,7 @@
-"""`--help` is quick because it loads nothing heavy; a usage error ends with code 2."""
+"""`--help` is quick because it loads nothing heavy; a usage error ends with code 2.
+
+Every command starts a process; alone: `pytest tests/commands/test_help.py`.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from calling import commands, headings
+
+from foster_cli.commands.from_settings import GROUPS, fields
 
 COMMANDS = (
     "preprocess", "sample", "distill", "eval", "compare", "ablate", "sweep", "tune", "report", "export", "doctor",
     "build-ext", "demo", "verify",
 )  # fmt: skip
-BENCHES = ("bench distill", "bench train")
+INNER = ("bench distill", "bench train", "cache list", "cache clear")
 HEAVY = ("torch", "transformers", "pandas", "pyarrow", "sklearn", "numpy")
 CODE = """
 import sys
@@ -31,16 +37,30 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS, *BENCHES])
+@pytest.mark.parametrize("command", ["", *COMMANDS, *INNER])
 def test_help(command: str) -> None:
     done = run(*command.split(), "--help")
     assert done.returncode == 0, done.stderr
     assert done.stderr == "loaded:\n"
     assert "Usage: " in done.stdout
-    if command:
-        assert "Example: foster " + command in done.stdout
-    else:
-        assert all(name in done.stdout for name in (*COMMANDS, "bench"))
+    if not command:
+        assert all(name in done.stdout for name in (*COMMANDS, "bench", "cache"))
+        return
+    assert "Example: foster " + command in done.stdout
+    groups = headings(done.stdout)
+    for f in fields(command):  # each under the heading of its section, and under no other
+        flag = f.flag.split("/")[0]
+        assert [name for name, entries in groups.items() if flag in entries] == [GROUPS[f.section]], flag
+        assert f.parameter.annotation.__metadata__[0].help in groups[GROUPS[f.section]][flag]
+    shown = [name for name in groups if name in GROUPS.values()]
+    assert shown == [name for name in GROUPS.values() if name in shown]
+    options = {p.opts[0] for p in commands()[command].params if p.param_type_name == "option"}
+    listed = [flag for entries in groups.values() for flag in entries if flag.startswith("-")]
+    assert sorted(listed) == sorted({*options, "--help"})
+
+
+def test_every_command_is_here() -> None:
+    assert set(commands()) == {*COMMANDS, *INNER}
 
 
 def test_version() -> None:

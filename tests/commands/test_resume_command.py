@@ -1,6 +1,6 @@
 """`foster distill --resume`: real processes, really killed; what is refused; more steps.
 
-It takes a minute or two; alone: `pytest tests/commands/test_resume_command.py`.
+It takes half a minute or more; alone: `pytest tests/commands/test_resume_command.py`.
 """
 
 from __future__ import annotations

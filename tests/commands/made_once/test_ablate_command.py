@@ -1,6 +1,6 @@
 """`foster ablate` and `foster sweep` from the command line on a tiny shop: what is written, resuming, errors.
 
-It takes a minute or two; alone: `pytest tests/commands/made_once/test_ablate_command.py`.
+It takes half a minute or more; alone: `pytest tests/commands/made_once/test_ablate_command.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from calling import Foster, numbers, read_json
 from spying import never, spy
+from watching import trainings
 
 import foster_cli
 from foster_cli.errors import FosterError
@@ -243,24 +244,17 @@ def test_a_value_more_is_one_bundle_more(
     foster: Foster, folder: Path, swept: Path, common: tuple[str | Path, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Interrupted in that point's last training, then finished; the old points keep their numbers. No picture."""
-    seen: list[str] = []
-
-    def stop(given: dict[str, Any]) -> None:
-        seen.append(given["label"])
-        if given["label"].endswith("seed 1"):
-            raise KeyboardInterrupt
-
     (swept / "sweep.png").unlink()
     given = ("--over", "M=2,3,4", "--no-plot", "--out", swept)
     with monkeypatch.context() as patch:
-        spy(patch, compare._Work, "train_on", stop)
+        seen = trainings(patch, compare, lambda label: label.endswith("seed 1"))
         code, text, err = foster("sweep", *common, *given)
     assert code == 130 and not text and seen == ["budget=4, seed 0", "budget=4, seed 1"]
     before = read_json(swept / "sweep.json")
-    spy(monkeypatch, compare._Work, "train_on", lambda given: seen.append(given["label"]))
+    later = trainings(monkeypatch, compare)
     code, _, err = foster("sweep", *common, *given)
     assert code == 0, err
-    assert seen[2:] == ["budget=4, seed 1"] and not (swept / "sweep.png").exists()
+    assert later == ["budget=4, seed 1"] and not (swept / "sweep.png").exists()
     after = read_json(swept / "sweep.json")
     for name in ("budget=2", "default", "full", "untrained"):
         assert after["rows"][name]["R@10"]["seeds"] == before["rows"][name]["R@10"]["seeds"]
@@ -347,7 +341,7 @@ def test_bad_input_is_one_line(
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_no_matplotlib_is_said_before_anything_isread_json(foster: Foster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_matplotlib_is_said_before_anything_is_read(foster: Foster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     code, out, err = foster("sweep", "nothing.csv", "--over", "budget=1,2")
     assert code == 2 and not out and "pip install 'foster-cli[plot]'" in err and "--no-plot" in err

@@ -1,6 +1,6 @@
 """`foster bench distill` and `foster bench train` on generated data: what is measured, how often, and the files.
 
-It takes a minute; alone: `pytest tests/commands/made_once/test_bench_command.py`.
+It takes half a minute or more; alone: `pytest tests/commands/made_once/test_bench_command.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`foster compare`, end to end: its files, its second run, an interruption, `foster eval` beside it, bad input.
 
-It takes a minute or two; alone: `pytest tests/commands/made_once/test_compare_command.py`.
+It takes half a minute or more; alone: `pytest tests/commands/made_once/test_compare_command.py`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from calling import Foster, numbers
 from spying import never, spy
+from watching import trainings
 
 import foster_cli
 from foster_cli.errors import FosterError
@@ -114,16 +115,9 @@ def test_an_interruption_loses_nothing(
     foster: Foster, done: Path, folder: Path, options: tuple[str | Path, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped in the second method's choice of a rate; then the rest, equal to a run in one go."""
-    calls: list[str] = []
-
-    def stop(given: dict[str, Any]) -> None:
-        calls.append(given["label"])
-        if given["label"].startswith("random"):
-            raise KeyboardInterrupt
-
     out = folder / "stopped"
     with monkeypatch.context() as patch:
-        spy(patch, compare._Work, "train_on", stop)
+        calls = trainings(patch, compare, lambda label: label.startswith("random"))
         code, text, err = foster("compare", *options, "--out", out)
     assert code == 130 and not text and "interrupted" in err
     assert [p.name for p in out.rglob(".*")] == [] and not (out / "compare.json").exists()
@@ -132,8 +126,7 @@ def test_an_interruption_loses_nothing(
     # 3 bundles, 2 validations of the first, 2 rates; the test is not read
     assert len(kept) == 7 and not any("-s0-" in name for name in kept)
 
-    seen: list[str] = []
-    spy(monkeypatch, compare._Work, "train_on", lambda given: seen.append(given["label"]))
+    seen = trainings(monkeypatch, compare)
     code, _, err = foster("compare", *options, "--out", out)
     assert code == 0, err
     assert seen[0] == "random, rate 0.001" and not any(label.startswith("foster, rate") for label in seen)

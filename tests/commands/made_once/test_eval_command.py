@@ -1,6 +1,6 @@
 """`foster eval` interrupted: what was trained is kept beside the bundle until the table is whole.
 
-It takes half a minute; alone: `pytest tests/commands/made_once/test_eval_command.py`.
+It takes half a minute or more; alone: `pytest tests/commands/made_once/test_eval_command.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from calling import Foster, Said, numbers, ok
 from spying import spy
+from watching import trainings
 
 from foster_cli.bench.train import measure
 from foster_cli.console import SILENT
@@ -37,31 +38,17 @@ def _table(said: Said) -> dict[str, Any]:
     return numbers(json.loads(ok(said)))
 
 
-def _watch(monkeypatch: pytest.MonkeyPatch, end: str = "") -> list[str]:
-    """The labels of all trainings on a few sequences from now on; the one labelled `end` is interrupted."""
-    seen: list[str] = []
-
-    def saw(given: dict[str, Any]) -> None:
-        seen.append(given["label"])
-        if given["label"] == end:
-            raise KeyboardInterrupt
-
-    spy(monkeypatch, rows, "synthetic_model", saw)
-    spy(monkeypatch, rows, "few_model", saw)
-    return seen
-
-
 def test_an_interrupted_evaluation_goes_on(foster: Foster, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped in the second seed; the same command trains the rest, to the same numbers, and leaves nothing behind."""
     kept = bundle.with_name("bundle.eval")
     whole = _table(foster("eval", bundle, "--seeds", "2", "--json"))
     assert not kept.exists()
     with monkeypatch.context() as patch:
-        seen = _watch(patch, "synthetic, seed 1")
+        seen = trainings(patch, rows, lambda label: label == "synthetic, seed 1")
         code, out, err = foster("eval", bundle, "--seeds", "2", "--json")
     assert code == 130 and not out and "interrupted" in err and seen == ["synthetic, seed 0", "synthetic, seed 1"]
     assert [p.name.rsplit("-", 1)[0] for p in kept.glob("*.json")] == ["synthetic-s0"]
-    seen = _watch(monkeypatch)
+    seen = trainings(monkeypatch, rows)
     assert _table(foster("eval", bundle, "--seeds", "2", "--json")) == whole
     assert seen == ["synthetic, seed 1", "random 3", "random 3"] and not kept.exists()
 
@@ -76,9 +63,9 @@ def test_another_evaluation_reads_none_of_it(
     few = ("--rows", "synthetic,untrained", "--seeds", "2")
     whole = _table(foster("eval", bundle, *few, *other, "--json"))
     with monkeypatch.context() as patch:
-        _watch(patch, "synthetic, seed 1")
+        trainings(patch, rows, lambda label: label == "synthetic, seed 1")
         assert foster("eval", bundle, *few)[0] == 130
-    seen = _watch(monkeypatch)
+    seen = trainings(monkeypatch, rows)
     assert _table(foster("eval", bundle, *few, *other, "--json")) == whole
     assert seen == ["synthetic, seed 0", "synthetic, seed 1"]
     seen.clear()
@@ -91,11 +78,11 @@ def test_a_measured_training_is_not_what_was_kept(
 ) -> None:
     """`foster bench train` trains anew beside an interrupted evaluation, and leaves what that one has kept."""
     with monkeypatch.context() as patch:
-        _watch(patch, "synthetic, seed 1")
+        trainings(patch, rows, lambda label: label == "synthetic, seed 1")
         assert foster("eval", bundle, "--seeds", "2", "--rows", "synthetic", "--k", "10")[0] == 130
     kept = bundle.with_name("bundle.eval")
     before = sorted(p.name for p in kept.iterdir())
-    seen = _watch(monkeypatch)
+    seen = trainings(monkeypatch, rows)
     asked = {"bundle": str(bundle), "paths": None, "row": "synthetic", "seeds": 1, "device": "cpu"}
     assert measure(asked, SILENT)["train_seconds"] > 0
     assert seen == ["synthetic, seed 0"] and sorted(p.name for p in kept.iterdir()) == before
@@ -149,7 +136,7 @@ def test_the_folder_one_stands_in(foster: Foster, bundle: Path, monkeypatch: pyt
 def test_where_the_json_goes_is_looked_at_first(
     foster: Foster, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = _watch(monkeypatch)
+    seen = trainings(monkeypatch, rows)
     (tmp_path / "file").write_text("x")
     for out, words in ((tmp_path, "is a folder; name a file"), (tmp_path / "file" / "x.json", "file")):
         code, shown, err = foster("eval", bundle, "--seeds", "1", "--out", out)

@@ -1,6 +1,6 @@
 """Every method from the command line: distill, eval, export; and the bundle of real sequences.
 
-It takes half a minute; alone: `pytest tests/commands/made_once/test_methods_command.py`.
+It takes half a minute or more; alone: `pytest tests/commands/made_once/test_methods_command.py`.
 """
 
 from __future__ import annotations

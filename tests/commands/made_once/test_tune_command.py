@@ -1,6 +1,6 @@
 """`foster tune`, end to end on generated data, and `foster distill --settings`, which reads what it wrote.
 
-It takes a minute or two; alone: `pytest tests/commands/made_once/test_tune_command.py`.
+It takes half a minute or more; alone: `pytest tests/commands/made_once/test_tune_command.py`.
 """
 
 from __future__ import annotations
