@@ -35,7 +35,8 @@ SHORT = ("--budget", str(BUDGET), "--steps", "4", "--check-every", "2", "--check
 def tiny_encoder(folder: Path, shop: pd.DataFrame) -> Path:
     """A random BERT with two layers and the words of the shop, in `folder`."""
     texts = [*shop["title"], *shop["categories"]]
-    return write_encoder(folder, texts=texts, num_hidden_layers=2, intermediate_size=64, max_position_embeddings=64)
+    return write_encoder(folder, texts=texts, num_hidden_layers=2, intermediate_size=64, max_position_embeddings=64,
+                         initializer_range=0.02)  # fmt: skip
 
 
 @pytest.fixture
