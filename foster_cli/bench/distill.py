@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from foster_cli.baselines.td3 import TD3Config, check_td3, td3_settings, td3_state, td3_step
-from foster_cli.bench.rows import Asked, measured, measured_on
+from foster_cli.bench.rows import RowRequest, measured, measured_on
 from foster_cli.console import Console
 from foster_cli.data.prepare import load_dataset
 from foster_cli.data.schema import Dataset
@@ -81,7 +81,7 @@ def table(plan: StepBench) -> dict[str, Any]:
     for i, name in enumerate(plan.rows):
         console.note(f"row {name} ({i + 1} of {len(plan.rows)})")
         request = {"bench": "distill", "row": name, "paths": values["paths"], **shared}
-        asked = Asked(f"distill-{name}", request, {**fields, "row": name}, plan.limit)
+        asked = RowRequest(f"distill-{name}", request, {**fields, "row": name}, plan.limit)
         found = measured(cells, asked, texts_read)
         method, items, layers = ROWS[name]
         number = None if items == "all" else s.distill.items_per_step

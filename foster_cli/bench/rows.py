@@ -65,7 +65,7 @@ def _row(code: int, answer: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Asked:
+class RowRequest:
     """A requested row: the name of its cell, the `request` to the child, the `fields` that the row depends on, the time
     `limit` in seconds (None: no limit)."""
 
@@ -79,7 +79,7 @@ class _NotStored(Exception):
     """The row's process was killed: the row is shown, not stored, and measured again the next time."""
 
 
-def measured(cells: Cells, asked: Asked, ready: Callable[[], object] = lambda: None) -> dict[str, Any]:
+def measured(cells: Cells, asked: RowRequest, ready: Callable[[], object] = lambda: None) -> dict[str, Any]:
     """Read the stored row, or call `ready`, measure the row and store it. A row that was killed is not stored."""
     made: list[dict[str, Any]] = []
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from foster_cli import bundle
-from foster_cli.bench.rows import Asked, measured, measured_on
+from foster_cli.bench.rows import RowRequest, measured, measured_on
 from foster_cli.bundle import Bundle
 from foster_cli.console import Console
 from foster_cli.data.prepare import load_dataset
@@ -53,7 +53,7 @@ def table(plan: TrainingBench) -> dict[str, Any]:
                        "seeds": plan.seeds, "device": device}  # fmt: skip
             fields = {"row": row, "seeds": plan.seeds, "device": device, **measured_on(),
                       "sums": sha256_file(b.path / bundle.SUMS)}  # fmt: skip
-            rows[row] = measured(cells, Asked(f"train-{row}", request, fields, plan.limit))
+            rows[row] = measured(cells, RowRequest(f"train-{row}", request, fields, plan.limit))
             console.note(f"row {name}: {rows[row]['status']}")
         metrics = m["metrics"]
         entries.append({

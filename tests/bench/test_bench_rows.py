@@ -12,7 +12,7 @@ import torch
 
 from foster_cli.bench import rows
 from foster_cli.bench.child import answer
-from foster_cli.bench.rows import Asked, ask, measured
+from foster_cli.bench.rows import RowRequest, ask, measured
 from foster_cli.console import SILENT
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.cells import Cells
@@ -102,7 +102,7 @@ def test_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def row(number: int, limit: float | None = 5.0) -> str:
         request = {"number": number}
-        return str(measured(cells, Asked("row", request, request, limit), lambda: ready.append(number))["status"])
+        return str(measured(cells, RowRequest("row", request, request, limit), lambda: ready.append(number))["status"])
 
     assert [row(i) for i in range(4)] == answers[:4]
     assert [row(i) for i in range(3)] == answers[:3] and len(asked) == 4
