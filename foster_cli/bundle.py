@@ -23,6 +23,7 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from foster_cli.errors import FosterError
 from foster_cli.files import save_tensors, sha256_file, writing_dir
 from foster_cli.ops import tucker
 from foster_cli.runtime import generator
-from foster_cli.settings import SECTIONS, PrepareSettings
+from foster_cli.settings import SECTIONS, PrepareSettings, Settings
 from foster_cli.synthetic.reading import Reading, mixed
 
 FORMAT = 2
@@ -94,6 +95,14 @@ class Bundle:
     titles: list[str]
     reading: Reading
     windows: Windows | None = None
+
+    @cached_property
+    def made(self) -> Settings:
+        """The settings that it was made with. Raises FosterError if its manifest lacks some, or names unknown ones."""
+        try:
+            return Settings.of_manifest(self.manifest)
+        except FosterError as error:
+            raise FosterError(f"{self.path}: {error.message}", error.hint) from error
 
     @property
     def Q(self) -> Tensor:

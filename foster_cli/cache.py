@@ -74,9 +74,9 @@ def read_or_make(
 ) -> T:  # fmt: skip
     """What `read()` returns for `path` or, if the entry is missing or damaged, what `make()` writes there and returns.
 
-    `read` raises for a damaged entry, which is removed with a note that names `what` it is. `lock`: one process at a
-    time reads or makes the entry, others wait; partial files of a killed process are removed. Raises FosterError if
-    the folder cannot be written.
+    `read` raises for a damaged entry; a note says so and names `what` it is, and `make` replaces it. `lock`: one
+    process at a time reads or makes the entry, others wait; partial files of a killed process are removed. Raises
+    FosterError if the folder cannot be written.
     """
     from safetensors import SafetensorError
 
@@ -92,7 +92,6 @@ def read_or_make(
             except (SafetensorError, FosterError, KeyError, ValueError, OSError) as error:
                 why = error.message if isinstance(error, FosterError) else f"{type(error).__name__}: {error}"
                 console.note(f"a damaged {what} is made again: {path} ({why})")
-                discard(path)
         return make()
 
 

@@ -110,6 +110,7 @@ def read_manifest(path: Path, kinds: dict[str, type]) -> dict[str, Any]:
     if manifest.get("encoder") is not None:
         check_fields("encoder", manifest["encoder"], _Encoder)
     check_fields("data", manifest.get("data", {}), _Data)
+    check_fields("manifest", manifest, _Run)
     for name, kind in kinds.items():
         first, _, rest = name.partition(".")
         found = manifest.get(first, {})
@@ -125,6 +126,12 @@ class _Data:
     name: str
     hash: str
     path: list[str]
+
+
+@dataclass(frozen=True)
+class _Run:
+    seed: int
+    method: str
 
 
 @dataclass(frozen=True)

@@ -204,6 +204,8 @@ class DistillConfig:
 SECTIONS: dict[str, type] = {
     "model": ModelConfig, "train": TrainConfig, "distill": DistillConfig, "student": StudentConfig
 }  # fmt: skip
+#: Every dataclass of settings by its name in `Settings`.
+PARTS: dict[str, type] = {**SECTIONS, "prepare": PrepareSettings}
 
 
 @dataclass(frozen=True)
@@ -230,16 +232,22 @@ class Settings:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
         """The inverse of `to_dict`, also after JSON. Missing values are defaults. FosterError for an unknown key."""
-        kinds = {**SECTIONS, "prepare": PrepareSettings}
-        built = {key: from_dict(kinds[key], value) if key in kinds else value for key, value in values.items()}
+        built = {key: from_dict(PARTS[key], value) if key in PARTS else value for key, value in values.items()}
         return from_dict(cls, {**built, "paths": tuple(values.get("paths", ()))})
 
     @classmethod
     def of_manifest(cls, manifest: dict[str, Any]) -> Settings:
-        """The settings that a bundle was made with, from its bundle.json."""
-        data = manifest.get("data", {})
-        named = {key: manifest[key] for key in (*SECTIONS, "seed", "method") if key in manifest}
-        return cls.from_dict({"paths": data.get("path", ()), "prepare": data.get("prepare", {}), **named})
+        """The settings that a bundle was made with, from its bundle.json. FosterError for missing or unknown ones."""
+        try:
+            data, named = manifest["data"], {key: manifest[key] for key in (*SECTIONS, "seed", "method")}
+            return cls.from_dict({"paths": data["path"], "prepare": data["prepare"], **named})
+        except KeyError as error:
+            raise FosterError(f"its manifest lacks {error}", "distill again") from error
+
+
+def parameter_name(flag: str) -> str:
+    """The name of the command's parameter that an option sets: `--mix/--no-mix` sets `mix`."""
+    return flag.split("/")[0].removeprefix("--").replace("-", "_")
 
 
 def from_dict(kind: type[T], values: dict[str, Any]) -> T:
@@ -252,7 +260,12 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
                 f"unknown setting {key!r} for {kind.__name__}",
                 f"did you mean {near!r}?" if near else f"known: {', '.join(sorted(hints))}",
             )
-    return kind(**{k: tuple(v) if isinstance(v, list) and "tuple" in str(hints[k]) else v for k, v in values.items()})
+    return kind(**{k: tuple(v) if isinstance(v, list) and _is_tuple(hints[k]) else v for k, v in values.items()})
+
+
+def _is_tuple(hint: Any) -> bool:
+    """Whether a field's type is a tuple, or a tuple or None."""
+    return any(typing.get_origin(part) is tuple for part in (hint, *typing.get_args(hint)))
 
 
 #: Settings of the recommender that were added later, at the values that give the earlier behaviour.

@@ -16,7 +16,7 @@ from typing import Any
 from foster_cli import bundle
 from foster_cli.distrust import read_small
 from foster_cli.errors import FosterError
-from foster_cli.settings import DistillConfig, ModelConfig, StudentConfig, TrainConfig
+from foster_cli.settings import PARTS
 
 #: Largest CSV table that is read, in bytes.
 MOST_TABLE = 1 << 28
@@ -41,7 +41,7 @@ def verify(path: Path) -> list[Finding]:
     def look(name: str, at: Callable[[], str]) -> bool:
         try:
             found.append(Finding(name, True, at()))
-        except (FosterError, ValueError, KeyError, OSError) as error:
+        except (FosterError, ValueError, KeyError, TypeError, OSError) as error:
             said = error.message.removeprefix(f"{path}: ") if isinstance(error, FosterError) else str(error)
             found.append(Finding(name, False, said))
         return found[-1].ok is True
@@ -89,10 +89,9 @@ def _manifest(b: bundle.Bundle) -> str:
     missing = [name for name in REQUIRED if name not in m]
     if missing:
         raise ValueError(f"{missing[0]} is missing")
-    for name, kind in (("model", ModelConfig), ("train", TrainConfig), ("distill", DistillConfig),
-                       ("student", StudentConfig)):  # fmt: skip
+    for name, kind in PARTS.items():
         known = {f.name for f in dataclasses.fields(kind)}
-        unknown = set(m[name]) - known
+        unknown = set(m["data"]["prepare"] if name == "prepare" else m[name]) - known
         if unknown:
             raise ValueError(f"{name}.{min(unknown)} is no setting of this foster")
     if m["item_factor"].get("shape") != list(b.V.shape):

@@ -44,7 +44,7 @@ def _entry(path: Path, error: Exception | None = None) -> tuple[str, list[str]]:
         return path.read_text()
 
     def make() -> str:
-        assert not path.exists()  # what was damaged is gone
+        assert path.exists() == (error is not None)  # what is damaged stays until it is replaced
         path.write_text("made")
         return "made"
 
@@ -76,10 +76,21 @@ def test_a_damaged_entry_is_made_again(tmp_path: Path, error: Exception, why: st
     path.parent.mkdir()
     path.write_text("damaged")
     assert _entry(path, error) == ("made", [f"a damaged text is made again: {path} ({why})"])
-    path.unlink()
-    path.mkdir()  # a folder in its place goes as well
-    (path / "inside").write_text("")
-    assert _entry(path, error)[0] == "made"
+
+
+def test_a_damaged_entry_stays_if_making_it_fails(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_text("damaged")
+
+    def read() -> str:
+        raise ValueError("its sha256 differs")
+
+    def make() -> str:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        read_or_make(path, read, make, _Notes(), "text", lock=False)
+    assert path.read_text() == "damaged"
 
 
 def test_a_fault_of_ours_is_no_damage(tmp_path: Path) -> None:

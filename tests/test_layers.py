@@ -13,7 +13,8 @@ ROOT = Path(foster_cli.__file__).parent
 #: From top to bottom; what stands in one row is one folder, or files that may import each other. No folder is split.
 ORDER = (
     ("errors", "version"),
-    ("console", "files", "extension", "settings"),
+    ("settings",),
+    ("console", "files", "extension"),
     ("runtime", "session", "cache"),
     ("checkpoint", "distrust"),
     ("data",),

@@ -5,7 +5,7 @@ which returns indices (M,) of real training windows. A method that makes a synth
 
     READS                    the `DistillConfig` fields that it reads; the others keep their defaults, and are refused
     adapt(settings, typed)   the settings with the method's own values; `typed`: the options that the user gave
-    make_loop(settings)      its outer loop, a `distill.loop.Loop`
+    LOOP                     its outer loop, a `distill.loop.Loop`
     OWN                      optional: settings of the method that no option sets
 """
 
@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from foster_cli.errors import FosterError
-from foster_cli.settings import DistillConfig, Settings, StudentConfig
+from foster_cli.settings import DistillConfig, Settings, StudentConfig, parameter_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,9 +63,10 @@ class Method:
         """The selection function of a coreset method."""
         return cast(Select, self.module.select)
 
-    def loop(self, settings: Settings) -> Loop:
+    @property
+    def loop(self) -> Loop:
         """The outer loop of a method that makes a synthetic set."""
-        return cast("Loop", self.module.make_loop(settings))
+        return cast("Loop", self.module.LOOP)
 
 
 METHODS: dict[str, Method] = {
@@ -98,8 +99,7 @@ def refuse_unread(settings: Settings, typed: Collection[str]) -> None:
         flags += [f.metadata["flag"] for f in dataclasses.fields(StudentConfig) if f.metadata["flag"]]
         flags += ["--live", "--tensorboard"]
     for flag in (*flags, "--settings"):
-        name = flag.split("/")[0].removeprefix("--").replace("-", "_")
-        if (name if name != "settings" else "settings_file") in typed:
+        if parameter_name(flag) in typed:
             raise FosterError(
                 f"{flag}: means nothing with --method {method.name}", "leave it out, or use --method foster"
             )

@@ -37,7 +37,7 @@ def shrink(
     method = METHODS[settings.method]
     if method.real:
         return run_coreset(settings, data, out, session)
-    return run(settings, data, out, session, method.loop(settings), cache, beginning)
+    return run(settings, data, out, session, method.loop, cache, beginning)
 
 
 def run_coreset(settings: Settings, data: Dataset, out: Path, session: Session) -> dict[str, Any]:

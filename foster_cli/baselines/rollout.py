@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from foster_cli.distill.loop import Loop, distill
+from foster_cli.distill.loop import distill
 from foster_cli.settings import Settings
 
+#: Algorithm 2, which with 0 steps validates the start.
+LOOP = distill
 READS = ("budget", "length", "draws", "gain", "rank_user", "rank_time", "items_per_step", "subset", "check_seeds")
 
 
 def adapt(settings: Settings, typed: Collection[str]) -> Settings:
     """Start from a rollout, with the next position as the target, no mixing and no outer step."""
     return replace(settings, distill=replace(settings.distill, init="rollout", targets="next", mix=False, steps=0))
-
-
-def make_loop(settings: Settings) -> Loop:
-    """Algorithm 2, which with 0 steps only validates the start."""
-    return distill

@@ -309,6 +309,4 @@ def td3_loop(own: TD3Config) -> Loop:
     return lambda problem, synthetic, check, console: distill_td3(problem, own, check, console, synthetic)
 
 
-def make_loop(settings: Settings) -> Loop:
-    """TD3 with its published settings."""
-    return td3_loop(TD3Config())
+LOOP = td3_loop(TD3Config())

@@ -22,7 +22,6 @@ from foster_cli.evaluate.cells import Cells
 from foster_cli.files import sha256_file
 from foster_cli.runtime import machine
 from foster_cli.session import Session
-from foster_cli.settings import Settings
 
 ROWS = ("full", "synthetic")
 
@@ -68,7 +67,7 @@ def table(plan: TrainingBench) -> dict[str, Any]:
 def measure(request: dict[str, Any], console: Console) -> dict[str, Any]:
     """The row of `foster eval` for a bundle, its models trained now: R@10 and N@10 with intervals, `train_seconds`."""
     loaded = bundle.load(request["bundle"])
-    made = Settings.of_manifest(loaded.manifest)
+    made = loaded.made
     data = load_dataset([Path(p) for p in request["paths"] or made.paths], made.prepare)
     asked = Evaluation((request["row"],), request["seeds"], (10,), resumable=False)
     found = evaluate_bundle(loaded, data, asked, Session(console, torch.device(request["device"]), use_cache=False))

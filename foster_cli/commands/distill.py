@@ -23,7 +23,7 @@ def command(
         Path | None, opt("--resume", "Continue the interrupted run of this bundle, with the same numbers.")
     ] = None,
     extend: Annotated[int | None, opt("--extend", "With --resume of a finished bundle: outer steps to add.")] = None,
-    settings_file: SettingsFile = None,
+    settings: SettingsFile = None,
     live: Annotated[
         bool, typer.Option("--live", help="Draw losses, validation and time left on the terminal.")
     ] = False,
@@ -44,15 +44,23 @@ def command(
 
     Example: foster distill games.parquet --budget 20
     """
+    from dataclasses import replace
+
     from foster_cli.commands.run import Request, check, started
     from foster_cli.report.live import watching
     from foster_cli.report.tensorboard import recording
 
-    request = Request(asked.with_method(method).beneath(settings_file), data or [], out, resume, extend)
+    request = Request(
+        replace(asked, settings=replace(asked.settings, method=method)).beneath(settings),
+        data or [],
+        out,
+        resume,
+        extend,
+    )
     check(request.asked, tensorboard)
     run = started(request)
     if run is None:
         return
     with recording(run.session.console, tensorboard), watching(live, run.settings, run.data, run.session):
-        run.make()
-    run.show()
+        metrics = run.make()
+    run.show(metrics)

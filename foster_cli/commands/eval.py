@@ -71,7 +71,6 @@ def command(
     from foster_cli.evaluate.bundle_rows import Evaluation, Other, evaluate_bundle
     from foster_cli.evaluate.rows import ROWS, check_rows
     from foster_cli.files import check_writable, writing
-    from foster_cli.settings import Settings
 
     names = check_rows(tuple(r.strip() for r in rows.split(",") if r.strip()))
     other = Other(
@@ -91,7 +90,7 @@ def command(
     if out is not None:  # after printing, so that a full disk loses only the file
         with writing(out) as tmp:
             tmp.write_text(shared.as_json(found), encoding="utf-8")
-    made = Settings.of_manifest(loaded.manifest)
+    made = loaded.made
     if out is None and other.settings(made) == made and not mask_seen and set(names) == set(ROWS):
         _store(loaded.path, shared.as_json(found), session.console)
 

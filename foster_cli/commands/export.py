@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foster_cli.commands.from_settings import Asked, Json, Moved
+from foster_cli.commands.from_settings import Json, Moved, make_session
 from foster_cli.export import FORMATS
 
 if TYPE_CHECKING:
@@ -199,13 +199,11 @@ def _event(chosen: Format, job: Job, path: Path, target: Path) -> dict[str, Any]
 def _measure(job: Job, target: Path, seeds: int, device: str, console: Console) -> dict[str, Any]:
     """Train on the soft and the hard sequences; print the metrics and write them beside the export."""
     import json as json_module
-    from dataclasses import replace
 
     from foster_cli.export.cost import METRICS, hardening_cost
     from foster_cli.files import writing
 
-    session = replace(Asked(device=device).session(), console=console)
-    cost = hardening_cost(job.bundle, job.hard, job.data, seeds, session)
+    cost = hardening_cost(job.bundle, job.hard, job.data, seeds, make_session(console, device))
     beside = target.with_name(f"{target.name}.cost.json")
     with writing(beside) as temporary:
         temporary.write_text(json_module.dumps(cost, indent=1) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
 """Makes command-line options from the fields of the settings, and `Settings` from what was typed.
 
-The decorator `asks` replaces a command's parameter of type `Asked` by options: those that the fields in `settings.py`
+The decorator `asks` replaces a command's parameter `asked` by options: those that the fields in `settings.py`
 define for the command, and those of the run (--device, --cache, --json). Typed options override a settings file
 (`--settings FILE`). Imports no torch.
 """
@@ -22,9 +22,10 @@ import typer
 from typer.core import TyperCommand
 
 from foster_cli.errors import FosterError
-from foster_cli.settings import SECTIONS, PrepareSettings, Settings, from_dict, is_number
+from foster_cli.settings import PARTS, SECTIONS, Settings, from_dict, is_number, parameter_name
 
 if TYPE_CHECKING:
+    from foster_cli.console import Console
     from foster_cli.session import Session
 
 #: The context of a command that is called as a function: nothing was typed.
@@ -75,7 +76,7 @@ class Field(NamedTuple):
 
 def _option(section: str, of: dataclasses.Field[Any], hint: Any) -> Field:
     meta, default = of.metadata, of.default
-    name = meta["flag"].split("/")[0].removeprefix("--").replace("-", "_")
+    name = parameter_name(meta["flag"])
     if meta["text"] == "items":
         hint, shown = str, as_text(default)
     elif meta["text"] == "names":
@@ -89,7 +90,7 @@ def _option(section: str, of: dataclasses.Field[Any], hint: Any) -> Field:
 
 def fields(command: str | None = None) -> list[Field]:
     """The fields that are options of `command` (None: of any), in the order of `GROUPS`."""
-    kinds: dict[str, type] = {**SECTIONS, "prepare": PrepareSettings, "": Settings}
+    kinds: dict[str, type] = {**PARTS, "": Settings}
     found = []
     for section in GROUPS:
         hints = typing.get_type_hints(kinds[section])
@@ -134,25 +135,11 @@ class Asked:
     json: bool = False
 
     def session(self, device: str | None = None, events: bool = False) -> Session:
-        """A session on `device` (None: by --device), with a note if plain PyTorch replaces the compiled extension.
-
-        `events`: with --json, stdout carries the events of the run. Otherwise stdout carries only the command's answer.
-        Raises FosterError for an unavailable device, or a bad value of `FOSTER_OPS`.
-        """
-        from foster_cli import ops
+        """The session on `device` (None: the one asked for). `events`: with --json, stdout carries the run's events;
+        otherwise the command prints its answer there, and all other output goes to stderr."""
         from foster_cli.console import Console
-        from foster_cli.runtime import pick_device
-        from foster_cli.session import Session
 
-        session = Session(Console(json_mode=self.json and events), pick_device(device or self.device), self.use_cache)
-        reason = ops.fallback(session.device)
-        if reason is not None:
-            session.console.note(f"plain PyTorch does the work of the compiled ops: {reason}")
-        return session
-
-    def with_method(self, method: str) -> Asked:
-        """The same values with the method `method` of `baselines.METHODS`."""
-        return replace(self, settings=replace(self.settings, method=method))
+        return make_session(Console(json_mode=self.json and events), device or self.device, self.use_cache)
 
     def beneath(self, path: Path | None) -> Asked:
         """The same, with the values of the settings file `path` for untyped options. Raises FosterError like `read`."""
@@ -180,6 +167,22 @@ class Asked:
         for name, value in known.items():
             here = {"device": self.device, "cache": self.use_cache}.get(name)
             _same(name in self.typed, f"--{name}", here, value)
+
+
+def make_session(console: Console, device: str, use_cache: bool = True) -> Session:
+    """A session; a note says if plain PyTorch stands in for the extension.
+
+    Raises FosterError for a device that does not exist, or a wrong `FOSTER_OPS`.
+    """
+    from foster_cli import ops
+    from foster_cli.runtime import pick_device
+    from foster_cli.session import Session
+
+    session = Session(console, pick_device(device), use_cache)
+    reason = ops.fallback(session.device)
+    if reason is not None:
+        console.note(f"plain PyTorch does the work of the compiled ops: {reason}")
+    return session
 
 
 def _shown(f: Field, value: Any) -> Any:
@@ -224,7 +227,7 @@ def asks(command: str, *run: str) -> Callable[[Callable[..., None]], Callable[..
                 sections.setdefault(f.section, {})[f.field] = _parsed(f, values[f.name])
             settings = Settings(
                 **sections.pop("", {}),
-                **{name: from_dict({**SECTIONS, "prepare": PrepareSettings}[name], v) for name, v in sections.items()},
+                **{name: from_dict(PARTS[name], v) for name, v in sections.items()},
             )
             typed = typed_names(values["ctx"], [p for p in signature.parameters if p != "ctx"])
             asked = Asked(

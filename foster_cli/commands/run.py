@@ -41,16 +41,17 @@ class Run:
     out: Path
     session: Session
     beginning: Beginning
-    metrics: dict[str, Any] | None = None
 
-    def make(self) -> None:
-        """Make and write the bundle."""
-        self.metrics = shrink(self.settings, self.data, self.out, self.session, beginning=self.beginning)["metrics"]
+    def make(self) -> dict[str, Any]:
+        """Write the bundle; returns the metrics of its manifest."""
+        metrics: dict[str, Any] = shrink(
+            self.settings, self.data, self.out, self.session, beginning=self.beginning
+        )["metrics"]  # fmt: skip
+        return metrics
 
-    def show(self) -> None:
-        """Print the result and the next command."""
-        m, s, console = self.metrics, self.settings, self.session.console
-        assert m is not None
+    def show(self, m: dict[str, Any]) -> None:
+        """Print the result, with its metrics `m`, and the next command."""
+        s, console = self.settings, self.session.console
         console.event(event="bundle", path=str(self.out), metrics=m)
         if METHODS[s.method].real:
             chosen = f"{s.distill.budget} real sequences chosen by {s.method} in {m['seconds_select']:.1f} s"
@@ -107,6 +108,8 @@ def _resumed(request: Request, bundle: Path) -> Run | None:
     Raises FosterError if there is nothing to continue, or if an option differs from the run's.
     """
     asked, out, extend = request.asked, request.out, request.extend
+    if "settings" in asked.typed:
+        raise FosterError("--settings: --resume continues with the settings of the run", "leave it out")
     if extend is not None:
         positive("--extend", extend)
         if run_folder(bundle).exists() and not finished(bundle):
@@ -117,13 +120,12 @@ def _resumed(request: Request, bundle: Path) -> Run | None:
     if out is not None:
         raise FosterError("--out: --resume continues where the run began", "leave --out out, or give --extend N")
     if finished(bundle):
-        _check_same(request, Settings.of_manifest(load(bundle).manifest), {})
+        _check_same(request, load(bundle).made, {})
         asked.session(events=True).console.result(f"{bundle}: was finished already; next: foster eval {bundle}")
         return None
     run = interrupted(bundle)
-    known = {"cache": run.use_cache} | ({} if run.device == "auto" else {"device": run.device})
-    _check_same(request, run.settings, known)
-    session = asked.session(None if run.device == "auto" else run.device, events=True)
+    _check_same(request, run.settings, {"cache": run.use_cache, "device": run.device})
+    session = asked.session(run.device, events=True)
     session = replace(session, use_cache=run.use_cache)
     return _read(run.settings, _paths(run.settings), bundle, session, Beginning(resume=True))
 
@@ -138,9 +140,7 @@ def _check_same(request: Request, began: Settings, known: dict[str, Any]) -> Non
 
 def more_steps(path: Path, out: Path, count: int) -> tuple[Settings, dict[str, Any]]:
     """Settings and initial trees for `count` more steps of the finished bundle `path`, to be written to `out`."""
-    made, tree = Settings.of_manifest(load(path).manifest), read_state(path)
-    if not made.paths:
-        raise FosterError(f"{path}: its manifest does not say what it was made from", "distill again")
+    made, tree = load(path).made, read_state(path)
     if out != path and out.exists():
         raise FosterError(f"--out {out}: exists already", "give another name, or remove it first")
     longer = replace(made, distill=replace(made.distill, steps=made.distill.steps + count))

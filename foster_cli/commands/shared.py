@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from foster_cli.errors import FosterError
-from foster_cli.settings import Settings, choice, is_number
+from foster_cli.settings import PrepareSettings, Settings, choice, from_dict, is_number
 
 if TYPE_CHECKING:
     from foster_cli.bench.formats import Table
@@ -123,7 +123,7 @@ def refuse_own_data(target: Path, bundle: Bundle) -> None:
     """Raise FosterError if `target` is a file that the bundle was made from."""
     from foster_cli.files import real_path
 
-    recorded = Settings.of_manifest(bundle.manifest).paths
+    recorded = bundle.manifest.get("data", {}).get("path", [])
     if any(real_path(target) == real_path(Path(p)) for p in recorded):
         raise FosterError(f"--out {target}: is the data that the bundle was made from", "give another name")
 
@@ -135,14 +135,14 @@ def bundle_data(bundle: Bundle, data: list[Path] | None) -> Dataset:
     recorded = bundle.manifest.get("data", {})
     if not {"path", "prepare", "hash"} <= set(recorded):
         raise FosterError(f"{bundle.path}: bundle.json does not say what it was distilled from", "distill again")
-    made = Settings.of_manifest(bundle.manifest)
-    paths = data or [Path(p) for p in made.paths]
+    prepare = from_dict(PrepareSettings, recorded["prepare"])
+    paths = data or [Path(p) for p in recorded["path"]]
     missing = [p for p in paths if not p.exists()]
     if missing:
         raise FosterError(
             f"{missing[0]}: no such file (the bundle was distilled from it)", "name the data: --data FILE"
         )
-    found = load_dataset(paths, made.prepare)
+    found = load_dataset(paths, prepare)
     if found.hash != recorded["hash"]:
         raise FosterError(
             f"{bundle.path} was distilled from other data than {', '.join(map(str, paths))} (the hashes differ)",

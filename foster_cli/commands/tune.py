@@ -16,7 +16,7 @@ def command(
         int, opt("--trials", "Number of distillations, including the one with the settings as given.", min=1)
     ] = 20,
     timeout: Annotated[float | None, opt("--timeout", "Seconds after which no new trial starts.", min=0)] = None,
-    settings_file: SettingsFile = None,
+    settings: SettingsFile = None,
     students: Annotated[
         int, opt("--seeds", "Fresh models to compare the best trials with the settings as given.", min=1)
     ] = 5,
@@ -45,7 +45,7 @@ def command(
     from foster_cli.tune.run import tune
     from foster_cli.tune.trial import SearchPlan
 
-    asked = asked.beneath(settings_file)
+    asked = asked.beneath(settings)
     check_settings(asked.settings)
     begun = shared.begin(data, asked, out, "tune")
     found = tune(SearchPlan(begun.data, begun.settings, begun.session, begun.out, trials, timeout, students))

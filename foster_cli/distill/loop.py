@@ -46,7 +46,7 @@ def run_state(out: Distilled, number: int, state: Resumable) -> dict[str, Any]:
 
 
 @dataclass
-class _Run:
+class _Progress:
     """The results so far, and what validates and stores them. If `store` or `state` is None, nothing is stored."""
 
     synthetic: Synthetic
@@ -104,7 +104,7 @@ def outer_loop(
     `state` holds all that `step` changes. It is restored from `problem.store` and stored there; None: neither.
     """
     c, store = problem.config, problem.store if state is not None else None
-    run = _Run(synthetic, check, console, store, state, Distilled(synthetic.factors()))
+    run = _Progress(synthetic, check, console, store, state, Distilled(synthetic.factors()))
     number = done = run.restore()
 
     def is_due(number: int) -> bool:

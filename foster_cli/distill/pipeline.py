@@ -69,11 +69,11 @@ def run(
         check_budget(len(task.windows), config)
         note_memory(task, settings.train, config.real_batch, 2 * config.budget)
         with RunFolder.open(out, settings, task, beginning) as folder:
-            return _Run(settings, task, folder, began).all(out, loop, cache)
+            return _Distillation(settings, task, folder, began).make(out, loop, cache)
 
 
 @dataclass
-class _Run:
+class _Distillation:
     """One distillation. Each stage resumes from `folder`. `began`: the `time.perf_counter()` of the command's start."""
 
     settings: Settings
@@ -81,7 +81,7 @@ class _Run:
     folder: RunFolder
     began: float
 
-    def all(self, out: Path, loop: Loop, cache: ValidationCache) -> dict[str, Any]:
+    def make(self, out: Path, loop: Loop, cache: ValidationCache) -> dict[str, Any]:
         """Make teacher, starting point, D~ and bundle; return the bundle's manifest."""
         s, task, console = self.settings, self.task, self.task.session.console
         teacher = self.teacher()

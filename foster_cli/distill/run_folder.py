@@ -114,7 +114,10 @@ def finished(out: Path) -> bool:
     if not manifest.is_file():
         return False
     if run is not None:
-        made = read_json(manifest)
+        try:
+            made = read_json(manifest)
+        except (ValueError, OSError) as error:
+            raise FosterError(f"{out}: its manifest cannot be read ({error})", "copy the bundle again") from error
         if not isinstance(made, dict) or made.get("distill") != run["request"]["config"]:
             return False  # a run with more steps, which will replace this bundle
         shutil.rmtree(run_folder(out), ignore_errors=True)
@@ -154,6 +157,7 @@ class RunFolder:
         except OSError as error:
             raise disk_error(error, folder) from error
         opened = cls(folder, Store(folder))
+        fresh = opened.store.read("run") is None
         run = {"request": _request(settings, session), "fields": deciding(settings, task)}
         try:
             _clear_leftovers(folder, out)
@@ -163,8 +167,8 @@ class RunFolder:
             opened.finish()
             raise
         except FosterError:
-            if not any(p.name.split("-")[0] != "run" for p in folder.iterdir() if p.name != "lock"):
-                opened.finish()  # nothing was done yet, so nothing is lost
+            if fresh and not any(p.name.split("-")[0] != "run" for p in folder.iterdir() if p.name != "lock"):
+                opened.finish()  # this process began the run and has done nothing yet, so nothing is lost
             raise
         except KeyboardInterrupt:
             if beginning.resume is not None:  # else the calling command resumes it by itself

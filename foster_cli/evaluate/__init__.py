@@ -1,1 +1,1 @@
-"""Ranking, metrics, intervals, comparison."""
+"""Tables of results: rows, bootstrap intervals, comparisons, ablations and sweeps."""

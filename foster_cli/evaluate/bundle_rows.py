@@ -14,7 +14,7 @@ import torch
 from foster_cli.bundle import SUMS, Bundle
 from foster_cli.data.schema import Dataset
 from foster_cli.data.windows import Windows
-from foster_cli.distill.checks import check_model
+from foster_cli.distill.checks import check_model, check_settings
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.cells import Cells, as_cell, as_row, base_fields
 from foster_cli.evaluate.rows import ROWS, Row, RowCache, held_out, make_now, rows, summarise
@@ -37,14 +37,19 @@ def bundle_task(
     """
     if data.catalogue.ids != bundle.item_ids:
         raise FosterError(f"{bundle.path} is of another catalogue than the data", "name its data: --data FILE")
-    made, stated = Settings.of_manifest(bundle.manifest), bundle.manifest["encoder"]
+    made, stated = bundle.made, bundle.manifest.get("encoder") or {}
+    check_settings(made)
     if made.model.items == "text" and not other_encoder:
         found = find_encoder(made.model.encoder, made.model.pooling).hash
+        if "hash" not in stated:
+            raise FosterError(
+                f"{bundle.path}: its manifest does not say which encoder it was made with", "distill again"
+            )
         if found != stated["hash"]:
             raise FosterError(
                 f"the encoder {made.model.encoder} is another than the bundle was made with "
                 f"({found[:12]}… instead of {stated['hash'][:12]}…)",
-                f"install revision {stated['revision']}, or evaluate with another: foster eval --encoder",
+                f"install revision {stated.get('revision', '?')}, or evaluate with another: foster eval --encoder",
             )
     return make_task(data, model, made.distill.length, session)
 
@@ -155,7 +160,7 @@ def evaluate_bundle(bundle: Bundle, data: Dataset, asked: Evaluation, session: S
 
     Raises FosterError for an unknown backbone or encoder, or if the catalogue or the text encoder is not the bundle's.
     """
-    m, made = bundle.manifest, Settings.of_manifest(bundle.manifest)
+    made = bundle.made
     settings, other_encoder = asked.other.settings(made), asked.other.encoder is not None
     if bundle.windows is not None and settings.student != made.student:
         raise FosterError(
@@ -175,11 +180,11 @@ def evaluate_bundle(bundle: Bundle, data: Dataset, asked: Evaluation, session: S
         with row_cache(bundle, fields, session) if asked.resumable else nullcontext(make_now) as cache:
             found = rows(task, test, source, settings, asked.names, seeds, cache)
     return {
-        "data": {"name": data.name, "hash": data.hash}, "bundle": str(bundle.path), "method": m["method"],
+        "data": {"name": data.name, "hash": data.hash}, "bundle": str(bundle.path), "method": made.method,
         "backbone": {"distilled": made.model.backbone, "evaluated": settings.model.backbone},
-        "encoder": {"distilled": m["encoder"], "evaluated": task.encoder_identity()},
+        "encoder": {"distilled": bundle.manifest.get("encoder"), "evaluated": task.encoder_identity()},
         **summarise(found, test, asked.ks, seeds), "mask_seen": asked.mask_seen,
-        "settings": {**settings.sections(), "train": m["train"], "distill": m["distill"]}, "machine": machine(),
+        "settings": settings.sections(), "machine": machine(),
     }  # fmt: skip
 
 

@@ -21,8 +21,10 @@ from torch import Tensor
 from foster_cli import bundle
 from foster_cli.baselines import METHODS
 from foster_cli.baselines.coreset import run_coreset
+from foster_cli.data.windows import Windows
 from foster_cli.distill.pipeline import run
 from foster_cli.errors import FosterError, NotFinite
+from foster_cli.evaluate.bundle_rows import training_source
 from foster_cli.evaluate.cells import Cell, Cells, as_cell, as_row
 from foster_cli.evaluate.plan import SEED, Comparison, Variant, check_plan, make_out
 from foster_cli.evaluate.remembered import Remembered
@@ -47,8 +49,6 @@ from foster_cli.models.source import find_encoder
 from foster_cli.ops.precision import matmul_precision
 from foster_cli.runtime import machine
 from foster_cli.settings import ModelConfig
-from foster_cli.synthetic.reading import SyntheticSet
-from foster_cli.synthetic.subset import make_subset
 from foster_cli.train.task import Task, make_task
 
 #: The rows that belong to no variant and depend on a seed; there is one of these for each model.
@@ -175,7 +175,7 @@ class _Work:
         def make(path: Path) -> object:
             if variant.real:
                 return run_coreset(s, plan.data, path, plan.session)
-            loop = variant.loop or METHODS[s.method].loop(s)
+            loop = variant.loop or METHODS[s.method].loop
             return run(s, plan.data, path, plan.session, loop, Remembered(self.cells, base, s.distill))
 
         fields = variant.fields(base)
@@ -184,13 +184,12 @@ class _Work:
 
     def train_on(self, shrunk: Shrunk, rate: float, seed: int, label: str) -> Trained:
         """A fresh model trained on the bundle with learning rate `rate`, as `foster eval` trains it."""
-        b, settings, task = bundle.load(shrunk.path), self.plan.settings, self.tasks[shrunk.variant.settings.model]
-        if b.windows is not None:
-            return few_model(task, replace(settings.train, lr=rate), b.windows, seed, label)
-        V, student = b.V.to(task.device), replace(settings.student, lr=rate)
-        subset = make_subset(shrunk.variant.settings.distill, V, SEED, student)
-        D = SyntheticSet(b.Q.to(task.device), V, subset, b.reading.to(task.device))
-        return synthetic_model(task, D, student, seed, label)
+        plan, own, task = self.plan.settings, shrunk.variant.settings, self.tasks[shrunk.variant.settings.model]
+        student = replace(plan.student, lr=rate)
+        source = training_source(bundle.load(shrunk.path), replace(own, student=student, seed=SEED), task.device)
+        if isinstance(source, Windows):
+            return few_model(task, replace(plan.train, lr=rate), source, seed, label)
+        return synthetic_model(task, source, student, seed, label)
 
     def choose_rate(self, shrunk: Shrunk) -> Shrunk:
         """The learning rate whose model (seed 0) validates best, the first of equal ones. A rate that ends in NaN is

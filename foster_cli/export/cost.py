@@ -21,7 +21,6 @@ from foster_cli.export.hard import HardSet
 from foster_cli.ops.precision import matmul_precision
 from foster_cli.runtime import generator, machine
 from foster_cli.session import Session
-from foster_cli.settings import Settings
 from foster_cli.synthetic.reading import Reading, SyntheticSet
 from foster_cli.synthetic.subset import Subset
 from foster_cli.train.fit import Fit
@@ -54,7 +53,7 @@ def hardening_cost(bundle: Bundle, hard: HardSet, data: Dataset, seeds: int, ses
 
     The seeds count up from the bundle's. `hard` must not be a coreset. Raises FosterError like `bundle_task`.
     """
-    made = Settings.of_manifest(bundle.manifest)
+    made = bundle.made
     used = [made.seed + i for i in range(seeds)]
     found: dict[str, list[Fit]] = {"soft": [], "hard": []}
     with matmul_precision(made.model.precision, session.device):

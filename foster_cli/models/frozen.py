@@ -126,9 +126,8 @@ class Frozen:
         rows = ChunkedRows(ends, width, dtype, lambda first: self._states(below, chunks, first))
         name = sha256_json([*self.key, "states", below, str(dtype)])
         path = cache_dir() / "texts" / f"{name}.safetensors"
-        values = rows.mapped(path, self.session.console) if self.session.use_cache else rows.in_memory()
-        if path.exists():
-            write_about(path, self.about)
+        console = self.session.console
+        values = rows.mapped(path, self.about, console) if self.session.use_cache else rows.in_memory()
         device = self.session.device
         if values.nbytes <= DEVICE_BYTES:
             values = values.to(device)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foster_cli.cache import read_or_make
+from foster_cli.cache import read_or_make, write_about
 from foster_cli.console import Console
 from foster_cli.errors import FosterError
 
@@ -71,8 +71,8 @@ class ChunkedRows:
     dtype: torch.dtype
     read: Read
 
-    def mapped(self, path: Path, console: Console) -> Tensor:
-        """The rows (total, w), mapped from `path`. A missing file is computed and written first.
+    def mapped(self, path: Path, about: dict[str, Any], console: Console) -> Tensor:
+        """The rows (total, w), mapped from `path`. A missing file is made first, with `about` for people.
 
         Raises FosterError if the disk is too small, before anything is computed.
         """
@@ -80,6 +80,7 @@ class ChunkedRows:
 
         def make() -> Tensor:
             self._write(path, header, console)
+            write_about(path, about)
             return _mapped(path, header, shape, self.dtype)
 
         return read_or_make(path, lambda: _mapped(path, header, shape, self.dtype), make, console)
@@ -112,7 +113,7 @@ class ChunkedRows:
                 "set FOSTER_CACHE to a folder with more room, lower --max-tokens, or use --train-layers none",
             )
         if done:
-            console.note(f"going on behind {ends[done - 1] / ends[-1]:.0%} of the hidden states, from {part}")
+            console.note(f"continuing after {ends[done - 1] / ends[-1]:.0%} of the hidden states, from {part}")
         try:
             with part.open("r+b" if done else "wb") as f:
                 f.truncate(size)
@@ -127,7 +128,7 @@ class ChunkedRows:
         except OSError as error:
             raise FosterError(
                 f"cannot write {part}: {error.strerror or error}",
-                "make room or set FOSTER_CACHE to another folder; the same command then goes on where it was",
+                "make room or set FOSTER_CACHE to another folder; the same command then continues from there",
             ) from error
 
 

@@ -236,11 +236,11 @@ def fit_real(
     epochs = config.epochs * check_every
     training = _Training.fresh(model, config, total, valid, seed)
     best, rng, fit = training.best, training.rng, training.best.fit
-    kept = store.read()
+    stored = store.read()
     done, earlier = 0, 0.0
-    if kept is not None:
-        training.load_state_dict(kept["state"])
-        done, earlier = kept["epoch"], kept["seconds"]
+    if stored is not None:
+        training.load_state_dict(stored["state"])
+        done, earlier = stored["epoch"], stored["seconds"]
         stage.note(f"continuing after epoch {done}")
     else:
         best.check(0)

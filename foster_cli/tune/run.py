@@ -31,13 +31,14 @@ from foster_cli.data.windows import training_windows
 from foster_cli.distill.checks import check_budget, check_settings
 from foster_cli.distill.validation import FreshCheck
 from foster_cli.errors import FosterError, NotFinite
+from foster_cli.evaluate.bundle_rows import training_source
 from foster_cli.evaluate.cells import Cells
 from foster_cli.evaluate.remembered import Remembered
 from foster_cli.files import sha256_json, writing
 from foster_cli.ops.precision import matmul_precision
 from foster_cli.runtime import machine, stream_seed
 from foster_cli.settings import Settings
-from foster_cli.synthetic.subset import make_subset
+from foster_cli.synthetic.reading import SyntheticSet
 from foster_cli.train.task import Task, make_task
 from foster_cli.tune.space import Parameter, apply, space
 from foster_cli.tune.study import Report, Study, Tried, alone
@@ -188,22 +189,22 @@ def confirm(search: Search, tried: list[Tried]) -> list[dict[str, Any]]:
 
 def fresh_values(search: Search, task: Task, t: Tried) -> list[float]:
     """R@10 of each fresh student on the trial's D~."""
-    plan, settings, folder, device = search.plan, search.settings(t.found), search.folder(t.index), task.device
+    plan, settings, folder = search.plan, search.settings(t.found), search.folder(t.index)
     try:
         made = bundle.load(folder)
     except FosterError as error:
         search.note(f"the bundle of trial {t.index} is made again: {error.message}")
         search.trial.run(settings, folder, lambda *_: None)
         made = bundle.load(folder)
-    Q, V, reading = made.Q.to(device), made.V.to(device), made.reading.to(device)
-    subset = make_subset(settings.distill, V, settings.seed, settings.student)
+    D = training_source(made, settings, task.device)
+    assert isinstance(D, SyntheticSet)
     cache = Remembered(search.trial.cells, search.trial.base, settings.distill)
     values = []
     with plan.session.console.progress(f"fresh students on trial {t.index}", plan.students) as bar:
         for i in range(plan.students):
             seed = stream_seed(settings.seed, "confirm", i)
-            check = FreshCheck(task, V, subset, reading, settings.student, seed, 1)
-            values.append(cache(check)(Q, 0)["R@10"])
+            check = FreshCheck(task, D.V, D.subset, D.reading, settings.student, seed, 1)
+            values.append(cache(check)(D.Q, 0)["R@10"])
             bar.at(i + 1, f"R@10 {values[-1]:.4f}")
     return values
 

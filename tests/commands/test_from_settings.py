@@ -430,8 +430,3 @@ def test_method_device_and_cache_that_a_run_began_with() -> None:
         with pytest.raises(FosterError, match=said):
             asked.check_same(began, known)
     replace(asked, typed=frozenset()).check_same(Settings(method="td3"), {"device": "cuda", "cache": True})
-
-
-def test_another_method() -> None:
-    asked = Asked(Settings(seed=3), frozenset({"seed"}), json=True)
-    assert asked.with_method("td3") == replace(asked, settings=Settings(seed=3, method="td3"))

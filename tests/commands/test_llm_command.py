@@ -201,7 +201,7 @@ def test_interrupted_reading_of_texts_goes_on(
     texts = Path.cwd().parent / "cache" / "texts"
     assert len(list(texts.glob("*.part"))) == 1 and not list(texts.glob("*.safetensors"))
     said = foster("distill", data, *quick, "--encoder", lm, *LORA, "--out", "bundle")
-    assert said.code == 0 and "going on behind" in said.err
+    assert said.code == 0 and "continuing after" in said.err
     monkeypatch.setenv("FOSTER_CACHE", str(Path.cwd() / "other-cache"))
     distilled(foster, data, *quick, "--encoder", lm, *LORA, out="uninterrupted")
     for name in ("factors.safetensors", "item_factor.safetensors"):

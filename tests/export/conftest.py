@@ -71,6 +71,7 @@ def shop_bundle(shop_file: Path, tmp_path_factory: pytest.TempPathFactory, torch
             model=ModelConfig(items="id", width=WIDTH, layers=1),
             distill=DistillConfig(
                 budget=USERS, length=L, targets="own" if kind == "own" else "next", mix=kind == "own",
+                init="probe" if kind == "own" else "rollout",
                 items_per_step=None,
             ),
             student=StudentConfig(steps=40, check_every=20, lr=3e-3, dropout=False),

@@ -47,7 +47,7 @@ def _rows(source: Source, dtype: torch.dtype = torch.bfloat16) -> ChunkedRows:
 
 
 def _mapped(path: Path, source: Source, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    return _rows(source, dtype).mapped(path, SILENT)
+    return _rows(source, dtype).mapped(path, {}, SILENT)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -58,7 +58,8 @@ def test_the_file_is_safetensors_and_is_read_once_made(tmp_path: Path, dtype: to
         assert found.dtype == dtype and torch.equal(found, source.x.to(dtype))
     assert source.asked == [0]
     assert torch.equal(load_file(path)["x"], source.x.to(dtype))  # by another reader
-    assert sorted(p.name for p in path.parent.iterdir()) == ["key.safetensors", "key.safetensors.lock"]
+    names = ["key.safetensors", "key.safetensors.about.json", "key.safetensors.lock"]
+    assert sorted(p.name for p in path.parent.iterdir()) == names
     assert torch.equal(_rows(source, dtype).in_memory(), found)
     assert source.asked == [0, 0]
 
@@ -152,7 +153,7 @@ def test_a_disk_that_fills_up_is_one_line_and_the_next_run_goes_on(tmp_path: Pat
         def __init__(self) -> None:
             super().__init__(28, "No space left on device")
 
-    with pytest.raises(FosterError, match=r"No space left on device; make room.*goes on"):
+    with pytest.raises(FosterError, match=r"No space left on device; make room.*continues"):
         _mapped(path, Source(Full, 2))
     assert not path.exists()
     source = Source()

@@ -25,6 +25,7 @@ from foster_cli.console import SILENT
 from foster_cli.errors import FosterError
 from foster_cli.runtime import machine
 from foster_cli.session import Session
+from foster_cli.settings import PrepareSettings, Settings
 
 SIZE = ("--budget", "3", "--length", "6", "--width", "8", "--k-core", "2")
 ALL = "td3-all-last,foster-all-last,td3-few-last,foster-few-last,td3-few-all,foster-few-all"
@@ -209,8 +210,8 @@ def test_full_data_is_never_from_the_cache(monkeypatch: pytest.MonkeyPatch) -> N
         raise FosterError("enough", "")
 
     spy(monkeypatch, bench_train, "evaluate_bundle", stop)
-    monkeypatch.setattr(bench_train.bundle, "load", lambda _: SimpleNamespace(manifest={"data": {
-        "path": ["x"], "prepare": {"text_columns": ["title"], "k_core": 2}}}))  # fmt: skip
+    monkeypatch.setattr(bench_train.bundle, "load", lambda _: SimpleNamespace(
+        made=Settings(("x",), PrepareSettings(text_columns=("title",), k_core=2))))  # fmt: skip
     read: list[Any] = []
     monkeypatch.setattr(bench_train, "load_dataset", lambda *args: read.append(args))
     request = {"bundle": "b", "paths": None, "row": "full", "seeds": 1, "device": "cpu"}

@@ -157,7 +157,7 @@ VIEWS = {"live", "tensorboard"}
 TD3 = OUTER - {"steps", "check_every"} | {"draws", "gain", "rank_user", "rank_time", "subset"}
 SHARED = {"data", "budget", "method", "out", "length", "seed", "device", "cache", "json", "encoder", "train_layers",
           "width", "max_tokens", "precision", "loss", "epochs", "patience", "lr", "user_column", "item_column",
-          "time_column", "text_columns", "split_column", "k_core", "settings_file", "resume", "extend", "ctx",
+          "time_column", "text_columns", "split_column", "k_core", "settings", "resume", "extend", "ctx",
           "backbone", "items", "pooling", "lora", "lora_alpha", "cache_precision"}  # fmt: skip
 
 
@@ -176,7 +176,7 @@ def test_every_option_has_its_place(method: str) -> None:
             refused.add(name)
     kind = METHODS[method]
     own = TD3 if method == "td3" else OUTER | SYNTHETIC | VIEWS if kind.real else OUTER
-    assert refused & known == own | {"settings_file"}
+    assert refused & known == own | {"settings"}
     later = {f.name: f for f in fields("distill") if f.name not in known}  # an option that is newer than this test
     assert parameters - known == set(later)
     for name, f in later.items():
