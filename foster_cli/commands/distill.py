@@ -44,21 +44,14 @@ def command(
 
     Example: foster distill games.parquet --budget 20
     """
-    from dataclasses import replace
-
     from foster_cli.commands.run import Request, check, started
     from foster_cli.report.live import watching
-    from foster_cli.report.tensorboard import recording
+    from foster_cli.report.tensorboard import check_tensorboard, recording
 
-    request = Request(
-        replace(asked, settings=replace(asked.settings, method=method)).beneath(settings),
-        data or [],
-        out,
-        resume,
-        extend,
-    )
-    check(request.asked, tensorboard)
-    run = started(request)
+    asked = check(asked, method, settings)
+    if tensorboard is not None:
+        check_tensorboard()
+    run = started(Request(asked, data or [], out, resume, extend))
     if run is None:
         return
     with recording(run.session.console, tensorboard), watching(live, run.settings, run.data, run.session):

@@ -11,12 +11,12 @@ from foster_cli.baselines.coreset import shrink
 from foster_cli.bundle import load, read_state
 from foster_cli.commands.from_settings import Asked
 from foster_cli.commands.shared import absolute, next_run
+from foster_cli.console import Console
 from foster_cli.data.prepare import load_dataset
 from foster_cli.data.schema import Dataset
 from foster_cli.distill.checks import check_settings
 from foster_cli.distill.run_folder import Beginning, finished, interrupted, run_folder
 from foster_cli.errors import FosterError
-from foster_cli.report.tensorboard import check_tensorboard
 from foster_cli.session import Session
 from foster_cli.settings import Settings, choice, positive
 
@@ -66,13 +66,16 @@ class Run:
         console.result(f"next: foster eval {self.out}")
 
 
-def check(asked: Asked, tensorboard: Path | None) -> None:
-    """Raise FosterError for an option that the method does not read, or a setting that is out of range."""
-    choice("--method", asked.settings.method, METHODS)
+def check(asked: Asked, method: str, file: Path | None) -> Asked:
+    """`asked` for `method`, with the settings of `file` beneath what was typed.
+
+    Raises FosterError for an option that the method does not read, or a setting out of range.
+    """
+    asked = replace(asked, settings=replace(asked.settings, method=choice("--method", method, METHODS)))
     refuse_unread(asked.settings, asked.typed)
+    asked = asked.beneath(file)
     check_settings(adapted(asked.settings, asked.typed))
-    if tensorboard is not None:
-        check_tensorboard()
+    return asked
 
 
 def started(request: Request) -> Run | None:
@@ -121,7 +124,7 @@ def _resumed(request: Request, bundle: Path) -> Run | None:
         raise FosterError("--out: --resume continues where the run began", "leave --out out, or give --extend N")
     if finished(bundle):
         _check_same(request, load(bundle).made, {})
-        asked.session(events=True).console.result(f"{bundle}: was finished already; next: foster eval {bundle}")
+        Console(json_mode=asked.json).result(f"{bundle}: was finished already; next: foster eval {bundle}")
         return None
     run = interrupted(bundle)
     _check_same(request, run.settings, {"cache": run.use_cache, "device": run.device})

@@ -120,12 +120,16 @@ def next_run(name: str, method: str, budget: int) -> Path:
 
 
 def refuse_own_data(target: Path, bundle: Bundle) -> None:
-    """Raise FosterError if `target` is a file that the bundle was made from."""
+    """Raise FosterError if `target` is a file that the bundle was made from, or a file of any bundle."""
+    from foster_cli.bundle import CORESET_FILES, FILES, STATE_FILES, SUMS
     from foster_cli.files import real_path
 
     recorded = bundle.manifest.get("data", {}).get("path", [])
     if any(real_path(target) == real_path(Path(p)) for p in recorded):
         raise FosterError(f"--out {target}: is the data that the bundle was made from", "give another name")
+    names = {*FILES, *CORESET_FILES, *STATE_FILES, SUMS}
+    if target.is_file() and target.name in names and (target.parent / SUMS).is_file():
+        raise FosterError(f"--out {target}: is a file of a bundle", "give another name")
 
 
 def bundle_data(bundle: Bundle, data: list[Path] | None) -> Dataset:

@@ -145,11 +145,12 @@ def test_all_of_them_at_once(arrive: Callable[..., dict[str, Any]]) -> None:
     found = fields("distill")
     given = {f.name: other(f) for f in found}
     words = [word for typed, _ in given.values() for word in typed]
-    asked = arrive(run, "check", "distill", "x.csv", *words, "--method", "td3")["asked"]
+    called = arrive(run, "check", "distill", "x.csv", *words, "--method", "td3")
+    asked = called["asked"]
     for f in found:
         holder = asked.settings if f.section == "" else getattr(asked.settings, f.section)
         assert getattr(holder, f.field) == given[f.name][1], f.flag
-    assert asked.typed == {"data", "method", *given} and asked.settings.method == "td3"
+    assert asked.typed == {"data", "method", *given} and called["method"] == "td3"
 
 
 def _of_the_run(command: str) -> set[str]:

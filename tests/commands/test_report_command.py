@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import webbrowser
 from pathlib import Path
 
@@ -114,6 +115,17 @@ def test_the_data_are_not_written_over(foster: Foster, made: Path, data: Path) -
         said = foster(*command, "--out", data)
         assert said.code == 2 and "is the data that the bundle was made from; give another name" in said.err
     assert data.read_bytes() == before
+
+
+def test_no_file_of_another_bundle_is_written_over(foster: Foster, made: Path, data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(made, other)
+    before = {p.name: p.read_bytes() for p in other.iterdir()}
+    for command in (("report", made), ("export", made, "--format", "csv"), ("eval", made, "--rows", "untrained")):
+        for name in ("bundle.json", "log.csv", "SHA256SUMS"):
+            said = foster(*command, "--out", other / name)
+            assert said.code == 2 and "is a file of a bundle; give another name" in said.err
+    assert {p.name: p.read_bytes() for p in other.iterdir()} == before
 
 
 def test_what_report_refuses(foster: Foster, made: Path, tmp_path: Path) -> None:

@@ -135,8 +135,11 @@ def test_ctrl_c_and_on(foster: Foster, data: Path, whole: Path, cut: Path) -> No
     assert said.code == 0, said.err
     assert "continuing after outer step" in said.err
     assert _sums(cut) == _sums(whole) and not cut.with_name("cut.run").exists()
-    said = foster("distill", "--resume", "cut", "--steps", "8", "--no-cache")
-    assert said.code == 0 and "finished already" in said.out
+    for options in (("--steps", "8", "--no-cache"), ("--device", "cuda:99")):  # nothing will run, on no device
+        said = foster("distill", "--resume", "cut", *options)
+        assert said.code == 0 and "finished already" in said.out
+    said = foster("distill", "--resume", "cut", "--settings", "any.json")
+    assert said.code == 2 and "--settings" in said.err
     for options, words in ((("--steps", "13"), "began with 8"), (("--seed", "1"), "began with 0")):
         said = foster("distill", "--resume", "cut", *options)
         assert said.code == 2 and words in said.err and said.err.count("\n") == 1
