@@ -55,7 +55,7 @@ test-consumers: install
 	$(CONSUMERS)/bin/python -m pip install --quiet --no-deps axolotl==0.19.0 llamafactory==0.9.5
 	FOSTER_CONSUMERS=$(CURDIR)/$(CONSUMERS)/bin/python $(BIN)/python -m pytest tests/export/test_consumers.py
 
-# A distillation killed twenty times at random moments, each time gone on with: minutes.
+# A distillation killed twenty times at random moments, and resumed each time: minutes.
 test-kill: install
 	$(BIN)/python -m pytest -m slow tests
 
