@@ -200,9 +200,23 @@ class DistillConfig:
     check_seeds: int = option(2, "Fresh models per validation, with fixed seeds; more reduce noise.", "--check-seeds")
 
 
+@dataclass(frozen=True)
+class RankingConfig:
+    """Which held-out interactions are ranked, and among which items; in validation as in the test."""
+
+    mask_seen: bool | None = option(
+        None, "Leave out items that a user already has; by default where repeats are rare (below 1 % of training).",
+        "--mask-seen/--no-mask-seen", TABLES,
+    )  # fmt: skip
+    cases: str = option("all", "Held-out interactions to rank: all, or each user's first or last.", "--cases", TABLES)
+
+
+#: The ranking of bundles from before it was recorded.
+EARLIER = RankingConfig(mask_seen=False)
 #: The sections of settings in a bundle, a settings file and every result, by name.
 SECTIONS: dict[str, type] = {
-    "model": ModelConfig, "train": TrainConfig, "distill": DistillConfig, "student": StudentConfig
+    "model": ModelConfig, "train": TrainConfig, "distill": DistillConfig, "student": StudentConfig,
+    "ranking": RankingConfig,
 }  # fmt: skip
 #: Every dataclass of settings by its name in `Settings`.
 PARTS: dict[str, type] = {**SECTIONS, "prepare": PrepareSettings}
@@ -210,7 +224,7 @@ PARTS: dict[str, type] = {**SECTIONS, "prepare": PrepareSettings}
 
 @dataclass(frozen=True)
 class Settings:
-    """A run: what it reads (`paths`, `prepare`), how it shrinks the data (`method`, the four sections), its seed."""
+    """A run: what it reads (`paths`, `prepare`), how it shrinks the data (`method`, the sections), its seed."""
 
     paths: tuple[str, ...] = ()
     prepare: PrepareSettings = PrepareSettings()
@@ -218,11 +232,12 @@ class Settings:
     train: TrainConfig = TrainConfig()
     distill: DistillConfig = DistillConfig()
     student: StudentConfig = StudentConfig()
+    ranking: RankingConfig = RankingConfig()
     seed: int = option(0, "Random seed; it fixes the result on a given machine.", "--seed", ("distill", "tune"))
     method: str = "foster"
 
     def sections(self) -> dict[str, dict[str, Any]]:
-        """The four sections as plain values, in the layout of a settings file."""
+        """The sections as plain values, in the layout of a settings file."""
         return {name: dataclasses.asdict(getattr(self, name)) for name in SECTIONS}
 
     def to_dict(self) -> dict[str, Any]:
@@ -239,6 +254,7 @@ class Settings:
     def of_manifest(cls, manifest: dict[str, Any]) -> Settings:
         """The settings that a bundle was made with, from its bundle.json. FosterError for missing or unknown ones."""
         try:
+            manifest = {"ranking": dataclasses.asdict(EARLIER), **manifest}
             data, named = manifest["data"], {key: manifest[key] for key in (*SECTIONS, "seed", "method")}
             return cls.from_dict({"paths": data["path"], "prepare": data["prepare"], **named})
         except KeyError as error:

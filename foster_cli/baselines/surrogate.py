@@ -43,9 +43,7 @@ class Surrogate:
 
     def valid_outputs(self, index: Int) -> Tensor:
         """(B, d) on the CPU: the output after the history of validation cases `index` (B,)."""
-        v = self.valid
-        some = Cases(v.history[index], v.lengths[index], v.target[index], v.user[index], v.row[index])
-        return last_outputs(self.model, self.model.embed_all(), some).cpu()
+        return last_outputs(self.model, self.model.embed_all(), self.valid.take(index)).cpu()
 
 
 def histories(windows: Windows) -> Cases:

@@ -33,7 +33,7 @@ NO_CONTEXT = typer.Context(TyperCommand("none"))
 #: The order of the options in --help, and the heading of each group.
 GROUPS = {
     "distill": "Distillation", "student": "Training on the synthetic set", "model": "Recommender",
-    "train": "Training on real data", "": "Run", "prepare": "Columns",
+    "train": "Training on real data", "ranking": "Ranking", "": "Run", "prepare": "Columns",
 }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Training windows and evaluation cases of a `Dataset`, as index arrays padded with -1 on the right.
 
-Windows: items (W, L+1); the input is [:, :-1], the target [:, 1:]. Cases: one per held-out interaction with a
-history; history (C, L), its length (C,), target (C,), user (C,).
+Windows: items (W, L+1); the input is [:, :-1], the target [:, 1:]. Cases: held-out interactions with a history, all of
+them or one per user; history (C, L), its length (C,), target (C,), user (C,), and what the ranking leaves out.
 """
 
 from __future__ import annotations
@@ -13,8 +13,14 @@ import numpy.typing as npt
 
 from foster_cli.data.schema import SPLITS, Dataset
 from foster_cli.errors import FosterError
+from foster_cli.settings import RankingConfig
 
 Int = npt.NDArray[np.int64]
+#: The items that each of C cases leaves out of its ranking: flat items, and offsets (C+1,).
+Seen = tuple[Int, Int]
+#: Items that a user already has are left out of the ranking if fewer than one in this many training interactions is of
+#: such an item.
+RARE = 100
 
 
 @dataclass(frozen=True)
@@ -33,17 +39,46 @@ class Windows:
 
 
 @dataclass(frozen=True)
+class Protocol:
+    """How held-out interactions are ranked, in validation as in the test. `mask_seen`: items that the user already has
+    are left out, except the target. `cases`: `all` of a split, or each user's `first` or `last` one in it."""
+
+    mask_seen: bool = False
+    cases: str = "all"
+
+
+@dataclass(frozen=True)
 class Cases:
-    """Evaluation cases. `row` (C,) is the position of the target in `Dataset.interactions`."""
+    """Evaluation cases. `row` (C,) is the position of the target in `Dataset.interactions`. `seen`: the items that the
+    ranking leaves out, in any order and perhaps repeated; None: no item."""
 
     history: Int
     lengths: Int
     target: Int
     user: Int
     row: Int
+    seen: Seen | None = None
 
     def __len__(self) -> int:
         return len(self.target)
+
+    def take(self, index: Int) -> Cases:
+        """The cases at `index` (B,), in its order."""
+        seen = None if self.seen is None else _take_rows(*self.seen, index)
+        return Cases(
+            self.history[index], self.lengths[index], self.target[index], self.user[index], self.row[index], seen
+        )
+
+
+def _take_rows(items: Int, offsets: Int, index: Int) -> Seen:
+    """Rows `index` (B,) of ragged rows: flat `items`, and `offsets` (rows + 1,)."""
+    return _spans_of(items, offsets[index], offsets[index + 1] - offsets[index])
+
+
+def _spans_of(items: Int, begin: Int, size: Int) -> Seen:
+    """The pieces items[begin : begin + size] one after another, and their offsets; `begin` and `size` are (B,)."""
+    offsets = np.r_[0, np.cumsum(size)]
+    return items[np.arange(offsets[-1]) + np.repeat(begin - offsets[:-1], size)], offsets
 
 
 def _gather(items: Int, starts: Int, lengths: Int, width: int) -> Int:
@@ -101,10 +136,11 @@ def _spans(user: Int, length: int, stride: int) -> tuple[Int, Int]:
     return start, size
 
 
-def evaluation_cases(data: Dataset, split: str, length: int) -> Cases:
-    """One case per interaction of `split` with a history, which is the user's last L interactions before it.
+def evaluation_cases(data: Dataset, split: str, length: int, protocol: Protocol = Protocol()) -> Cases:
+    """The cases of `split`: its interactions with a history, which is the user's last L interactions before it.
 
-    Raises FosterError if the split has no case.
+    `protocol`: all of them or one per user, and whether they leave out what the user already has. Raises FosterError if
+    the split has no case.
     """
     user, items = data.interactions.user, data.interactions.item
     begin = _user_starts(user)
@@ -114,14 +150,37 @@ def evaluation_cases(data: Dataset, split: str, length: int) -> Cases:
             f"the {split} split holds no case (an interaction of a user with an earlier one)",
             "give more interactions, or a table without a split column so that foster splits it 8:1:1 by time",
         )
+    if protocol.cases != "all":
+        other = user[row][1:] != user[row][:-1]  # than that of the next case, or of the one before
+        row = row[np.r_[True, other] if protocol.cases == "first" else np.r_[other, True]]
     size = np.minimum(row - begin[row], length)
-    return Cases(_gather(items, row - size, size, length), size, items[row], user[row], row)
+    seen = _spans_of(items, begin[row], row - begin[row]) if protocol.mask_seen else None
+    return Cases(_gather(items, row - size, size, length), size, items[row], user[row], row, seen)
 
 
-def seen_items(data: Dataset, cases: Cases) -> tuple[Int, Int]:
-    """All earlier items of each case's user: flat `items`, and `offsets` (C+1,)."""
-    begin = _user_starts(data.interactions.user)[cases.row]
-    size = cases.row - begin
-    offsets = np.r_[0, np.cumsum(size)]
-    flat = np.arange(offsets[-1]) - np.repeat(offsets[:-1], size) + np.repeat(begin, size)
-    return data.interactions.item[flat], offsets
+def _repeats(data: Dataset) -> tuple[int, int]:
+    """The number of training interactions with an item that the user had in training before, and of all of them."""
+    train = data.interactions.split == SPLITS.index("train")
+    pair = data.interactions.user[train] * len(data.catalogue) + data.interactions.item[train]
+    return len(pair) - len(np.unique(pair)), len(pair)
+
+
+def repeat_share(data: Dataset) -> float:
+    """The share of training interactions with an item that the user had in training before; 0 without any."""
+    repeats, total = _repeats(data)
+    return repeats / max(1, total)
+
+
+def protocol_of(data: Dataset, config: RankingConfig) -> Protocol:
+    """The protocol of `config`. If it does not say so, items that a user already has are left out where fewer than 1 %
+    of the training interactions repeat one."""
+    if config.mask_seen is not None:
+        return Protocol(config.mask_seen, config.cases)
+    repeats, total = _repeats(data)
+    return Protocol(RARE * repeats < total, config.cases)
+
+
+def training_counts(data: Dataset) -> Int:
+    """(n,): the number of training interactions of each item."""
+    train = data.interactions.split == SPLITS.index("train")
+    return np.bincount(data.interactions.item[train], minlength=len(data.catalogue))

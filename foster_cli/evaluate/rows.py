@@ -19,12 +19,12 @@ from torch import Tensor
 
 from foster_cli.console import Stage
 from foster_cli.data.schema import SPLITS
-from foster_cli.data.windows import Cases, Windows, evaluation_cases, seen_items
+from foster_cli.data.windows import Cases, Protocol, Windows, evaluation_cases
 from foster_cli.distill.algorithm1 import fit_synthetic
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.bootstrap import Bootstrap
 from foster_cli.models.recommender import Recommender
-from foster_cli.ranking.full import Seen, covered, last_outputs, ranks
+from foster_cli.ranking.full import covered, last_outputs, ranks
 from foster_cli.ranking.metrics import per_case
 from foster_cli.runtime import peak_memory_mb, reset_peak, stream_seed
 from foster_cli.settings import Settings, StudentConfig, TrainConfig
@@ -65,10 +65,9 @@ class Row:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out cases and what each user has seen (only with `--mask-seen`)."""
+    """Held-out cases, and the k of the coverage."""
 
     cases: Cases
-    seen: Seen | None
     k: int
 
 
@@ -83,7 +82,8 @@ def make_now(name: str, seed: int, make: Callable[[], Row]) -> Row:
 
 def ranked(H: Tensor, E: Tensor, test: HeldOut) -> tuple[Float, float]:
     """Ranks (C,) and catalogue coverage of the top k."""
-    return ranks(H, E, test.cases.target, test.seen), covered(H, E, test.k, test.seen) / len(E)
+    cases = test.cases
+    return ranks(H, E, cases.target, cases.seen), covered(H, E, test.k, cases.seen) / len(E)
 
 
 def model_row(test: HeldOut, seed: int, train: Callable[[int], Trained]) -> Row:
@@ -107,7 +107,7 @@ def popularity_row(task: Task, test: HeldOut) -> Row:
     count = np.bincount(task.data.interactions.item[train], minlength=len(task.data.catalogue))
     E = torch.from_numpy(count.astype(np.float32))[:, None].to(task.device)
     H = torch.ones(max(len(test.cases), len(task.valid)), 1, device=task.device)
-    valid = float((ranks(H[: len(task.valid)], E, task.valid.target) <= 10).mean())
+    valid = float((ranks(H[: len(task.valid)], E, task.valid.target, task.valid.seen) <= 10).mean())
     rank, share = ranked(H[: len(test.cases)], E, test)
     return Row(rank[None], [share], [0.0], [peak_memory_mb(task.device)], [None], [valid])
 
@@ -130,7 +130,8 @@ def text_row(task: Task, test: HeldOut) -> Row:
     E = torch.nn.functional.normalize(task.text_vectors(), dim=-1)
     valid = task.valid
     score = {
-        last: float((ranks(profiles(E, valid, last), E, valid.target) <= 10).mean()) for last in (1, 2, 3, 5, 10, 20)
+        last: float((ranks(profiles(E, valid, last), E, valid.target, valid.seen) <= 10).mean())
+        for last in (1, 2, 3, 5, 10, 20)
     }
     last = max(score, key=lambda key: score[key])
     rank, share = ranked(profiles(E, test.cases, last), E, test)
@@ -280,8 +281,7 @@ def _interval(drawn: Float) -> dict[str, float]:
 
 def held_out(task: Task, mask_seen: bool, k: int, split: str = "test") -> HeldOut:
     """The cases of `split`; the test cases are read only once, after every choice is made."""
-    cases = evaluation_cases(task.data, split, task.length)
-    return HeldOut(cases, seen_items(task.data, cases) if mask_seen else None, k)
+    return HeldOut(evaluation_cases(task.data, split, task.length, Protocol(mask_seen)), k)
 
 
 def check_rows(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -10,13 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from foster_cli.data.windows import Cases
+from foster_cli.data.windows import Cases, Seen
 from foster_cli.models.recommender import Recommender
 from foster_cli.ops import rank_counts
 from foster_cli.ops.precision import exact
 
 Float = npt.NDArray[np.float64]
-Seen = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
 @torch.no_grad()
@@ -34,7 +33,7 @@ def last_outputs(model: Recommender, E: Tensor, cases: Cases, batch: int = 1024)
 
 @torch.no_grad()
 def ranks(H: Tensor, E: Tensor, target: npt.NDArray[np.int64], seen: Seen | None = None) -> Float:
-    """Rank of each case's target among all n items: 1 + items above it + half of those equal to it."""
+    """Rank of each case's target among all n items but those of `seen`: 1 + items above it + half of those equal."""
     goal = torch.from_numpy(target).to(H.device)
     masked = None if seen is None else (torch.from_numpy(seen[0]).to(H.device), torch.from_numpy(seen[1]).to(H.device))
     with exact():
@@ -60,6 +59,6 @@ def covered(H: Tensor, E: Tensor, k: int, seen: Seen | None = None, block: int =
 
 
 def score_model(model: Recommender, cases: Cases) -> Float:
-    """Ranks (C,) of a recommender on `cases`."""
+    """Ranks (C,) of a recommender on `cases`, among the items that they do not leave out."""
     E = model.embed_all()
-    return ranks(last_outputs(model, E, cases), E, cases.target)
+    return ranks(last_outputs(model, E, cases), E, cases.target, cases.seen)

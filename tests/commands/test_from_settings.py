@@ -106,7 +106,7 @@ def other(f: Field) -> tuple[list[str], Any]:
     """Words that type another value than the default, and that value."""
     if f.text == "names":
         return [f.flag, "a, b"], ("a", "b")
-    if isinstance(f.default, bool):
+    if "/" in f.flag:
         on, off = f.flag.split("/")
         return [off if f.default else on], not f.default
     kind = f.parameter.annotation.__origin__ if f.text is None else int

@@ -22,4 +22,4 @@ def held_out_of(users: Sequence[int]) -> HeldOut:
     """A case for each entry of `users`, of that user; what it holds beside plays no part."""
     zeros = np.zeros(len(users), np.int64)
     cases = Cases(zeros[:, None], zeros + 1, zeros, np.array(users, dtype=np.int64), np.arange(len(users)))
-    return HeldOut(cases, None, 10)
+    return HeldOut(cases, 10)

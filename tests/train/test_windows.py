@@ -12,8 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foster_cli.data.schema import Dataset
-from foster_cli.data.windows import evaluation_cases, seen_items, training_windows
+from foster_cli.data.windows import (
+    Cases,
+    Protocol,
+    evaluation_cases,
+    protocol_of,
+    repeat_share,
+    training_counts,
+    training_windows,
+)
 from foster_cli.errors import FosterError
+from foster_cli.settings import RankingConfig
 
 ITEMS = 9
 #: (user, item, split) in time order; the split need not follow time, as a table's own column need not.
@@ -72,32 +81,93 @@ def test_windows_of_a_long_history_step_by_half_a_length(dataset_of: Callable[..
     assert training_windows(data, 4, stride=3).items[:, 0].tolist() == [0, 3, 6, 8]
 
 
-@given(rows=_rows, length=st.integers(1, 6), split=st.sampled_from(["valid", "test"]))
-@settings(max_examples=150)
-def test_cases_and_seen_items_are_the_held_out_interactions_with_their_past(
-    rows: list[tuple[int, int, int]], length: int, split: str, dataset_of: Callable[..., Dataset]
-) -> None:
+def _chosen(found: list[Any], which: str) -> list[Any]:
+    """Of (user, …) entries in order, all, or each user's first or last one."""
+    if which == "all":
+        return found
+    users = {entry[0]: entry for entry in (found if which == "last" else reversed(found))}
+    return [users[user] for user in sorted(users)]
+
+
+@given(
+    rows=_rows, length=st.integers(1, 6), split=st.sampled_from(["valid", "test"]), masked=st.booleans(),
+    which=st.sampled_from(["all", "first", "last"]),
+)  # fmt: skip
+@settings(max_examples=200)
+def test_cases_are_the_held_out_interactions_with_their_past(
+    rows: list[tuple[int, int, int]], length: int, split: str, masked: bool, which: str,
+    dataset_of: Callable[..., Dataset],
+) -> None:  # fmt: skip
     expected = []
     for user in sorted({u for u, _, _ in rows}):
         own = [(i, s) for u, i, s in rows if u == user]
         for k, (item, s) in enumerate(own):
             if s == ("train", "valid", "test").index(split) and k > 0:
                 expected.append((user, [i for i, _ in own[:k]], item))
-    data = _of(rows, dataset_of)
+    data, expected = _of(rows, dataset_of), _chosen(expected, which)
     if not expected:
         with pytest.raises(FosterError, match=split):
-            evaluation_cases(data, split, length)
+            evaluation_cases(data, split, length, Protocol(masked, which))
         return
-    cases = evaluation_cases(data, split, length)
+    cases = evaluation_cases(data, split, length, Protocol(masked, which))
     assert len(cases) == len(expected) == len(set(cases.row.tolist()))
-    flat, offsets = seen_items(data, cases)
     for c, (user, past, item) in enumerate(expected):
         recent = past[-length:]
         assert (cases.user[c], cases.target[c], cases.lengths[c]) == (user, item, len(recent))
         assert cases.history[c].tolist() == _padded(recent, length)
         assert data.interactions.item[cases.row[c]] == item and data.interactions.user[cases.row[c]] == user
-        assert flat[offsets[c] : offsets[c + 1]].tolist() == past
-    assert offsets[-1] == len(flat)
+        assert cases.seen is None or _past(cases, c) == past
+    assert (cases.seen is not None) == masked
+    assert cases.seen is None or cases.seen[1][-1] == len(cases.seen[0])
+
+
+def _past(cases: Cases, c: int) -> list[int]:
+    """What case c leaves out."""
+    assert cases.seen is not None
+    items, offsets = cases.seen
+    return list(items[offsets[c] : offsets[c + 1]].tolist())
+
+
+@given(rows=_rows, masked=st.booleans(), draw=st.data())
+@settings(max_examples=100)
+def test_some_of_the_cases(
+    rows: list[tuple[int, int, int]], masked: bool, draw: st.DataObject, dataset_of: Callable[..., Dataset]
+) -> None:
+    rows = [*rows, (0, 1, 0), (0, 2, 2)]
+    cases = evaluation_cases(_of(rows, dataset_of), "test", 3, Protocol(masked))
+    index = draw.draw(st.lists(st.integers(0, len(cases) - 1), max_size=2 * len(cases)))
+    some = cases.take(np.array(index, dtype=np.int64))
+    assert len(some) == len(index)
+    for name in ("history", "lengths", "target", "user", "row"):
+        assert getattr(some, name).tolist() == [getattr(cases, name)[i].tolist() for i in index]
+    assert (some.seen is not None) == masked
+    if masked:
+        assert [_past(some, c) for c in range(len(some))] == [_past(cases, i) for i in index]
+
+
+@given(rows=_rows, which=st.sampled_from(["all", "first"]))
+@settings(max_examples=100)
+def test_repeats_and_counts_of_training(
+    rows: list[tuple[int, int, int]], which: str, dataset_of: Callable[..., Dataset]
+) -> None:
+    train = [(u, i) for u, i, s in rows if s == 0]
+    repeats = sum(pair in train[:k] for k, pair in enumerate(train))
+    data = _of(rows, dataset_of)
+    assert repeat_share(data) == (repeats / len(train) if train else 0.0)
+    assert training_counts(data).tolist() == [sum(i == item for _, i in train) for item in range(ITEMS)]
+    assert protocol_of(data, RankingConfig(cases=which)) == Protocol(100 * repeats < len(train), which)
+    for asked in (False, True):
+        assert protocol_of(data, RankingConfig(asked)) == Protocol(asked)
+
+
+@pytest.mark.parametrize(("users", "masked"), [(50, False), (51, True)])
+def test_one_repeat_in_a_hundred_is_not_rare(users: int, masked: bool, dataset_of: Callable[..., Dataset]) -> None:
+    """Two training interactions each, one of them a repeat; a user's own items in other splits are none."""
+    rows = [(u, (u + k) % ITEMS, 0) for u in range(users) for k in range(2)] + [(3, 3, 1), (4, 4, 2), (5, 5, 1)]
+    rows[1] = (0, 0, 0)
+    data = _of(rows, dataset_of)
+    assert repeat_share(data) == 1 / (2 * users)
+    assert protocol_of(data, RankingConfig()).mask_seen is masked
 
 
 def test_no_held_out_interaction_is_in_a_training_window(dataset_of: Callable[..., Dataset]) -> None:
