@@ -82,7 +82,9 @@ class ModelConfig:
     dropout: float = option(0.2, "Dropout in the backbone during training.")
     max_tokens: int = option(64, "Texts are cut to this many tokens; raise it for longer texts.", "--max-tokens")
     precision: str = option("fp32", "fp32, or bf16 for faster training of encoder layers.", "--precision", TABLES)
-    backbone: str = option("sasrec", "Sequence model: sasrec, gru4rec, bert4rec, narm or hstu.", "--backbone", TABLES)
+    backbone: str = option(
+        "sasrec", "Sequence model: sasrec, gru4rec, bert4rec, narm, hstu or ligr.", "--backbone", TABLES
+    )
     items: str = option(
         "text", "Source of item vectors: text (the encoder) or, without texts, id (a trained table).", "--items", TABLES
     )

@@ -27,7 +27,7 @@ def command(
     seeds: Seeds = 3,
     k: K = "10,20",
     backbone: Annotated[
-        str | None, opt("--backbone", "Train all rows with another backbone: sasrec, gru4rec, bert4rec, narm or hstu.")
+        str | None, opt("--backbone", "Train all rows with another one: sasrec, gru4rec, bert4rec, narm, hstu or ligr.")
     ] = None,
     encoder: Annotated[
         str | None, opt("--encoder", "Train all rows with another text encoder: minilm, tinybert, a folder, org/name.")

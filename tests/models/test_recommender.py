@@ -78,7 +78,7 @@ def test_heads_need_not_divide_the_width_where_there_are_none(name: str) -> None
 
 
 def test_an_unknown_backbone_is_named() -> None:
-    with pytest.raises(FosterError, match=r"--backbone lstm.*sasrec, gru4rec, bert4rec, narm, hstu"):
+    with pytest.raises(FosterError, match=r"--backbone lstm.*sasrec, gru4rec, bert4rec, narm, hstu, ligr"):
         Recommender(_text(), ModelConfig(backbone="lstm"), L, 0)
 
 
