@@ -21,6 +21,7 @@ ORDER = (
     ("ops",),
     ("models",),
     ("ranking",),
+    ("neighbours",),
     ("train",),
     ("synthetic",),
     ("bundle",),
