@@ -14,6 +14,15 @@ def command(
     out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")] = Path("shop.parquet"),
     users: Annotated[int, typer.Option("--users", help="Number of users, 10 or more.")] = 5000,
     items: Annotated[int, typer.Option("--items", help="Number of items, 20 or more.")] = 2000,
+    turnover: Annotated[
+        float,
+        typer.Option(
+            "--turnover",
+            metavar="SHARE",
+            help="Share of validation's targets that do not occur in training; 0 to 0.8. With one above 0, new items "
+            "keep appearing and old ones are no longer bought.",
+        ),
+    ] = 0.0,
     seed: Annotated[int, typer.Option("--seed", help="Equal seeds give equal files.")] = 0,
     json: Json = False,
 ) -> None:
@@ -43,7 +52,7 @@ def command(
     from foster_cli.files import writing
     from foster_cli.runtime import stream_seed
 
-    shop = generate_shop(users, items, np.random.default_rng(stream_seed(seed, "sample")))
+    shop = generate_shop(users, items, np.random.default_rng(stream_seed(seed, "sample")), turnover)
     with writing(out) as path:
         shop.to_parquet(path, engine="pyarrow", index=False)
     rows, bought = len(shop), int(shop["item_id"].nunique())
@@ -55,6 +64,7 @@ def command(
         users=users,
         items=items,
         items_bought=bought,
+        turnover=turnover,
         seed=seed,
     )
 

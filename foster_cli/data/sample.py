@@ -10,12 +10,17 @@ The table is a DataFrame with N ≈ 10 × users rows in order of time and the co
 - Popularity follows a Zipf–Mandelbrot law, items are introduced over time, and departments have seasons.
 - Tastes (department and style) move from an early to a late favourite within each user's history.
 
+With a turnover, items have a limited life as well. Every item is introduced at its own time; demand for it rises and
+then fades away as age · exp(-age / peak). Groups, brands, styles and complements stay. Time is counted here in
+interactions of the shop, from 0 to 1, so that train ends at 0.8 and validation at 0.9. The age at the peak is chosen
+so that the expected share of validation's targets that train lacks is the one that was asked for.
+
 All users are simulated in parallel, one step of every history at a time: O(users × longest history) in numpy.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +41,11 @@ SHORTEST, LONGEST, MEAN = 5, 40, 10
 FIRST_DAY, DAYS = 18_995, 730
 GROUP_SIZE = 40
 CANDIDATES = 32
+#: The largest --turnover, the steps in which demand changes with it, and the ages at the peak that are searched.
+MAX_TURNOVER, STEPS, PEAKS = 0.8, 200, (0.002, 4.0)
+#: A purchase is chosen among candidates by brand and style, so that items in low demand sell more than their share.
+#: A power of demand describes what is sold: with 0.8, the share is within 0.04 of the request on average over seeds.
+SOLD = 0.8
 
 #: Probabilities of the next item's source: complement of a recent item, same group, same department, taste, any.
 MODES = {"complement": 0.46, "group": 0.09, "department": 0.12, "taste": 0.21, "any": 0.12}
@@ -111,30 +121,39 @@ class _Shop:
     season: Floats  # (d,) phase
     partner: Ints  # (g, 2) complements of a group
     group_department: Ints  # (g,)
-    in_group: _Pool
+    popularity: Floats
+    in_group: _Pool  # by step · g + group; without a turnover there is one step
     in_department: _Pool
     anywhere: _Pool
     titles: npt.NDArray[np.object_]
     categories: npt.NDArray[np.object_]
 
 
-def generate_shop(users: int, items: int, rng: np.random.Generator) -> pd.DataFrame:
+def generate_shop(users: int, items: int, rng: np.random.Generator, turnover: float = 0.0) -> pd.DataFrame:
     """The table described above. The same arguments and generator state give the same table.
 
     Every user has 5 to 40 interactions. The table lacks items that nobody bought (few, unless `items` is large
-    relative to `users`). Raises FosterError below 10 users or 20 items.
+    relative to `users`). `turnover`: the share of validation's targets that do not occur in train after the default
+    preparation, approximately; 0: items stay. Raises FosterError below 10 users or 20 items, and for a turnover that
+    is not in [0, 0.8].
     """
     if users < MIN_USERS:
         raise FosterError(f"--users {users}: too few for a shop", f"give {MIN_USERS} or more")
     if items < MIN_ITEMS:
         raise FosterError(f"--items {items}: too few for a shop", f"give {MIN_ITEMS} or more")
+    if not 0 <= turnover <= MAX_TURNOVER:
+        raise FosterError(f"--turnover {turnover:g}: not a share from 0 to {MAX_TURNOVER}", "give one such as 0.5")
     import pandas as pd
 
     shop = _stock(items, rng)
     extra = rng.gamma(1.1, (MEAN - SHORTEST + 0.5) / 1.1, users).astype(np.int64)
     lengths = -np.sort(-np.minimum(SHORTEST + extra, LONGEST))
     times = _times(lengths, rng)
-    bought = _purchases(shop, lengths, times, rng)
+    steps = np.zeros(len(times), dtype=np.int64)
+    if turnover > 0:
+        shop = _with_turnover(shop, turnover, len(times), rng)
+        steps = np.searchsorted(np.sort(times), times) * STEPS // len(times)
+    bought = _purchases(shop, lengths, times, steps, rng)
 
     user = np.repeat(rng.permutation(users), lengths)
     order = np.lexsort((user, times))
@@ -167,7 +186,7 @@ def _stock(items: int, rng: np.random.Generator) -> _Shop:
 
     group = rng.permutation(np.arange(items) % groups)
     rank = rng.permutation(items) + 1.0
-    popularity = (rank + items / 80) ** -0.8
+    popularity = np.asarray((rank + items / 80) ** -0.8, dtype=np.float64)
     group_weight = np.bincount(group, popularity, minlength=groups)
     introduced = np.where(rng.random(items) < 0.3, rng.uniform(0.05, 0.9, items) * DAYS, -1e9)
     in_group = _Pool.of(group, popularity, groups)
@@ -201,6 +220,7 @@ def _stock(items: int, rng: np.random.Generator) -> _Shop:
         introduced=introduced,
         season=rng.uniform(0, 2 * np.pi, n_departments),
         partner=partner,
+        popularity=popularity,
         group_department=group_department,
         in_group=in_group,
         in_department=_Pool.of(group_department, group_weight, n_departments),
@@ -250,8 +270,59 @@ def _times(lengths: Ints, rng: np.random.Generator) -> Ints:
     return np.asarray(stamp[np.lexsort((stamp, owner))], dtype=np.int64)
 
 
-def _purchases(shop: _Shop, lengths: Ints, times: Ints, rng: np.random.Generator) -> Ints:
-    """Items (N,), user by user. `lengths` is in falling order, so that the first m users are active at a step."""
+def _with_turnover(shop: _Shop, share: float, interactions: int, rng: np.random.Generator) -> _Shop:
+    """`shop` with items that come and go, such that train is expected to lack `share` of validation's targets."""
+    n, groups = len(shop.group), len(shop.partner)
+    size = np.bincount(shop.group, minlength=groups)
+    order = np.lexsort((rng.random(n), shop.group))
+    place = np.empty(n)  # in [0, 1): when an item is introduced, spread evenly within each group
+    place[order] = (np.concatenate([np.arange(m) for m in size]) + rng.random(n)) / size[shop.group[order]]
+    low, high = np.log(PEAKS)
+    for _ in range(16):
+        middle = (low + high) / 2
+        sold = _demand(shop, place, float(np.exp(middle)), SOLD)
+        low, high = (middle, high) if _expected_share(shop, sold, interactions) > share else (low, middle)
+    demand = _demand(shop, place, float(np.exp(low))).ravel()
+    live = np.flatnonzero(demand > 1e-9)
+    pool = _Pool.of(live // n * groups + shop.group[live % n], demand[live], STEPS * groups)
+    return replace(shop, introduced=np.full(n, -1e9), in_group=replace(pool, order=live[pool.order] % n))
+
+
+def _demand(shop: _Shop, place: Floats, peak: float, power: float = 1.0) -> Floats:
+    """Shares (STEPS, n) of the items in their group's demand, to a power, for an age at the peak.
+
+    Every group has an item that was introduced before the shop opened.
+    """
+    before = min(4.74 * peak, 1.0)  # an item that was introduced earlier has less than a twentieth of its demand left
+    born = place * (1 + before) - before
+    order = np.lexsort((place, shop.group))
+    start = np.searchsorted(shop.group[order], np.arange(len(shop.partner)))
+    born[order[start]] = -peak
+    age = (np.arange(STEPS)[:, None] + 0.5 - np.floor(born * STEPS)) / STEPS
+    demand = shop.popularity * np.maximum(age, 0.0) * np.exp(-np.maximum(age, 0.0) / peak)
+    demand **= power
+    return demand / np.add.reduceat(demand[:, order], start, axis=1)[:, shop.group]
+
+
+def _expected_share(shop: _Shop, sold: Floats, interactions: int) -> float:
+    """The share of the interactions from 0.8 to 0.9 of the time whose items have none before 0.8.
+
+    `sold`: shares (STEPS, n) of the items in their group's interactions. An item's interactions are Poisson
+    distributed, and it stays with five or more of them, as in the 5-core.
+    """
+    weight = np.bincount(shop.group, shop.popularity)
+    count = sold * (weight / weight.sum() * interactions / STEPS)[shop.group]
+    train, total = count[: STEPS * 8 // 10].sum(0), count.sum(0)
+    kept = 1 - np.exp(-total) * (1 + total * (1 + total / 2 * (1 + total / 3 * (1 + total / 4))))
+    valid = count[STEPS * 8 // 10 : STEPS * 9 // 10].sum(0) * np.maximum(kept, 1e-12)
+    return float((valid * np.exp(-train)).sum() / valid.sum())
+
+
+def _purchases(shop: _Shop, lengths: Ints, times: Ints, steps: Ints, rng: np.random.Generator) -> Ints:
+    """Items (N,), user by user, bought at `times` (N,) by the demand of `steps` (N,).
+
+    `lengths` is in falling order, so that the first m users are active at a step of their histories.
+    """
     users, longest = len(lengths), int(lengths[0])
     first = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     history = np.full((users, longest), -1, dtype=np.int64)
@@ -281,7 +352,8 @@ def _purchases(shop: _Shop, lengths: Ints, times: Ints, rng: np.random.Generator
                 shop.anywhere.draw(np.zeros(m, dtype=np.int64), rng)[:, 0],
             ],
         )
-        found = shop.in_group.draw(target, rng, CANDIDATES)
+        bin = steps[first[:m] + t] * len(shop.partner) + target
+        found = shop.in_group.draw(bin, rng, CANDIDATES)
         day = times[first[:m] + t] / 86_400_000 - FIRST_DAY
         age = day[:, None] - shop.introduced[found]
         weight = (age >= 0) * (1 + 1.5 * (age < 60))
@@ -294,5 +366,5 @@ def _purchases(shop: _Shop, lengths: Ints, times: Ints, rng: np.random.Generator
         pick = (total <= rng.random((m, 1)) * total[:, -1:]).sum(axis=1)
         none = total[:, -1] <= 0
         chosen = found[rows, np.minimum(pick, CANDIDATES - 1)]
-        history[:m, t] = np.where(none, shop.in_group.best(target), chosen)
+        history[:m, t] = np.where(none, shop.in_group.best(bin), chosen)
     return history[np.arange(longest) < lengths[:, None]]

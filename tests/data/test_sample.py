@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,11 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.preprocessing import normalize
 
 from foster_cli.commands.sample import command
+from foster_cli.data.prepare import prepare
 from foster_cli.data.sample import generate_shop
+from foster_cli.data.schema import Dataset
 from foster_cli.errors import FosterError
+from foster_cli.settings import PrepareSettings
 
 COLUMNS = ["user_id", "item_id", "timestamp", "title", "categories"]
 Scores = npt.NDArray[np.float64]
@@ -182,6 +187,110 @@ def test_odd_sizes(users: int, items: int) -> None:
     assert shop["user_id"].nunique() == users
     assert shop["item_id"].nunique() <= items
     assert shop.drop_duplicates("item_id")["title"].is_unique
+
+
+def _prepared(users: int, items: int, turnover: float, seed: int = 0) -> Dataset:
+    shop = generate_shop(users, items, np.random.default_rng(seed), turnover)
+    return prepare(shop, None, PrepareSettings(), "shop")
+
+
+def _new(data: Dataset, split: int) -> float:
+    """The share of a split's targets that train lacks."""
+    rows = data.interactions
+    return float((~np.isin(rows.item[rows.split == split], rows.item[rows.split == 0])).mean())
+
+
+def _rank_by_popularity(data: Dataset) -> float:
+    """Mean rank of test's targets by their number in train, from 0 (best) to 1. Ties count half."""
+    rows = data.interactions
+    count = np.bincount(rows.item[rows.split == 0], minlength=len(data.catalogue))
+    order = np.sort(count)
+    goal = count[rows.item[rows.split == 2]]
+    below = (np.searchsorted(order, goal, "left") + np.searchsorted(order, goal, "right")) / 2
+    return float(1 - (below / len(order)).mean())
+
+
+def test_without_turnover_the_bytes_are_those_of_before_there_was_one() -> None:
+    found = {}
+    for users, items, seed in ((10, 20, 0), (300, 120, 1)):
+        table = generate_shop(users, items, np.random.default_rng(seed), 0.0).to_csv(index=False)
+        found[users, items, seed] = hashlib.sha256(table.encode()).hexdigest()[:20]
+    assert found == {
+        (10, 20, 0): "aedfb0d4d88fe63373e9",
+        (300, 120, 1): "85504812f165c49d6b1e",
+    }
+
+
+@pytest.mark.parametrize(("users", "items"), [(2000, 800), (6000, 3000), (1500, 2000)])
+def test_turnover_is_the_share_of_validation_targets_that_train_lacks(users: int, items: int) -> None:
+    still = _rank_by_popularity(_prepared(users, items, 0.0))
+    for turnover in (0.2, 0.5, 0.7):
+        for seed in range(2):
+            data = _prepared(users, items, turnover, seed)
+            assert _new(data, 1) == pytest.approx(turnover, abs=0.1)
+            assert _new(data, 2) >= _new(data, 1)
+            assert _rank_by_popularity(data) > still + 0.2
+
+
+def test_with_turnover_demand_rises_and_fades_and_old_best_sellers_are_gone() -> None:
+    shop = generate_shop(5000, 2000, np.random.default_rng(0), 0.5)
+    share = np.arange(len(shop)) / len(shop)  # the shop's clock: its interactions, in order of time
+    first = shop["item_id"].iloc[: len(shop) * 4 // 10].value_counts().index[:100]
+    late = shop["item_id"].iloc[len(shop) * 8 // 10 :]
+    assert late.isin(first).mean() < 0.01
+    by_item = pd.Series(share).groupby(shop["item_id"].to_numpy())
+    often = by_item.size() >= 20
+    life = (by_item.quantile(0.95) - by_item.quantile(0.05))[often]
+    assert 0.05 < life.median() < 0.3
+    start, middle = by_item.min()[often], by_item.median()[often]
+    later = start[start > 0.1].index
+    assert ((middle - start)[later] > 0.2 * life[later]).mean() > 0.9, "demand rises: the first purchases are few"
+
+
+def test_with_turnover_texts_carry_over_to_new_items() -> None:
+    """Moves between product types, counted in train, and the brand rank the new items of validation."""
+    data = _prepared(6000, 3000, 0.5)
+    kind, names = pd.factorize(np.array([text.split(" > ")[-1] for text in data.catalogue.texts]))
+    brand = np.array([title.split()[0] for title in data.catalogue.titles])
+    rows = data.interactions
+    at = np.flatnonzero(rows.user[1:] == rows.user[:-1])
+    before, after, split = rows.item[at], rows.item[at + 1], rows.split[at + 1]
+    moves = np.ones((2, len(names), len(names)))  # in train, in validation
+    for i in range(2):
+        np.add.at(moves[i], (kind[before[split == i]], kind[after[split == i]]), 1.0)
+    moves *= 1 - np.eye(len(names))
+    assert (moves[0].argmax(1) == moves[1].argmax(1)).mean() > 0.9, "complements stay"
+    moves[0] += np.eye(len(names)) * moves[0].max(1)
+
+    new = np.flatnonzero(np.bincount(rows.item[rows.split == 0], minlength=len(kind)) == 0)
+    cases = (split == 1) & np.isin(after, new)
+    last, target = before[cases], after[cases]
+    score, goal = moves[0][kind[last]][:, kind[new]], moves[0][kind[last], kind[target]][:, None]
+    rank = ((score > goal).mean(1) + (score == goal).mean(1) / 2).mean()
+    assert rank < 0.3, "0.5 is chance"
+    by_chance = (brand[last][:, None] == brand[new]).mean()
+    assert (brand[last] == brand[target]).mean() > 1.5 * by_chance
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "turnover"), [(10, 20, 0.5), (11, 2000, 0.8), (300, 20, 0.8), (300, 120, 1e-6)]
+)
+def test_odd_sizes_with_turnover(users: int, items: int, turnover: float) -> None:
+    a, b = (generate_shop(users, items, np.random.default_rng(1), turnover) for _ in range(2))
+    assert a.equals(b)
+    assert a["user_id"].nunique() == users and list(a.columns) == COLUMNS
+    plain = generate_shop(users, items, np.random.default_rng(1))
+    assert set(a["title"]) & set(plain["title"]), "the stock is the same, only its times differ"
+
+
+@pytest.mark.parametrize("turnover", ["-0.1", "0.81", "1", "nan", "inf"])
+def test_a_turnover_out_of_range_is_one_line_with_a_hint(
+    call_foster: Callable[..., tuple[int, str, str]], turnover: str, tmp_path: Path
+) -> None:
+    code, out, err = call_foster("sample", "--turnover", turnover, "--out", tmp_path / "shop.parquet")
+    assert (code, out) == (2, "") and err.count("\n") == 1 and err.startswith(f"foster: --turnover {turnover}: ")
+    assert "from 0 to 0.8" in err and "such as 0.5" in err
+    assert not list(tmp_path.iterdir())
 
 
 def test_bad_arguments(tmp_path: Path) -> None:
