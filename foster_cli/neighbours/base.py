@@ -42,11 +42,15 @@ class Factors:
 
     def after(self, bag: Any) -> Float:
         """bag (B, n) times W: (B, n)."""
-        query = _dense(bag @ self.A)
+        query = bag @ self.A
         if not sp.issparse(self.B):
-            return query @ self.B.T
+            return _dense(query) @ self.B.T
         # A sparse matrix times many dense columns at once is far faster here than a product of two sparse matrices.
-        return np.ascontiguousarray((self.B @ np.ascontiguousarray(query.T)).T)
+        query = sp.csr_matrix(query)
+        used = np.unique(query.indices)
+        place = np.searchsorted(used, query.indices)
+        query = sp.csr_matrix((query.data, place, query.indptr), shape=(query.shape[0], len(used)))
+        return np.ascontiguousarray((self.B[:, used] @ query.T.toarray(order="C")).T)
 
 
 class Ranked(NamedTuple):
