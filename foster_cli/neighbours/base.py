@@ -151,7 +151,7 @@ class Neighbours(Scorer):
         """Soft histories (B, l, n) as weighted bags (B, n) float32; bags stay as they are."""
         if sp.issparse(P):
             return P.tocsr().astype(np.float32)
-        P = np.asarray(P, dtype=np.float32)
+        P = P.detach().float().cpu().numpy() if isinstance(P, torch.Tensor) else np.asarray(P, dtype=np.float32)
         if P.ndim == 2:
             return P
         P = P[:, -self.last :]

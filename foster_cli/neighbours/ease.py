@@ -58,7 +58,7 @@ def closed_form(G: Any, penalty: float) -> Float:
     """W (n, n) float32 of XᵀX; computed in float64. Raises FosterError if the penalty is not positive."""
     if not penalty > 0:
         raise FosterError(f"EASE with penalty {penalty:g}", "use a positive one, e.g. 300")
-    P: npt.NDArray[np.float64] = np.asfortranarray(G.toarray())
+    P: npt.NDArray[np.float64] = G.toarray(order="F")
     P.flat[:: len(P) + 1] += penalty
     P, failed = lapack.dpotrf(P, lower=1, overwrite_a=1, clean=0)
     if not failed:

@@ -70,8 +70,8 @@ def pruned(W: Any, most: int) -> Any:
     for row in np.flatnonzero(np.diff(W.indptr) > most):
         a, b = W.indptr[row], W.indptr[row + 1]
         keep[a + np.argsort(-W.data[a:b], kind="stable")[most:]] = False
-    count = np.add.reduceat(np.r_[keep, False], W.indptr[:-1]) * (np.diff(W.indptr) > 0)
-    return sp.csr_matrix((W.data[keep], W.indices[keep], np.r_[0, np.cumsum(count)]), shape=W.shape)
+    kept = np.r_[0, np.cumsum(keep)]
+    return sp.csr_matrix((W.data[keep], W.indices[keep], kept[W.indptr]), shape=W.shape)
 
 
 def choose(data: Dataset, valid: Cases, start: ItemKnn | None = None) -> Chosen[ItemKnn, Neighbours]:

@@ -102,7 +102,8 @@ def test_a_hard_history_is_a_soft_one(form: str) -> None:
     hard = model.scores(cases, both)
     P = np.eye(N, dtype=np.float32)[np.array(past)]
     assert np.array_equal(model.soft_scores(P), hard)
-    assert np.array_equal(model.soft_scores(torch.from_numpy(P)), hard)
+    tensor = torch.tensor(P, dtype=torch.bfloat16, requires_grad=True)
+    assert np.array_equal(model.soft_scores(tensor), hard)
     bags = model.bags(cases, both)
     assert np.array_equal(model.soft_scores(bags), hard)
     assert np.array_equal(model.soft_scores(bags.toarray()), hard)
