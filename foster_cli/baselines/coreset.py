@@ -26,7 +26,7 @@ from foster_cli.session import Session
 from foster_cli.settings import Settings
 from foster_cli.train.anchors import full_teacher
 from foster_cli.train.memory import note_memory
-from foster_cli.train.task import make_task
+from foster_cli.train.task import make_task, settled
 
 
 def shrink(
@@ -44,8 +44,9 @@ def run_coreset(settings: Settings, data: Dataset, out: Path, session: Session) 
     """Select training windows of `data`, as many as the budget, for the bundle `out`; returns its manifest."""
     check_settings(settings)
     began, config, seed = time.perf_counter(), settings.distill, settings.seed
+    settings = settled(settings, data, session.console)
     with matmul_precision(settings.model.precision, session.device):
-        task = make_task(data, settings.model, config.length, session)
+        task = make_task(data, settings.model, config.length, session, settings.ranking)
         check_budget(len(task.windows), config)
         note_memory(task, settings.train, 0, config.budget)
         teacher = full_teacher(task, settings.train, seed)
@@ -61,7 +62,7 @@ def run_coreset(settings: Settings, data: Dataset, out: Path, session: Session) 
     assert len(set(index.tolist())) == config.budget
     metrics = {
         "contexts": index.tolist(), "full_valid_R@10": teacher.best,
-        "untrained_valid_R@10": teacher.history[0]["R@10"], "seconds_select": seconds,
+        "untrained_valid_R@10": teacher.untrained["R@10"], "seconds_select": seconds,
         "seconds_total": time.perf_counter() - began, "peak_mb": peak, "teacher_seconds": teacher.seconds,
     }  # fmt: skip
     manifest = {**identity(settings, task, V), "metrics": metrics, "machine": machine()}

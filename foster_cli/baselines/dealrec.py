@@ -130,11 +130,11 @@ class Influence:
     """Losses of windows as functions of the surrogate's sequence model; item embeddings are constants here."""
 
     def __init__(self, surrogate: Surrogate, negatives: Tensor) -> None:
-        self.sequence = surrogate.model.eval().sequence
+        self.model = surrogate.model.eval()
         self.loss = surrogate.train.loss
         self.E, self.negatives = surrogate.model.embed_all(), negatives
-        self.names = [name for name, _ in self.sequence.named_parameters()]
-        self.at = [p.detach() for p in self.sequence.parameters()]
+        self.names = [name for name, _ in self.model.sequence.named_parameters()]
+        self.at = [p.detach() for p in self.model.sequence.parameters()]
 
     def losses(self, windows: Windows) -> Losses:
         """The function from parameters to the losses (B,) of `windows`."""
@@ -142,7 +142,8 @@ class Influence:
         E = self.E[batch.items]
 
         def of(parameters: Vector) -> Tensor:
-            H = functional_call(self.sequence, dict(zip(self.names, parameters, strict=True)), (E[:, :-1],))
+            named = dict(zip(self.names, parameters, strict=True))
+            H = self.model.outputs(functional_call(self.model.sequence, named, (E[:, :-1],)))
             return sample_losses((H * E[:, 1:]).sum(-1), H @ self.E[self.negatives].T, batch, self.loss)
 
         return of

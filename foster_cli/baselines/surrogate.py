@@ -19,6 +19,7 @@ from foster_cli.models.recommender import Recommender
 from foster_cli.ranking.full import last_outputs
 from foster_cli.settings import TrainConfig
 from foster_cli.train.anchors import Teacher
+from foster_cli.train.fit import ENCODED
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def samples(windows: Windows, negatives: Tensor) -> Samples:
 
 def common_negatives(model: Recommender, train: TrainConfig, rng: np.random.Generator) -> Tensor:
     """(K,): items drawn once without replacement, used as the negatives of every window."""
-    return torch.from_numpy(rng.choice(model.n, min(train.negatives, model.n), replace=False)).to(model.device)
+    count = min(train.negatives or ENCODED, model.n)
+    return torch.from_numpy(rng.choice(model.n, count, replace=False)).to(model.device)
 
 
 def sample_losses(own: Tensor, others: Tensor, batch: Samples, loss: str) -> Tensor:

@@ -33,7 +33,7 @@ from foster_cli.distill.algorithm2 import Problem, entropy
 from foster_cli.distill.loop import Distilled, Loop, outer_loop
 from foster_cli.distill.validation import Check
 from foster_cli.errors import FosterError
-from foster_cli.models.losses import sampled_softmax
+from foster_cli.models.losses import candidate_softmax
 from foster_cli.models.recommender import Recommender
 from foster_cli.runtime import generator, stream_seed
 from foster_cli.settings import DistillConfig, Settings, choice, positive
@@ -200,7 +200,7 @@ def last_batch(problem: Problem, index: np.ndarray, sampled: bool, rng: np.rando
     """The windows at `index` (B,). Without `sampled`, all items are candidates and batch indices are item indices."""
     windows, n, device = problem.windows.take(index), len(problem.V), problem.V.device
     if sampled:
-        return real_batch(windows, n, "softmax", problem.train.negatives, rng, device)
+        return real_batch(windows, problem.pool, "softmax", problem.negatives, rng, device)
     size = int(windows.lengths.max())
     items = torch.from_numpy(np.ascontiguousarray(windows.items[:, :size])).to(device)
     filled = items.clamp_min(0)
@@ -222,17 +222,17 @@ def outer_gradient(
     def part_loss(E: Tensor, a: int, b: int) -> tuple[Tensor, dict[str, float]]:
         inputs, at = batch.inputs[a:b], last[a:b]
         goal = batch.targets[a:b].gather(1, at[:, None])[:, 0]
-        H = learner.sequence.last(F.embedding(inputs, E), at)
-        if len(batch.negatives):
-            clash = goal[:, None] == batch.negatives[None, :]
-            base = sampled_softmax(H, F.embedding(goal, E), F.embedding(batch.negatives, E), clash)
+        H = learner.last(F.embedding(inputs, E), at)
+        if batch.goals is not None:
+            place = batch.goals[a:b].gather(1, at[:, None])[:, 0]
+            base = candidate_softmax(H, F.embedding(batch.negatives, E), place, batch.inclusion)
         else:
             base = F.cross_entropy(H @ E.T, goal)
         share = len(at) / len(last)
         loss, parts = share * base, {"outer_real": share * base.item(), "outer_feature": 0.0}
         if settings.feature > 0:
             with torch.no_grad():
-                H_teacher = teacher.sequence.last(F.embedding(inputs, E_teacher), at)
+                H_teacher = teacher.last(F.embedding(inputs, E_teacher), at)
             distance = (H - H_teacher).square().mean()
             loss = loss + share * settings.feature * distance
             parts["outer_feature"] = share * distance.item()

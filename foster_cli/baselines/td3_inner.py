@@ -120,7 +120,7 @@ def outputs_at(model: Recommender, x: Tensor, at: list[int]) -> Tensor:
     for i, block in enumerate(blocks):
         assert isinstance(block, Block)
         x = _attend(block, x, at if i == len(blocks) - 1 else None)
-    return sequence.norm(x) if blocks else sequence.norm(x[:, at])
+    return model.outputs(sequence.norm(x) if blocks else sequence.norm(x[:, at]))
 
 
 def cross_entropy(goal: Tensor, H: Tensor, E: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def fit_synthetic(
     fit = Fit()
     average = Average(phi, config.average)
     best = Best(average.model, valid, fit)
-    best.check(0)
+    best.begin()
     optimizer = adamw(phi.groups(config.lr, config.encoder_lr), weight_decay=config.weight_decay)
     phi.train(config.dropout)
     with stage.progress(config.steps) as bar:
@@ -78,7 +78,6 @@ def fit_synthetic(
             bar.at(step, f"loss {loss:.3f} valid R@10 {fit.history[-1]['R@10']:.4f}")
             if best.stale >= config.patience:
                 break
-    phi.restore(best.state)
-    phi.eval()
+    best.finish(phi)
     fit.seconds = time.perf_counter() - began
     return fit

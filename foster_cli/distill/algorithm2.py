@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from foster_cli.synthetic.factors import Synthetic
 from foster_cli.synthetic.reading import PAPER, Reading, SyntheticSet
 from foster_cli.synthetic.subset import Subset
 from foster_cli.train.anchors import Teacher
-from foster_cli.train.fit import batches, real_batch
+from foster_cli.train.fit import Pool, batches, candidate_count, real_batch
 from foster_cli.train.micro import Micro, outer_real
 
 
@@ -48,6 +49,16 @@ class Problem:
     reading: Reading = PAPER
     store: Store | None = None
     micro: Micro = field(default_factory=Micro)
+
+    @cached_property
+    def pool(self) -> Pool:
+        """The items that may be negatives in the outer loss."""
+        return Pool.of(self.teacher.model, self.windows)
+
+    @property
+    def negatives(self) -> int:
+        """The number of candidates of a softmax in the outer loss."""
+        return candidate_count(self.teacher.model, self.train)
 
 
 @dataclass
@@ -125,7 +136,7 @@ def outer_loss(problem: Problem, state: State, Q: Tensor, S: Tensor) -> OuterLos
     c, teacher = problem.config, problem.teacher.model
     windows = problem.windows.take(batches(problem.windows, c.real_batch, state.numpy_rng)[0])
     share, rng = state.phi.sequence.predicted, state.numpy_rng
-    real = real_batch(windows, state.phi.n, c.outer_loss, problem.train.negatives, rng, Q.device, share)
+    real = real_batch(windows, problem.pool, c.outer_loss, problem.negatives, rng, Q.device, share)
     found = outer_real(state.phi, teacher, real, c.outer_loss, c.alpha, problem.micro)
     if c.dh_weight <= 0:
         return OuterLoss({**found.parts, "outer_dh": 0.0}, found.gradients, None)

@@ -39,10 +39,10 @@ class FreshCheck:
             own = stream_seed(self.seed, "check", i)
             stage = Stage(SILENT, f"fresh model {i + 1} of {self.count} on D~")
             fits.append(fit_synthetic(self.task.fresh(own), D, self.task.valid, self.student, own, stage))
-        values = [fit.best_value for fit in fits]
+        values = [fit.valid["R@10"] for fit in fits]
         return {
             "R@10": float(np.mean(values)),
-            "N@10": float(np.mean([max(fit.history, key=lambda row: row["R@10"])["N@10"] for fit in fits])),
+            "N@10": float(np.mean([fit.valid["N@10"] for fit in fits])),
             "sd": float(np.std(values)),
             "student_steps": float(np.mean([f.best for f in fits])),
         }

@@ -57,7 +57,7 @@ def hardening_cost(bundle: Bundle, hard: HardSet, data: Dataset, seeds: int, ses
     used = [made.seed + i for i in range(seeds)]
     found: dict[str, list[Fit]] = {"soft": [], "hard": []}
     with matmul_precision(made.model.precision, session.device):
-        task = bundle_task(bundle, data, made.model, session)
+        task = bundle_task(bundle, data, made, session)
         soft = training_source(bundle, made, session.device)
         assert isinstance(soft, SyntheticSet)
         sets = {"soft": soft, "hard": as_synthetic(hard, len(soft.V), soft.subset, session.device)}
@@ -65,8 +65,8 @@ def hardening_cost(bundle: Bundle, hard: HardSet, data: Dataset, seeds: int, ses
             for name, D in sets.items():
                 stage = Stage(session.console, f"a model on the {name} sequences, seed {seed}")
                 found[name].append(fit_synthetic(task.fresh(seed), D, task.valid, made.student, seed, stage))
-    best = {name: [max(fit.history, key=lambda row: row["R@10"]) for fit in fits] for name, fits in found.items()}
-    best["untrained"] = [fit.history[0] for fit in found["hard"]]
+    best = {name: [fit.valid for fit in fits] for name, fits in found.items()}
+    best["untrained"] = [fit.untrained for fit in found["hard"]]
     values = {
         name: {metric: {"mean": float(np.mean([r[metric] for r in rows])), "seeds": [r[metric] for r in rows]}
                for metric in METRICS}

@@ -1,6 +1,7 @@
 """Computes item embeddings from texts. Frozen layers run once per item and are cached; others run at every step.
 
-In: tokens of n items. Out: E (B, w) for any B items, with w the encoder's width. `train_layers` says what is cached:
+In: tokens of n items. Out: E (B, w) for any B items, with w the encoder's width, or (B, w + f) with lexical vectors.
+`train_layers` says what is cached:
 - `none`: the pooled vectors (n, w);
 - a number N: the hidden states below the top N layers, ragged (total tokens, w), in a memory-mapped file
   (`models.states`). This is the paper's caching;
@@ -22,6 +23,7 @@ from foster_cli.errors import FosterError
 from foster_cli.files import sha256_json
 from foster_cli.models.backbones.base import SeededDropout
 from foster_cli.models.frozen import Frozen, check_hidden, check_top, chunks_of, pool
+from foster_cli.models.lexical import lexical_vectors
 from foster_cli.models.lora import Lora, add_lora, frozen_weights, require_peft, start_lora
 from foster_cli.models.pretrained import encoder_layers, load_backbone, top_of
 from foster_cli.models.source import POOLINGS, EncoderSource
@@ -34,11 +36,21 @@ from foster_cli.settings import ModelConfig, choice, positive
 class TextCache:
     """The cached output of the frozen layers. All recommenders of a run share it; it is never copied.
 
-    A step reads one of `pooled` (n, w), `hidden` (ragged, below the top N layers) and `tokens` (ragged).
+    A step reads one of `pooled` (n, w), `hidden` (ragged, below the top N layers) and `tokens` (ragged). `lexical`
+    (n, f): vectors beside the encoder's (`models.lexical`); with frozen texts, `pooled` (n, w + f) ends with them.
     """
 
-    def __init__(self, pooled: Tensor | None, hidden: Ragged | None, tokens: Ragged | None, n: int, width: int) -> None:
+    def __init__(
+        self, pooled: Tensor | None, hidden: Ragged | None, tokens: Ragged | None, n: int, width: int,
+        lexical: Tensor | None = None,
+    ) -> None:  # fmt: skip
         self.pooled, self.hidden, self.tokens, self.n, self.width = pooled, hidden, tokens, n, width
+        self.lexical = lexical
+
+    @property
+    def features(self) -> int:
+        """w + f, the width of a text's vector."""
+        return self.width + (0 if self.lexical is None else self.lexical.shape[1])
 
     def to(self, device: torch.device) -> TextCache:
         """The same cache on `device`."""
@@ -48,11 +60,12 @@ class TextCache:
             None if self.tokens is None else self.tokens.to(device),
             self.n,
             self.width,
+            None if self.lexical is None else self.lexical.to(device),
         )
 
 
 class TextEncoder(nn.Module):
-    """E (B, w) of items (B,). Holds the layers that learn and reads the output of the others from the `TextCache`.
+    """E (B, w + f) of items (B,). Holds the layers that learn and reads the output of the others from the `TextCache`.
 
     `lora`: the list with the dropout's generator, from `add_lora`, if the layers learn by LoRA.
     """
@@ -95,11 +108,12 @@ class TextEncoder(nn.Module):
         parts = [self._chunk(rows, items[torch.from_numpy(c).to(items.device)]) for c in chunks_of(lengths, order)]
         back = torch.empty(len(order), dtype=torch.int64)
         back[torch.from_numpy(order)] = torch.arange(len(order))
-        return torch.cat(parts)[back.to(items.device)]
+        found = torch.cat(parts)[back.to(items.device)]
+        return found if self.cache.lexical is None else torch.cat([found, self.cache.lexical[items]], dim=1)
 
     @torch.no_grad()
     def all(self, device: torch.device, block: int = 4096) -> Tensor:
-        """The vectors (n, w) of the whole catalogue, without gradient."""
+        """The vectors (n, w + f) of the whole catalogue, without gradient."""
         index = torch.arange(self.cache.n, device=device)
         return torch.cat([self(part) for part in index.split(block)])
 
@@ -144,15 +158,21 @@ def build_text_encoder(texts: list[str], source: EncoderSource, config: ModelCon
     n, width = len(texts), int(model.config.hidden_size)  # type: ignore[union-attr, arg-type]
     about = {"encoder": source.name, "texts": n, "train_layers": train_layers, "max_tokens": limit}
     frozen = Frozen(model.to(device), tokens, source, [source.hash, sha256_json(texts), limit], about, session)
+    lexical = lexical_vectors(texts, config.lexical) if config.lexical else None
+    if config.lexical and lexical is None:
+        session.console.note("no two texts share a word: the texts are read by the encoder alone")
+    lexical = None if lexical is None else lexical.to(device)
     if train_layers == "none":
-        pooled = frozen.pooled_texts()
-        return TextEncoder(TextCache(pooled.to(device), None, None, n, width), None, source.pooling, source.normalize)
+        pooled = frozen.pooled_texts().to(device)
+        pooled = pooled if lexical is None else torch.cat([pooled, lexical], dim=1)
+        cache = TextCache(pooled, None, None, n, width, lexical)
+        return TextEncoder(cache, None, source.pooling, source.normalize)
     if train_layers == "all" and lora is None:
-        cache = TextCache(None, None, tokens, n, width)
+        cache = TextCache(None, None, tokens, n, width, lexical)
         return TextEncoder(cache, model.float(), source.pooling, source.normalize, config.precision)
     top, hidden = _top_and_hidden(frozen, config)
     added = None if lora is None else add_lora(top.float(), lora)
-    cache = TextCache(None, hidden, None, n, width)
+    cache = TextCache(None, hidden, None, n, width, lexical)
     encoder = TextEncoder(cache, top.float().to(device), source.pooling, source.normalize, config.precision, added)
     encoder.start(0)
     return encoder.eval()
@@ -179,7 +199,7 @@ def _top_and_hidden(frozen: Frozen, config: ModelConfig) -> tuple[nn.Module, Rag
 
 def check_encoder(model: ModelConfig) -> None:
     """Raise FosterError for settings of the text encoder that contradict each other."""
-    text = model.items == "text"
+    text = model.items != "id"
     for name, value, allowed in (("--pooling", model.pooling, POOLINGS),
                                  ("--cache-precision", model.cache_precision, PRECISIONS)):  # fmt: skip
         if value is not None:

@@ -27,7 +27,7 @@ def last_outputs(model: Recommender, E: Tensor, cases: Cases, batch: int = 1024)
     for part in np.array_split(order, max(1, -(-len(order) // batch))):
         size = torch.from_numpy(cases.lengths[part]).to(E.device)
         history = torch.from_numpy(cases.history[part, : cases.lengths[part].max()]).to(E.device)
-        out[torch.from_numpy(part).to(E.device)] = model.sequence.last(E[history.clamp_min(0)], size - 1)
+        out[torch.from_numpy(part).to(E.device)] = model.last(E[history.clamp_min(0)], size - 1)
     return out
 
 

@@ -32,30 +32,36 @@ from foster_cli.train.fit import ResumeStore, fit_real
 from foster_cli.train.task import Task
 
 #: Increased whenever a change of the code changes the teacher of a given key.
-FORMAT = 4
+FORMAT = 5
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A recommender trained on the real data. `anchors`: trainable parameters, one set per validation from epoch 0."""
+    """A recommender trained on the real data. `anchors`: trainable parameters, one set per validation from epoch 0.
+
+    `untrained`, `valid`: R@10 and N@10 over all validation cases, before the training and of the best state.
+    """
 
     model: Recommender
     anchors: list[dict[str, Tensor]]
     history: list[dict[str, float]]
+    untrained: dict[str, float]
+    valid: dict[str, float]
     seconds: float
     peak_mb: float
     cached: bool
 
     @property
     def best(self) -> float:
-        """The best validation R@10."""
-        return max(row["R@10"] for row in self.history)
+        """Validation R@10."""
+        return self.valid["R@10"]
 
 
 def teacher_key(task: Task, train: TrainConfig, seed: int) -> str:
     """Hash of data, encoder (None: none), settings, seed, device type and torch: equal keys mean equal teachers."""
     encoder = None if task.source is None else task.source.hash
     fields: list[Any] = [FORMAT, task.data.hash, encoder, task.length, seed, task.device.type, torch.__version__]
+    fields.append(dataclasses.asdict(task.protocol))
     shape = {k: v for k, v in dataclasses.asdict(task.model).items() if k != "encoder"}
     shape = without(shape, {"precision": "fp32", "backbone": "sasrec", "items": "text", **LATER})
     return sha256_json([*fields, shape, dataclasses.asdict(train)])
@@ -101,7 +107,7 @@ def _about(task: Task, seed: int) -> dict[str, Any]:
     """What `foster cache list` shows about a teacher."""
     model = task.model
     return {
-        "data": task.data.name, "encoder": model.encoder if model.items == "text" else "ids",
+        "data": task.data.name, "encoder": "ids" if model.items == "id" else model.encoder,
         "backbone": model.backbone, "train_layers": model.train_layers, "length": task.length, "seed": seed,
     }  # fmt: skip
 
@@ -147,7 +153,8 @@ def _read(folder: Path, model: Recommender) -> Teacher:
             raise ValueError(f"{name} was changed")
     model.restore(load_file(folder / "best.safetensors"))
     anchors = [load_file(folder / f"anchor-{i:03d}.safetensors") for i in range(record["anchors"])]
-    return Teacher(model, anchors, record["history"], record["seconds"], record["peak_mb"], True)
+    found = {name: record[name] for name in ("history", "untrained", "valid", "seconds", "peak_mb")}
+    return Teacher(model, anchors, cached=True, **found)
 
 
 def _write(folder: Path, teacher: Teacher) -> None:
@@ -157,6 +164,7 @@ def _write(folder: Path, teacher: Teacher) -> None:
             save_tensors(state, tmp / f"anchor-{i:03d}.safetensors")
         save_tensors(teacher.model.learnables(), tmp / "best.safetensors")
         record = {"anchors": len(teacher.anchors), "history": teacher.history}
+        record |= {"untrained": teacher.untrained, "valid": teacher.valid}
         record |= {"seconds": teacher.seconds, "peak_mb": teacher.peak_mb}
         record["sha256"] = {p.name: sha256_file(p) for p in sorted(tmp.iterdir())}
         (tmp / "teacher.json").write_text(json.dumps(record))
@@ -166,4 +174,5 @@ def _train(task: Task, train: TrainConfig, seed: int, stage: Stage, trail: _Trai
     reset_peak()
     model, trail = task.fresh(seed), trail or _Trail(None)
     fit = fit_real(model, task.windows, task.valid, train, seed, stage, trail)
-    return Teacher(model, trail.anchors, fit.history, fit.seconds, peak_memory_mb(model.device), False)
+    peak = peak_memory_mb(model.device)
+    return Teacher(model, trail.anchors, fit.history, fit.untrained, fit.valid, fit.seconds, peak, False)

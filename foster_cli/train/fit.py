@@ -7,38 +7,72 @@ With a `ResumeStore`, the training's state is written after epochs, and an inter
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from foster_cli.checkpoint import load_optimizer, numpy_state, set_numpy
 from foster_cli.console import TRAINING, Stage
-from foster_cli.data.windows import Cases, Windows
+from foster_cli.data.windows import Cases, Int, Windows
 from foster_cli.errors import NotFinite
-from foster_cli.models.losses import bce, sampled_softmax
+from foster_cli.models.losses import bce, candidate_softmax
 from foster_cli.models.recommender import Recommender
 from foster_cli.ranking.full import score_model
 from foster_cli.ranking.metrics import ndcg, recall
+from foster_cli.ranking.offset import OffsetChoice
 from foster_cli.runtime import adamw, stream_seed
 from foster_cli.settings import TrainConfig
 from foster_cli.train.average import Average
 
+Float = npt.NDArray[np.float64]
+
 #: The smallest number of steps between two validations.
 LEAST_STEPS = 20
+#: The most validation cases that are ranked during a training; all of them are ranked at its start and its end.
+SAMPLE = 4096
+#: Candidates of the softmax if none are asked for: items that are cheap to embed, and items whose text layers learn.
+CANDIDATES, ENCODED = 4096, 512
+#: The share of the learning rate that is left at the end of a training.
+LAST_RATE = 0.05
+#: A training has settled, and patience counts, where an epoch lowers the loss by less than this share.
+SETTLED = 0.01
 
 
 @dataclass
 class Fit:
-    """The course of a training. `history`: a dict per validation; `best`: the epoch or step of the best one."""
+    """The course of a training. `history`: a dict per validation; `best`: the epoch or step of the best one.
+
+    `untrained`, `valid`: R@10 and N@10 over all validation cases before the training, and of its best state.
+    """
 
     history: list[dict[str, float]] = field(default_factory=list)
     best: int = 0
-    best_value: float = 0.0
+    best_value: float = -1.0
     seconds: float = 0.0
+    untrained: dict[str, float] = field(default_factory=dict)
+    valid: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The items that may be negatives: `items` (k,), those that occur in training. `share` (n,): each item's share of
+    the interactions in the training windows, for the correction of in-batch negatives."""
+
+    items: Int
+    share: Float
+
+    @classmethod
+    def of(cls, model: Recommender, windows: Windows) -> Pool:
+        """The pool of `model`; nobody could have had the other items, so that they are not pushed down."""
+        items = np.arange(model.n) if model.known is None else np.flatnonzero(model.known.cpu().numpy())
+        count = np.bincount(windows.items[windows.items >= 0], minlength=model.n)
+        return cls(items, count / max(1, count.sum()))
 
 
 def batches(windows: Windows, size: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -52,8 +86,9 @@ def batches(windows: Windows, size: int, rng: np.random.Generator) -> list[np.nd
 @dataclass(frozen=True)
 class RealBatch:
     """A batch on the device. `unique` (u,): its items. `inputs`, `targets` (B, l): indices into `unique`. `valid`
-    (B, l), bool: the positions to predict. `negatives` (K,): indices into `unique`, shared by the batch; for BCE (P,),
-    one for each valid position (`per_position`)."""
+    (B, l), bool: the positions to predict. `negatives`: indices into `unique`; (P,), one for each valid position, for
+    BCE (`per_position`), else (C,) candidates, shared by the batch, among them all targets. `goals` (B, l): the targets
+    as indices into the candidates; `inclusion` (C,): see `candidate_softmax`."""
 
     unique: Tensor
     inputs: Tensor
@@ -61,6 +96,8 @@ class RealBatch:
     valid: Tensor
     negatives: Tensor
     per_position: bool = False
+    goals: Tensor | None = None
+    inclusion: Tensor | None = None
 
 
 def some_positions(valid: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
@@ -70,21 +107,36 @@ def some_positions(valid: np.ndarray, share: float, rng: np.random.Generator) ->
     return order < count[:, None]
 
 
+def candidates(pool: Pool, targets: Int, count: int, rng: np.random.Generator) -> tuple[Int, Float | None]:
+    """Candidates (C,), sorted: `count` of the pool's items at random without replacement, and all `targets` (P,).
+
+    Also how likely each was to be among them (C,): 1 - (1 - count / k)(1 - share)^P. None if they are the whole pool.
+    """
+    k = len(pool.items)
+    if count >= k:
+        return np.union1d(pool.items, targets), None
+    found = np.union1d(rng.choice(pool.items, count, replace=False), targets)
+    return found, 1.0 - (1.0 - count / k) * (1.0 - pool.share[found]) ** len(targets)
+
+
 def real_batch(
-    windows: Windows, n: int, loss: str, negatives: int, rng: np.random.Generator, device: torch.device,
+    windows: Windows, pool: Pool, loss: str, negatives: int, rng: np.random.Generator, device: torch.device,
     predicted: float = 1.0,
 ) -> RealBatch:  # fmt: skip
-    """The B windows as a batch, with negatives drawn uniformly over the n items (shared ones without replacement).
-
-    `predicted`: the share of each window's positions to predict (see `Backbone.predicted`).
+    """The B windows as a batch. `loss` `softmax`: with `negatives` candidates and the targets; `bce`: with a uniform
+    negative for each position. `predicted`: the share of each window's positions to predict (`Backbone.predicted`).
     """
     size = int(windows.lengths.max())
     items = windows.items[:, :size]
     valid = items[:, 1:] >= 0
     if predicted < 1.0:
         valid = some_positions(valid, predicted, rng)
-    per_position = loss == "bce"
-    drawn = rng.integers(0, n, int(valid.sum())) if per_position else rng.choice(n, min(negatives, n), replace=False)
+    targets = items[:, 1:][valid]
+    inclusion = None
+    if loss == "bce":
+        drawn = rng.choice(pool.items, len(targets))
+    else:
+        drawn, inclusion = candidates(pool, targets, negatives, rng)
     unique, index = np.unique(np.concatenate([items[items >= 0], drawn]), return_inverse=True)
     place = np.zeros(items.shape, np.int64)
     count = int((items >= 0).sum())
@@ -93,7 +145,11 @@ def real_batch(
     def on(x: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(x)).to(device)
 
-    return RealBatch(on(unique), on(place[:, :-1]), on(place[:, 1:]), on(valid), on(index[count:]), per_position)
+    batch = RealBatch(on(unique), on(place[:, :-1]), on(place[:, 1:]), on(valid), on(index[count:]), loss == "bce")
+    if loss == "bce":
+        return batch
+    goals = np.searchsorted(drawn, items[:, 1:].clip(0)).clip(0, len(drawn) - 1)
+    return replace(batch, goals=on(goals), inclusion=None if inclusion is None else on(inclusion.astype(np.float32)))
 
 
 def real_outputs(model: Recommender, batch: RealBatch) -> tuple[Tensor, Tensor]:
@@ -104,14 +160,15 @@ def real_outputs(model: Recommender, batch: RealBatch) -> tuple[Tensor, Tensor]:
 
 def real_loss(H: Tensor, E: Tensor, batch: RealBatch, loss: str) -> Tensor:
     """The training loss of a batch in nats: the mean over its valid positions."""
-    goal = batch.targets[batch.valid]
     if loss == "bce":
-        return bce(H, E[goal], E[batch.negatives])
-    return sampled_softmax(H, E[goal], E[batch.negatives], goal[:, None] == batch.negatives[None, :])
+        return bce(H, E[batch.targets[batch.valid]], E[batch.negatives])
+    assert batch.goals is not None
+    inclusion = None if batch.inclusion is None else batch.inclusion.to(H.dtype)
+    return candidate_softmax(H, E[batch.negatives], batch.goals[batch.valid], inclusion)
 
 
 def validate(model: Recommender, cases: Cases) -> dict[str, float]:
-    """R@10 and N@10 over all `cases`, ranking all items."""
+    """R@10 and N@10 over all `cases`."""
     rank = score_model(model, cases)
     return {"R@10": float(recall(rank, 10).mean()), "N@10": float(ndcg(rank, 10).mean())}
 
@@ -123,25 +180,56 @@ def check_finite(value: float, what: str) -> None:
 
 
 class Best:
-    """Holds the best validated state of a training; `stale` counts the validations since then."""
+    """Validates a training and holds its best state; `stale` counts the validations since then.
+
+    Cases beyond `SAMPLE` are sampled, the same ones at every validation. `begin` and `finish` rank all of them.
+    """
 
     def __init__(self, model: Recommender, cases: Cases, fit: Fit) -> None:
         self.model, self.cases, self.fit = model, cases, fit
+        self.sample, self.some = len(cases) > SAMPLE, cases
+        if self.sample:
+            rng = np.random.default_rng(stream_seed(0, "validation sample"))
+            self.some = cases.take(np.sort(rng.choice(len(cases), SAMPLE, replace=False)))
+        self.offset = OffsetChoice.of(model, self.some)
         self.state: dict[str, Tensor] = {}
         self.stale = 0
 
     def check(self, at: int, **extra: float) -> float:
         """Validate now; return R@10. Raises NotFinite for NaN or Inf in the scores."""
-        try:
-            found = validate(self.model, self.cases)
-        except ValueError as error:  # rank_counts: NaN or Inf
-            raise NotFinite(str(error), "use a lower learning rate") from error
+        found = self._validate(self.some)
         self.fit.history.append({"at": float(at), **found, **extra})
         self.stale += 1
-        if not self.state or found["R@10"] > self.fit.best_value:
-            self.fit.best, self.fit.best_value, self.stale = at, found["R@10"], 0
+        value = found.get("weighted", found["R@10"])
+        if not self.state or value > self.fit.best_value:
+            self.fit.best, self.fit.best_value, self.stale = at, value, 0
             self.state = self.model.learnables()
         return found["R@10"]
+
+    def begin(self) -> None:
+        """Validate the untrained state."""
+        self.check(0)
+        self.fit.untrained = self._all(0)
+
+    def finish(self, model: Recommender) -> None:
+        """Give `model` the best state, and validate it on all cases."""
+        model.restore(self.state)
+        self.model.restore(self.state)
+        model.eval()
+        self.fit.valid = self._all(self.fit.best)
+
+    def _all(self, at: int) -> dict[str, float]:
+        """R@10 and N@10 of the present state, validated after `at` epochs, over all cases."""
+        if self.sample:
+            return self._validate(self.cases)
+        return next({name: row[name] for name in ("R@10", "N@10")} for row in self.fit.history if row["at"] == at)
+
+    def _validate(self, cases: Cases) -> dict[str, float]:
+        try:
+            chosen = self.offset(self.model) if cases is self.some and self.offset is not None else {}
+            return {**validate(self.model, cases), **chosen}
+        except ValueError as error:  # rank_counts: NaN or Inf
+            raise NotFinite(str(error), "use a lower learning rate") from error
 
 
 class ResumeStore:
@@ -165,6 +253,15 @@ class ResumeStore:
 NOWHERE = ResumeStore()
 
 
+def rate_at(step: int, warmup: int, done: float) -> float:
+    """The learning rate as a share of the given one: a linear warm-up, then half a cosine down to `LAST_RATE`.
+
+    `step` counts from 0; `done`: the share of the training that is done.
+    """
+    decay = LAST_RATE + (1.0 - LAST_RATE) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+    return min(1.0, (step + 1) / max(1, warmup)) * decay
+
+
 @dataclass
 class _Training:
     """The state of `fit_real`: all that an epoch changes."""
@@ -172,37 +269,46 @@ class _Training:
     model: Recommender
     average: Average
     optimizer: torch.optim.Optimizer
-    warmup: torch.optim.lr_scheduler.LambdaLR
     rng: np.random.Generator
     best: Best
+    warmup: int
+    steps: int = 0
 
     @classmethod
     def fresh(cls, model: Recommender, config: TrainConfig, per_epoch: int, valid: Cases, seed: int) -> _Training:
         """The state before the first step; an epoch has `per_epoch` steps."""
         average = Average(model, max(config.average, per_epoch))
         optimizer = adamw(model.groups(config.lr, config.encoder_lr), weight_decay=config.weight_decay)
-        warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, config.warmup)))
         rng = np.random.default_rng(stream_seed(seed, "fit"))
-        return cls(model, average, optimizer, warmup, rng, Best(average.model, valid, Fit()))
+        return cls(model, average, optimizer, rng, Best(average.model, valid, Fit()), config.warmup)
 
-    def step(self, batch: RealBatch, loss: str) -> float:
-        """Take one optimizer step; return the loss."""
+    def step(self, batch: RealBatch, loss: str, done: float) -> float:
+        """Take one optimizer step; return the loss. `done`: the share of the training that is done."""
         value = real_loss(*real_outputs(self.model, batch), batch, loss)
         self.optimizer.zero_grad()
         value.backward()
+        for group in self.optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+            group["lr"] = group["initial_lr"] * rate_at(self.steps, self.warmup, done)
         self.optimizer.step()
-        self.warmup.step()
+        self.steps += 1
         self.average.update()
         return value.item()
+
+    def settled(self) -> bool:
+        """Whether the last epoch hardly lowered the loss, so that patience counts."""
+        losses = [row["loss"] for row in self.best.fit.history if "loss" in row]
+        return len(losses) > 1 and losses[-1] > (1.0 - SETTLED) * losses[-2]
 
     def state_dict(self) -> dict[str, Any]:
         f = self.best.fit
         return {
             "model": self.model.learnables(), "dropout": self.model.sequence.source[0].get_state(),
             "average": self.average.model.learnables(), "average_steps": self.average.steps,
-            "optimizer": self.optimizer.state_dict(), "warmup": self.warmup.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "steps": self.steps,
             "rng": numpy_state(self.rng), "history": f.history, "best": f.best, "best_value": f.best_value,
-            "best_state": self.best.state, "stale": self.best.stale,
+            "untrained": f.untrained, "best_state": self.best.state, "stale": self.best.stale,
+            "floor": None if self.best.offset is None else self.best.offset.floor,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -211,16 +317,25 @@ class _Training:
         self.average.model.restore(state["average"])
         self.average.steps = state["average_steps"]
         load_optimizer(self.optimizer, state["optimizer"])
-        self.warmup.load_state_dict(state["warmup"])
+        self.steps = state["steps"]
         set_numpy(self.rng, state["rng"])
         f = self.best.fit
         f.history, f.best, f.best_value = state["history"], state["best"], state["best_value"]
+        f.untrained = state["untrained"]
         self.best.state, self.best.stale = state["best_state"], state["stale"]
+        if self.best.offset is not None:
+            self.best.offset.floor = state["floor"]
+
+
+def candidate_count(model: Recommender, config: TrainConfig) -> int:
+    """The number of candidates of the softmax: that of `config`, or by what an item's embedding costs."""
+    learns = model.text is not None and model.text.top is not None
+    return config.negatives or (ENCODED if learns else CANDIDATES)
 
 
 def fit_real(
     model: Recommender, windows: Windows, valid: Cases, config: TrainConfig, seed: int,
-    stage: Stage = TRAINING, store: ResumeStore = NOWHERE,
+    stage: Stage = TRAINING, store: ResumeStore = NOWHERE, seconds: float = math.inf,
 ) -> Fit:  # fmt: skip
     """Train `model` on real windows and leave it in its best validated state.
 
@@ -228,43 +343,56 @@ def fit_real(
     is validated every epoch, or every 20 steps if an epoch has fewer; `config.epochs` and `config.patience` count
     validations. A step predicts the backbone's share of each window's positions (`Backbone.predicted`), or all of them
     if every step sees all windows, as with a coreset. `store` holds the state of an interrupted training.
+
+    `seconds`: the training also ends after this much processor time, validations left out, and the learning rate falls
+    accordingly.
     """
     began = time.perf_counter()
     total = max(1, round(len(windows) / config.batch))
     predicted = model.sequence.predicted if len(windows) > config.batch else 1.0  # a few windows are cheap
     check_every = -(-LEAST_STEPS // total)
     epochs = config.epochs * check_every
-    training = _Training.fresh(model, config, total, valid, seed)
-    best, rng, fit = training.best, training.rng, training.best.fit
+    training, pool = _Training.fresh(model, config, total, valid, seed), Pool.of(model, windows)
+    negatives, best, rng, fit = candidate_count(model, config), training.best, training.rng, training.best.fit
     stored = store.read()
-    done, earlier = 0, 0.0
+    done, earlier, spent = 0, 0.0, 0.0
     if stored is not None:
         training.load_state_dict(stored["state"])
         done, earlier = stored["epoch"], stored["seconds"]
         stage.note(f"continuing after epoch {done}")
     else:
-        best.check(0)
+        best.begin()
         store.saw(0, best.model)
+    losses: list[float] = []
     with stage.progress(epochs * total) as bar:
         for epoch in range(done + 1, epochs + 1):
-            if best.stale >= config.patience:
+            if best.stale >= config.patience or spent >= seconds:
                 break
             model.train()
-            losses = []
+            before = time.process_time()
             for i, index in enumerate(batches(windows, config.batch, rng)):
+                at = (epoch - 1) * total + i
                 some = windows.take(index)
-                batch = real_batch(some, model.n, config.loss, config.negatives, rng, model.device, predicted)
-                losses.append(training.step(batch, config.loss))
+                batch = real_batch(some, pool, config.loss, negatives, rng, model.device, predicted)
+                share = max(at / (epochs * total), (spent + time.process_time() - before) / seconds)
+                losses.append(training.step(batch, config.loss, share))
                 check_finite(losses[-1], f"{stage.label}: the loss")
-                bar.at((epoch - 1) * total + i + 1, f"loss {losses[-1]:.3f} valid R@10 {fit.history[-1]['R@10']:.4f}")
+                bar.at(at + 1, f"loss {losses[-1]:.3f} valid R@10 {fit.history[-1]['R@10']:.4f}")
+                if share >= 1.0:
+                    break
             model.eval()
-            if epoch % check_every:
+            spent += time.process_time() - before
+            if epoch % check_every and spent < seconds:
                 continue
             store.saw(epoch, best.model)
+            stale = best.stale
             best.check(epoch, loss=float(np.mean(losses)))
+            losses = []
+            if not training.settled():
+                best.stale = min(best.stale, stale)
             if store.due():
-                seconds = earlier + time.perf_counter() - began
-                store.write({"epoch": epoch, "seconds": seconds, "state": training.state_dict()})
-    model.restore(best.state)
+                taken = earlier + time.perf_counter() - began
+                store.write({"epoch": epoch, "seconds": taken, "state": training.state_dict()})
+    best.finish(model)
     fit.seconds = earlier + time.perf_counter() - began
     return fit

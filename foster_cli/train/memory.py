@@ -16,6 +16,7 @@ from torch import Tensor
 
 from foster_cli.models.recommender import Recommender
 from foster_cli.settings import TrainConfig
+from foster_cli.train.fit import candidate_count
 from foster_cli.train.micro import rows_at_once
 from foster_cli.train.task import Task
 
@@ -81,7 +82,7 @@ def estimate(task: Task, train: TrainConfig, real_batch: int, students: int) -> 
     item = max(per_row(items, but, 4, 12), 4.0 * width)
     at_once = min(real_batch, rows_at_once(length, width, device))
     rows = max(min(train.batch, len(task.windows)), 2 * at_once, students)
-    embedded = min(n, rows * length + train.negatives)
+    embedded = min(n, rows * length + candidate_count(model, train))
     vectors = 4 * n * width
     return Estimate(
         COPIES * size + (train.epochs + 1) * size,

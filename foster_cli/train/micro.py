@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -126,9 +126,11 @@ def _part(batch: RealBatch, a: int, b: int) -> RealBatch:
     if batch.per_position:
         before = int(batch.valid[:a].sum())
         negatives = negatives[before : before + int(batch.valid[a:b].sum())]
-    return RealBatch(
-        batch.unique, batch.inputs[a:b], batch.targets[a:b], batch.valid[a:b], negatives, batch.per_position
-    )
+    goals = None if batch.goals is None else batch.goals[a:b]
+    return replace(
+        batch, inputs=batch.inputs[a:b], targets=batch.targets[a:b], valid=batch.valid[a:b], negatives=negatives,
+        goals=goals,
+    )  # fmt: skip
 
 
 def outer_real(

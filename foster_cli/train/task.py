@@ -1,23 +1,35 @@
 """What distillation and evaluation share: data, windows, validation cases and a factory of fresh recommenders.
 
-In: a `Dataset`, the recommender's settings, a `Session`. Out: a `Task`.
+In: a `Dataset`, the settings of recommender and ranking, a `Session`. Out: a `Task`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from foster_cli.console import Console
 from foster_cli.data.schema import Dataset
-from foster_cli.data.windows import Cases, Windows, evaluation_cases, training_windows
+from foster_cli.data.windows import (
+    Cases,
+    Protocol,
+    Windows,
+    evaluation_cases,
+    protocol_of,
+    repeat_share,
+    training_windows,
+)
 from foster_cli.models.encoder import build_text_encoder
 from foster_cli.models.recommender import Factory, recommender_factory
 from foster_cli.models.source import EncoderSource, find_encoder
 from foster_cli.session import Session
-from foster_cli.settings import ModelConfig
+from foster_cli.settings import ModelConfig, RankingConfig, Settings
+
+#: All held-out interactions are ranked, among the items that the data decide.
+BY_DATA = RankingConfig()
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,11 @@ class Task:
     fresh: Factory
     windows: Windows
     valid: Cases
+    protocol: Protocol
+
+    def cases(self, split: str) -> Cases:
+        """The cases of a split, by the protocol of the validation. Raises FosterError if the split has none."""
+        return evaluation_cases(self.data, split, self.length, self.protocol)
 
     @property
     def device(self) -> torch.device:
@@ -55,18 +72,32 @@ class Task:
         text = self.fresh(0).text
         if text is None:
             source = find_encoder(self.model.encoder, self.model.pooling)
-            text = build_text_encoder(
-                self.data.catalogue.texts, source, ModelConfig(max_tokens=self.model.max_tokens), self.session
-            )
-        return text.all(self.device)
+            plain = ModelConfig(max_tokens=self.model.max_tokens, lexical=0)
+            text = build_text_encoder(self.data.catalogue.texts, source, plain, self.session)
+        return text.all(self.device)[:, : text.cache.width]
 
 
-def make_task(data: Dataset, model: ModelConfig, length: int, session: Session) -> Task:
+def make_task(
+    data: Dataset, model: ModelConfig, length: int, session: Session, ranking: RankingConfig = BY_DATA
+) -> Task:
     """Find the encoder (unless items are ids), cut windows and validation cases, encode the texts.
 
     Raises FosterError for data, encoder or settings that do not fit.
     """
-    windows, valid = training_windows(data, length), evaluation_cases(data, "valid", length)
+    protocol = protocol_of(data, ranking)
+    windows, valid = training_windows(data, length), evaluation_cases(data, "valid", length, protocol)
     source = None if model.items == "id" else find_encoder(model.encoder, model.pooling)
     fresh = recommender_factory(data, source, model, length, session)
-    return Task(data, source, model, length, session, fresh, windows, valid)
+    return Task(data, source, model, length, session, fresh, windows, valid, protocol)
+
+
+def settled(settings: Settings, data: Dataset, console: Console) -> Settings:
+    """`settings` with the protocol that the data decide (`protocol_of`), and a note of it; given ones stay."""
+    if settings.ranking.mask_seen is not None:
+        return settings
+    protocol = protocol_of(data, settings.ranking)
+    console.note(
+        f"items that a user already has are {'left out of' if protocol.mask_seen else 'kept in'} the ranking: "
+        f"{repeat_share(data):.1%} of training interactions are repeats"
+    )
+    return replace(settings, ranking=RankingConfig(**asdict(protocol)))

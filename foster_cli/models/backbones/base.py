@@ -7,6 +7,8 @@ Synthetic sequences are soft, so a backbone reads embeddings and never item ids.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -22,8 +24,11 @@ class SeededDropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0.0:
             return x
-        keep = torch.empty_like(x).bernoulli_(1.0 - self.p, generator=self.source[0])
-        return x * keep.div_(1.0 - self.p)
+        return x * self.kept(x.shape, x).div_(1.0 - self.p)
+
+    def kept(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """A tensor of `shape`, of the dtype and device of `like`: 0 with probability p, else 1."""
+        return like.new_empty(shape).bernoulli_(1.0 - self.p, generator=self.source[0])
 
 
 class Backbone(nn.Module):

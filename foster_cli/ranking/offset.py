@@ -1,0 +1,101 @@
+"""The offset of new items: the bias shared by all items that do not occur in training, chosen on validation.
+
+A new item has no vector and is never a negative, so training does not say how its scores compare with those of other
+items. In: a recommender with an `offset`, validation cases. Out: the offset, set in the recommender. It maximises R@10
+with warm and new targets weighted by the shares expected in the test, among the offsets with which the recall of new
+targets is no worse than before training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from foster_cli.data.windows import Cases
+from foster_cli.models.recommender import Recommender
+from foster_cli.ops.precision import exact
+from foster_cli.ranking.full import last_outputs
+
+Float = npt.NDArray[np.float64]
+#: The offsets to choose from, in nats: the unit of scores that were trained by cross-entropy.
+OFFSETS = np.arange(-2.0, 8.01, 0.25)
+#: The most scores in memory at once.
+BLOCK = 1 << 24
+
+
+@torch.no_grad()
+def above(model: Recommender, cases: Cases, k: int = 10) -> tuple[npt.NDArray[np.int64], Float]:
+    """For each case, among the items that it does not leave out and with an offset of 0: how many items of the target's
+    kind (in training, or new) score above it (C,); by how much the best k items of the other kind do (C, k), falling.
+    """
+    assert model.offset is not None and model.known is not None
+    model.offset.zero_()
+    E, known = model.embed_all(), model.known
+    H = last_outputs(model, E, cases)
+    kinds = [torch.nonzero(known)[:, 0], torch.nonzero(~known)[:, 0]]
+    own = np.zeros(len(cases), np.int64)
+    other = np.full((len(cases), k), -np.inf)
+    rows = max(1, BLOCK // len(E))
+    for a in range(0, len(H), rows):
+        part = cases.take(np.arange(a, min(a + rows, len(H))))
+        with exact():
+            scores = H[a : a + rows] @ E.T
+        target = torch.from_numpy(part.target).to(E.device)
+        score = scores.gather(1, target[:, None])
+        if part.seen is not None:
+            row = np.repeat(np.arange(len(part)), np.diff(part.seen[1]))
+            scores[torch.from_numpy(row).to(E.device), torch.from_numpy(part.seen[0]).to(E.device)] = -torch.inf
+        for new in (0, 1):
+            chosen = torch.nonzero(known[target] != bool(new))[:, 0]
+            same, rest = scores[chosen][:, kinds[new]], scores[chosen][:, kinds[1 - new]]
+            index = a + chosen.cpu().numpy()
+            own[index] = (same > score[chosen]).sum(1).cpu().numpy()
+            best = rest.topk(min(k, rest.shape[1]), dim=1).values - score[chosen]
+            other[index, : best.shape[1]] = best.double().cpu().numpy()
+    return own, other
+
+
+def new_targets(model: Recommender, cases: Cases) -> npt.NDArray[np.bool_]:
+    """(C,) whether the target does not occur in training."""
+    assert model.known is not None
+    return ~model.known.cpu().numpy()[cases.target]
+
+
+@dataclass
+class OffsetChoice:
+    """Chooses the offset of a recommender on `cases`. `new` (C,): see `new_targets`; `share`: the share of new targets
+    that is expected in the test. `floor`: the recall of new targets before training, from the first call."""
+
+    cases: Cases
+    new: npt.NDArray[np.bool_]
+    share: float
+    floor: float | None = None
+
+    @classmethod
+    def of(cls, model: Recommender, cases: Cases) -> OffsetChoice | None:
+        """None if the recommender has no offset, or all targets are of one kind."""
+        if model.offset is None:
+            return None
+        new = new_targets(model, cases)
+        if new.all() or not new.any():
+            return None
+        return cls(cases, new, float(new.mean()) if cases.new_share is None else cases.new_share)
+
+    def __call__(self, model: Recommender) -> dict[str, float]:
+        """Set the offset; return it, and R@10 weighted by the expected shares."""
+        own, other = above(model, self.cases)
+        sign = np.where(self.new, -1.0, 1.0)
+        hit = np.stack([(own + (other + sign[:, None] * o > 0).sum(1)) < 10 for o in OFFSETS])  # (offsets, C)
+        cold, warm = hit[:, self.new].mean(1), hit[:, ~self.new].mean(1)
+        if self.floor is None:
+            self.floor = float(cold[np.argmin(np.abs(OFFSETS))])
+        value = self.share * cold + (1.0 - self.share) * warm
+        usable = cold >= self.floor if (cold >= self.floor).any() else cold >= cold.max()
+        best = int(np.where(usable, value, -1.0).argmax())
+        with torch.no_grad():
+            assert model.offset is not None
+            model.offset.fill_(float(OFFSETS[best]))
+        return {"offset": float(OFFSETS[best]), "weighted": float(value[best])}
