@@ -5,8 +5,11 @@ x <- x + W_down(SiLU(W_gate y) * W_up y) * sigmoid(W_2 x + b_2) with y = norm(x)
 embeddings, the oldest at position 0. Out: H (B, l, d). Padding is on the right and needs no mask.
 
 As in eSASRec (Tikhonovich et al. 2025), whose code is RecTools' `LiGRLayers`: the feed-forward's inner width is 4 d and
-it has no biases, the gates read x before the norm, and learned positions are added. Unlike there, X is scaled by
-sqrt(d), positions count from the oldest item, a norm follows the last block, and attention weights are not dropped.
+it has no biases, and the gates read x before the norm. Unlike there, X is scaled by sqrt(d), a norm follows the last
+block, attention weights are not dropped, and positions are relative, as in HSTU: head h adds r_h,j to the score of an
+item j steps back. r is learned and starts at -j / 2^(h + 1), so that the first heads read recent items (as in ALiBi,
+Press et al. 2022), except in the last of several heads, where it starts at 0. Histories of any length are then read
+alike: with absolute positions, the last one is trained once per window.
 """
 
 from __future__ import annotations
@@ -24,11 +27,12 @@ INNER = 4
 
 
 class GatedBlock(nn.Module):
-    """One LiGR block (B, l, d) -> (B, l, d). `heads` divides the width d."""
+    """One LiGR block (B, l, d) -> (B, l, d). `heads` divides the width d; `relative` (heads, L): r."""
 
-    def __init__(self, width: int, heads: int, dropout: SeededDropout) -> None:
+    def __init__(self, width: int, length: int, heads: int, dropout: SeededDropout) -> None:
         super().__init__()
         self.heads = heads
+        self.relative = nn.Parameter(torch.empty(heads, length))
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.pass1, self.pass2 = nn.Linear(width, width), nn.Linear(width, width)  # W_1, W_2
@@ -38,8 +42,15 @@ class GatedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (self.by_head(y) for y in self.qkv(self.norm1(x)).chunk(3, dim=-1))
-        a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        position = torch.arange(x.shape[1], device=x.device)
+        a = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias(position, position[None])[0])
         return self.pointwise(x, a.transpose(1, 2).flatten(2))
+
+    def bias(self, position: Tensor, at: Tensor) -> Tensor:
+        """(B, heads, P, l): what is added to the scores of the items at `position` (l,) after the positions `at`
+        (B, P): r of their distance, and -inf for later items."""
+        distance = at[:, :, None] - position
+        return self.relative[:, distance.clamp_min(0)].transpose(0, 1).masked_fill(distance[:, None] < 0, -torch.inf)
 
     def by_head(self, x: Tensor) -> Tensor:
         """(B, l, d) -> (B, heads, l, d / heads), as a view."""
@@ -58,34 +69,40 @@ class GatedBlock(nn.Module):
         b, size, d = x.shape
         row = torch.arange(b, device=x.device)
         y = self.norm1(x)
-        weight, bias = self.qkv.weight, self.qkv.bias
-        q = self.by_head(F.linear(y[row, last], weight[:d], bias[:d])[:, None])
-        k, v = (self.by_head(z) for z in F.linear(y, weight[d:], bias[d:]).chunk(2, dim=-1))
-        mask = (torch.arange(size, device=x.device)[None, :] <= last[:, None])[:, None, None, :]
-        a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        weight, own = self.qkv.weight, self.qkv.bias
+        q = self.by_head(F.linear(y[row, last], weight[:d], own[:d])[:, None])
+        k, v = (self.by_head(z) for z in F.linear(y, weight[d:], own[d:]).chunk(2, dim=-1))
+        bias = self.bias(torch.arange(size, device=x.device), last[:, None])
+        a = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.pointwise(x[row, last], a.flatten(1))
 
 
 class LiGR(Backbone):
-    """Positions, blocks, final norm. Initial weights are N(0, 0.02^2) from `rng`, so that the gates start half open."""
+    """Blocks, final norm. Initial weights are N(0, 0.02^2) from `rng`, so that the gates start half open."""
 
     def __init__(self, width: int, length: int, layers: int, heads: int, dropout: float, rng: torch.Generator) -> None:
         super().__init__(dropout)
         self.scale = math.sqrt(width)
-        self.position = nn.Parameter(torch.empty(length, width))
-        self.blocks = nn.ModuleList(GatedBlock(width, heads, self.dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(GatedBlock(width, length, heads, self.dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         normal_weights(self, rng)
+        slope = 0.5 ** torch.arange(1, heads + 1)
+        if heads > 1:
+            slope[-1] = 0.0
+        for block in self.blocks:
+            assert isinstance(block, GatedBlock)
+            with torch.no_grad():
+                block.relative.copy_(-slope[:, None] * torch.arange(length))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.dropout(x * self.scale + self.position[: x.shape[1]])
+        x = self.dropout(x * self.scale)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
 
     def last(self, x: Tensor, last: Tensor) -> Tensor:
         """H (B, d) at positions `last` (B,), for ranking; equals `forward` there."""
-        x = self.dropout(x * self.scale + self.position[: x.shape[1]])
+        x = self.dropout(x * self.scale)
         for block in self.blocks[:-1]:
             x = block(x)
         final = self.blocks[-1]

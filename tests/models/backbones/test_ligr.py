@@ -26,11 +26,12 @@ def _affine(layer: torch.nn.Linear, x: np.ndarray) -> np.ndarray:
 
 def _block_by_hand(block: GatedBlock, x: np.ndarray, heads: int) -> np.ndarray:
     q, k, v = np.split(_affine(block.qkv, layer_norm(x, block.norm1)), 3, axis=1)
-    attended = np.zeros_like(x)
+    attended, relative = np.zeros_like(x), block.relative.detach().numpy()
     for h in range(heads):
         part = slice(h * D // heads, (h + 1) * D // heads)
         for t in range(len(x)):
-            weight = np.array([math.exp(q[t, part] @ k[j, part] / math.sqrt(D / heads)) for j in range(t + 1)])
+            score = [q[t, part] @ k[j, part] / math.sqrt(D / heads) + relative[h, t - j] for j in range(t + 1)]
+            weight = np.exp(score)
             for j in range(t + 1):
                 attended[t, part] += weight[j] / weight.sum() * v[j, part]
     x = x + _affine(block.out, attended) * _sigmoid(_affine(block.pass1, x))
@@ -54,7 +55,7 @@ def test_forward_is_the_published_equations(layers: int, heads: int, size: int) 
     model, x = _made(layers, heads), _x(size)
     found = model(x).detach().numpy()
     for b in range(2):
-        hand = x[b].numpy() * math.sqrt(D) + model.position.detach().numpy()[:size]
+        hand = x[b].numpy() * math.sqrt(D)
         for block in model.blocks:
             assert isinstance(block, GatedBlock)
             hand = _block_by_hand(block, hand, heads)
@@ -84,3 +85,13 @@ def test_the_inner_width_is_four_times_the_width_and_gates_start_half_open() -> 
     for gate in (block.pass1, block.pass2):
         assert torch.equal(gate.bias, torch.zeros(D))
         assert (gate(torch.ones(D)).sigmoid() - 0.5).abs().max() < 0.1
+
+
+def test_the_first_heads_start_by_reading_recent_items_and_the_last_reads_all_alike() -> None:
+    model = LiGR(D, L, 2, 4, 0.0, torch.Generator().manual_seed(0))
+    for block in model.blocks:
+        assert isinstance(block, GatedBlock)
+        expected = [[-j * slope for j in range(L)] for slope in (0.5, 0.25, 0.125, 0.0)]
+        assert block.relative.tolist() == expected
+    alone = LiGR(D, L, 1, 1, 0.0, torch.Generator().manual_seed(0)).blocks[0]
+    assert isinstance(alone, GatedBlock) and alone.relative[0].tolist() == [-0.5 * j for j in range(L)]
