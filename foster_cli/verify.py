@@ -91,7 +91,7 @@ def _manifest(b: bundle.Bundle) -> str:
         raise ValueError(f"{missing[0]} is missing")
     for name, kind in PARTS.items():
         known = {f.name for f in dataclasses.fields(kind)}
-        unknown = set(m["data"]["prepare"] if name == "prepare" else m[name]) - known
+        unknown = set(m["data"]["prepare"] if name == "prepare" else m.get(name, {})) - known
         if unknown:
             raise ValueError(f"{name}.{min(unknown)} is no setting of this foster")
     if m["item_factor"].get("shape") != list(b.V.shape):

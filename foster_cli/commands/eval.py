@@ -49,7 +49,16 @@ def command(
             "--student-patience", "Stop after this many validations without a better R@10; by default as in the bundle."
         ),
     ] = None,
-    mask_seen: Annotated[bool, typer.Option("--mask-seen", help="Do not rank items the user already has.")] = False,
+    mask_seen: Annotated[
+        bool | None,
+        opt(
+            "--mask-seen/--no-mask-seen", "Leave out items that a user already has; by default as the bundle was made."
+        ),
+    ] = None,
+    cases: Annotated[
+        str | None,
+        opt("--cases", "Interactions to rank: all, or each user's first or last; by default as in the bundle."),
+    ] = None,
     out: Annotated[Path | None, opt("--out", "JSON to write; for a full table, by default BUNDLE/eval.json.")] = None,
 ) -> None:
     """Train fresh models on the synthetic set and compare them on the test split, over all items.
@@ -59,10 +68,10 @@ def command(
     over users and seeds.
 
     The recommenders have the bundle's settings. The options from --backbone to --precision change them, to try the
-    set on other models. Those may need more steps: --student-steps, --student-patience.
+    set on other models. Those may need more steps: --student-steps, --student-patience. Validation ranks as the test
+    does.
 
-    A complete table (all rows, the bundle's settings, no --mask-seen) is stored in BUNDLE/eval.json, where foster
-    report finds it.
+    A complete table (all rows, the bundle's settings) is stored in BUNDLE/eval.json, where foster report finds it.
 
     Example: foster eval, or: foster eval runs/games-foster-b20-1 --seeds 3
     """
@@ -74,9 +83,10 @@ def command(
 
     names = check_rows(tuple(r.strip() for r in rows.split(",") if r.strip()))
     other = Other(
-        backbone, encoder, pooling, train_layers, lora, lora_alpha, width, precision, student_steps, student_patience
-    )
-    wanted = Evaluation(names, seeds, shared.numbers("--k", k), mask_seen, other)
+        backbone, encoder, pooling, train_layers, lora, lora_alpha, width, precision, student_steps, student_patience,
+        mask_seen, cases,
+    )  # fmt: skip
+    wanted = Evaluation(names, seeds, shared.numbers("--k", k), other)
     session = asked.session(events=True)
     loaded = load(shared.resolve_bundle(bundle, session.console))
     if out is not None:
@@ -91,7 +101,7 @@ def command(
         with writing(out) as tmp:
             tmp.write_text(shared.as_json(found), encoding="utf-8")
     made = loaded.made
-    if out is None and other.settings(made) == made and not mask_seen and set(names) == set(ROWS):
+    if out is None and other.settings(made) == made and set(names) == set(ROWS):
         _store(loaded.path, shared.as_json(found), session.console)
 
 

@@ -19,6 +19,7 @@ from foster_cli.distill.run_folder import Beginning, finished, interrupted, run_
 from foster_cli.errors import FosterError
 from foster_cli.session import Session
 from foster_cli.settings import Settings, choice, positive
+from foster_cli.train.task import settled
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ def _read(settings: Settings, paths: list[Path], out: Path | None, session: Sess
     data = load_dataset(paths, settings.prepare)
     s = data.statistics
     session.console.note(f"{data.name}: {s['interactions']:,} interactions, {s['users']:,} users, {s['items']:,} items")
+    settings = settled(settings, data, session.console)
     out = out or next_run(data.name, settings.method, settings.distill.budget)
     return Run(settings, data, out, session, beginning)
 

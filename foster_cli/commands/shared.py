@@ -78,6 +78,7 @@ def begin(paths: list[Path], asked: Asked, out: Path | None, kind: str) -> Begun
     The default of `out` is runs/<data>-<kind>-b<budget>.
     """
     from foster_cli.data.prepare import load_dataset
+    from foster_cli.train.task import settled
 
     if out is not None and out.exists() and not out.is_dir():
         raise FosterError(f"--out {out}: is a file", "give the name of a folder")
@@ -85,7 +86,8 @@ def begin(paths: list[Path], asked: Asked, out: Path | None, kind: str) -> Begun
     data = load_dataset(paths, asked.settings.prepare)
     out = out or RUNS / f"{safe_name(data.name)}-{kind}-b{asked.settings.distill.budget}"
     session.console.note(f"finished work is kept in {out}; the same command continues from there")
-    return Begun(session, data, replace(asked.settings, paths=absolute(paths)), out)
+    settings = settled(asked.settings, data, session.console)
+    return Begun(session, data, replace(settings, paths=absolute(paths)), out)
 
 
 def newest_bundle(runs: Path) -> Path:

@@ -21,6 +21,8 @@ Seen = tuple[Int, Int]
 #: Items that a user already has are left out of the ranking if fewer than one in this many training interactions is of
 #: such an item.
 RARE = 100
+#: Which held-out interactions are ranked: all of a split, or each user's first or last one in it.
+CASES = ("all", "first", "last")
 
 
 @dataclass(frozen=True)

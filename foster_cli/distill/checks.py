@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from foster_cli.data.windows import CASES
 from foster_cli.errors import FosterError
 from foster_cli.models.backbones import BACKBONES
 from foster_cli.models.encoder import check_encoder
@@ -49,7 +50,7 @@ def check_settings(settings: Settings) -> None:
         ("--targets", config.targets, ("own", "next")), ("--subset", config.subset, ("fly", "kmeans")),
         ("--barrier", config.barrier, ("gradient", "loss")), ("--reset", config.reset, ("anchor", "random", "never")),
         ("--dh-form", config.dh_form, ("rank", "mean", "raw")), ("--outer-loss", config.outer_loss, ("bce", "softmax")),
-        ("--loss", train.loss, ("softmax", "bce")),
+        ("--loss", train.loss, ("softmax", "bce")), ("--cases", settings.ranking.cases, CASES),
     ):  # fmt: skip
         choice(option, value, allowed)
     asking = ASKING & set(config.init.split(","))

@@ -34,7 +34,7 @@ from foster_cli.synthetic.subset import make_subset
 from foster_cli.train.anchors import Teacher, full_teacher
 from foster_cli.train.memory import note_memory
 from foster_cli.train.micro import Micro
-from foster_cli.train.task import Task, make_task
+from foster_cli.train.task import Task, make_task, settled
 
 
 def identity(settings: Settings, task: Task, V: Tensor) -> dict[str, Any]:
@@ -64,8 +64,9 @@ def run(
     """
     check_settings(settings)
     began, config = time.perf_counter(), settings.distill
+    settings = settled(settings, data, session.console)
     with matmul_precision(settings.model.precision, session.device):
-        task = make_task(data, settings.model, config.length, session)
+        task = make_task(data, settings.model, config.length, session, settings.ranking)
         check_budget(len(task.windows), config)
         note_memory(task, settings.train, config.real_batch, 2 * config.budget)
         with RunFolder.open(out, settings, task, beginning) as folder:

@@ -96,7 +96,7 @@ def deciding(settings: Settings, task: Task) -> dict[str, Any]:
     return {
         "data": task.data.hash, "encoder": None if task.source is None else task.source.hash,
         "method": settings.method, "seed": settings.seed, **model,
-        **{f"{name} {k}": v for name in ("train", "distill", "student") for k, v in sections[name].items()},
+        **{f"{name} {k}": v for name in ("train", "distill", "student", "ranking") for k, v in sections[name].items()},
         "device": device.type, "threads": torch.get_num_threads() if device.type == "cpu" else None,
         "foster": __version__, "torch": torch.__version__, "numpy": np.__version__,
     }  # fmt: skip

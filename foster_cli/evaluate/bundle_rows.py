@@ -13,7 +13,7 @@ import torch
 
 from foster_cli.bundle import SUMS, Bundle
 from foster_cli.data.schema import Dataset
-from foster_cli.data.windows import Windows
+from foster_cli.data.windows import CASES, Windows
 from foster_cli.distill.checks import check_model, check_settings
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.cells import Cells, as_cell, as_row, base_fields
@@ -22,18 +22,19 @@ from foster_cli.models.source import find_encoder
 from foster_cli.ops.precision import matmul_precision
 from foster_cli.runtime import machine
 from foster_cli.session import Session
-from foster_cli.settings import ModelConfig, Settings, StudentConfig, is_number, positive
+from foster_cli.settings import ModelConfig, RankingConfig, Settings, StudentConfig, choice, is_number, positive
 from foster_cli.synthetic.reading import SyntheticSet
 from foster_cli.synthetic.subset import make_subset
 from foster_cli.train.task import Task, make_task
 
 
 def bundle_task(
-    bundle: Bundle, data: Dataset, model: ModelConfig, session: Session, other_encoder: bool = False
+    bundle: Bundle, data: Dataset, settings: Settings, session: Session, other_encoder: bool = False
 ) -> Task:
-    """The task for training on a bundle. Raises FosterError if the catalogue or the text encoder is not the bundle's.
+    """The task for training on a bundle with the recommender and the ranking of `settings`.
 
-    `other_encoder`: `model` names another encoder on purpose.
+    `other_encoder`: they name another encoder on purpose. Raises FosterError if the catalogue or the text encoder is
+    not the bundle's.
     """
     if data.catalogue.ids != bundle.item_ids:
         raise FosterError(f"{bundle.path} is of another catalogue than the data", "name its data: --data FILE")
@@ -51,7 +52,7 @@ def bundle_task(
                 f"({found[:12]}… instead of {stated['hash'][:12]}…)",
                 f"install revision {stated.get('revision', '?')}, or evaluate with another: foster eval --encoder",
             )
-    return make_task(data, model, made.distill.length, session)
+    return make_task(data, settings.model, made.distill.length, session, settings.ranking)
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class Other:
 
     For another encoder, `pooling` None is the pooling it was trained with. `train_layers` alone turns LoRA off.
     `width`: a number, or `own`, that of the encoder. `student_steps` and `student_patience`: how long a fresh model
-    trains on the synthetic set (`StudentConfig.steps`, `.patience`); another recommender may need more.
+    trains on the synthetic set (`StudentConfig.steps`, `.patience`); another recommender may need more. `mask_seen` and
+    `cases`: another ranking (`RankingConfig`), in validation too.
     """
 
     backbone: str | None = None
@@ -73,6 +75,15 @@ class Other:
     precision: str | None = None
     student_steps: int | None = None
     student_patience: int | None = None
+    mask_seen: bool | None = None
+    cases: str | None = None
+
+    def ranking(self, own: RankingConfig) -> RankingConfig:
+        """`own` with the replacements. Raises FosterError for unknown cases."""
+        return RankingConfig(
+            own.mask_seen if self.mask_seen is None else self.mask_seen,
+            own.cases if self.cases is None else choice("--cases", self.cases, CASES),
+        )
 
     def student(self, own: StudentConfig) -> StudentConfig:
         """`own` with the replacements. Raises FosterError for a number below 1."""
@@ -88,7 +99,7 @@ class Other:
         asked: dict[str, Any] = {
             name: value
             for name, value in dataclasses.asdict(self).items()
-            if value is not None and name not in ("width", "student_steps", "student_patience")
+            if value is not None and name != "width" and hasattr(model, name)
         }
         if self.encoder is not None:
             asked = {"pooling": None, **asked}
@@ -106,19 +117,20 @@ class Other:
 
     def settings(self, made: Settings) -> Settings:
         """The settings of a bundle with the replacements."""
-        return dataclasses.replace(made, model=self.of(made.model), student=self.student(made.student))
+        return dataclasses.replace(
+            made, model=self.of(made.model), student=self.student(made.student), ranking=self.ranking(made.ranking)
+        )
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """The options of an evaluation. `names`: rows; `seeds`: number of models per row, from the bundle's seed on; `ks`:
-    cut-offs; `mask_seen`: items that the user already has are not ranked; `other`: recommenders that are not the
-    bundle's own (Table 4); `resumable`: finished rows are stored during the run."""
+    cut-offs; `other`: recommenders (Table 4) or a ranking that are not the bundle's own; `resumable`: finished rows are
+    stored during the run."""
 
     names: tuple[str, ...] = ROWS
     seeds: int = 3
     ks: tuple[int, ...] = (10, 20)
-    mask_seen: bool = False
     other: Other = Other()
     resumable: bool = True
 
@@ -168,14 +180,14 @@ def evaluate_bundle(bundle: Bundle, data: Dataset, asked: Evaluation, session: S
             "leave them out: validation says when their training ends",
         )
     with matmul_precision(settings.model.precision, session.device):
-        task = bundle_task(bundle, data, settings.model, session, other_encoder)
+        task = bundle_task(bundle, data, settings, session, other_encoder)
         seeds = [made.seed + i for i in range(asked.seeds)]
-        test = held_out(task, asked.mask_seen, min(asked.ks))
+        test = held_out(task, min(asked.ks))
         source = training_source(bundle, settings, session.device)
         sums = (bundle.path / SUMS).read_text(encoding="utf-8")
         fields = {
             **base_fields(settings, data, session.device), "threads": torch.get_num_threads(), "bundle": sums,
-            "mask_seen": asked.mask_seen, "k": min(asked.ks), "student": dataclasses.asdict(settings.student),
+            "k": min(asked.ks), "student": dataclasses.asdict(settings.student),
         }  # fmt: skip
         with row_cache(bundle, fields, session) if asked.resumable else nullcontext(make_now) as cache:
             found = rows(task, test, source, settings, asked.names, seeds, cache)
@@ -183,8 +195,7 @@ def evaluate_bundle(bundle: Bundle, data: Dataset, asked: Evaluation, session: S
         "data": {"name": data.name, "hash": data.hash}, "bundle": str(bundle.path), "method": made.method,
         "backbone": {"distilled": made.model.backbone, "evaluated": settings.model.backbone},
         "encoder": {"distilled": bundle.manifest.get("encoder"), "evaluated": task.encoder_identity()},
-        **summarise(found, test, asked.ks, seeds), "mask_seen": asked.mask_seen,
-        "settings": settings.sections(), "machine": machine(),
+        **summarise(found, test, asked.ks, seeds), "settings": settings.sections(), "machine": machine(),
     }  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from foster_cli import bundle
 from foster_cli.cache import read_or_make
 from foster_cli.console import Console
 from foster_cli.data.schema import Dataset
+from foster_cli.data.windows import protocol_of
 from foster_cli.evaluate.rows import Row
 from foster_cli.files import save_tensors, sha256_file, sha256_json, writing
 from foster_cli.models.source import find_encoder
@@ -40,7 +41,8 @@ FORMAT = 1
 
 
 def base_fields(settings: Settings, data: Dataset, device: torch.device) -> dict[str, Any]:
-    """The fields of every cell of one teacher: data, encoder, model, real-data training, kind of device, versions."""
+    """The fields of every cell of one teacher: data, encoder, model, real-data training, ranking, kind of device,
+    versions."""
     model = settings.model
     shape = without(dataclasses.asdict(model), LATER)
     encoder = None
@@ -49,7 +51,7 @@ def base_fields(settings: Settings, data: Dataset, device: torch.device) -> dict
     return {
         "foster": __version__, "torch": torch.__version__, "device": device.type, "data": data.hash,
         "encoder": encoder, "model": shape, "train": dataclasses.asdict(settings.train),
-        "length": settings.distill.length,
+        "length": settings.distill.length, "ranking": dataclasses.asdict(protocol_of(data, settings.ranking)),
     }  # fmt: skip
 
 

@@ -132,10 +132,10 @@ def measure(plan: Comparison) -> Measured:
             publish(made[variant.name].path, plan.out / variant.name)
     model = next(iter(plan.models))  # models differ only in layers, not in precision
     with matmul_precision(model.precision, plan.session.device):
-        length = plan.settings.distill.length
-        work.tasks.update({model: make_task(plan.data, model, length, plan.session) for model in plan.models})
+        length, ranking = plan.settings.distill.length, plan.settings.ranking
+        work.tasks.update({m: make_task(plan.data, m, length, plan.session, ranking) for m in plan.models})
         made = {name: work.choose_rate(shrunk) for name, shrunk in made.items()}
-        test = held_out(next(iter(work.tasks.values())), False, min(plan.ks), plan.split)
+        test = held_out(next(iter(work.tasks.values())), min(plan.ks), plan.split)
         found = {name: work.variant_row(shrunk, test) for name, shrunk in made.items()}
         full = {model: work.full_rate(model) for model in plan.models}
         found |= work.common_rows(test, {model: rate for model, (rate, _) in full.items()})

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from foster_cli.console import Stage
 from foster_cli.data.schema import SPLITS
-from foster_cli.data.windows import Cases, Protocol, Windows, evaluation_cases
+from foster_cli.data.windows import Cases, Windows
 from foster_cli.distill.algorithm1 import fit_synthetic
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.bootstrap import Bootstrap
@@ -279,9 +279,9 @@ def _interval(drawn: Float) -> dict[str, float]:
     return {"low": float(low), "high": float(high)}
 
 
-def held_out(task: Task, mask_seen: bool, k: int, split: str = "test") -> HeldOut:
+def held_out(task: Task, k: int, split: str = "test") -> HeldOut:
     """The cases of `split`; the test cases are read only once, after every choice is made."""
-    return HeldOut(evaluation_cases(task.data, split, task.length, Protocol(mask_seen)), k)
+    return HeldOut(task.cases(split), k)
 
 
 def check_rows(names: tuple[str, ...]) -> tuple[str, ...]:

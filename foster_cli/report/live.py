@@ -59,7 +59,7 @@ def random_reference(settings: Settings, data: Dataset, session: Session) -> flo
     """Validation R@10 of one model trained on M random real windows, like the row `random` of `foster eval`."""
     budget = settings.distill.budget
     with matmul_precision(settings.model.precision, session.device):
-        task = make_task(data, settings.model, settings.distill.length, session)
+        task = make_task(data, settings.model, settings.distill.length, session, settings.ranking)
         windows = random_windows(task.windows, min(budget, len(task.windows)), settings.seed)
         found = few_model(task, settings.train, windows, settings.seed, f"{budget} random real sequences")
     assert found.valid is not None

@@ -171,7 +171,7 @@ def confirm(search: Search, tried: list[Tried]) -> list[dict[str, Any]]:
     plan, out = search.plan, list[dict[str, Any]]()
     model = plan.settings.model
     with matmul_precision(model.precision, plan.session.device):
-        task = make_task(plan.data, model, plan.settings.distill.length, plan.session)
+        task = make_task(plan.data, model, plan.settings.distill.length, plan.session, plan.settings.ranking)
         for t in [tried[0], *chosen]:
             search.note(f"confirming trial {t.index}: {plan.students} fresh students")
             try:

@@ -16,7 +16,7 @@ from handmade import held_out_of, row_of
 from scipy import stats
 
 from foster_cli.data.schema import Dataset
-from foster_cli.data.windows import Cases
+from foster_cli.data.windows import Cases, Protocol, evaluation_cases
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.rows import (
     ROWS,
@@ -56,17 +56,27 @@ def _rank(scores: list[float], target: int, out: set[int]) -> float:
     return 1 + sum(s > scores[target] for s in rest) + sum(s == scores[target] for s in rest) / 2
 
 
+def _ranking(task: Task, mask: bool) -> Task:
+    """`task` with or without the items that a user already has."""
+    protocol = Protocol(mask)
+    return replace(task, protocol=protocol, valid=evaluation_cases(task.data, "valid", task.length, protocol))
+
+
 @pytest.mark.parametrize("mask", [False, True])
 def test_popularity_by_hand(task: Task, mask: bool) -> None:
     data = task.data
     count = Counter(
         i for i, s in zip(data.interactions.item.tolist(), data.interactions.split.tolist(), strict=True) if s == 0
     )
-    test = held_out(task, mask, 5)
-    popular = popularity_row(task, test)
+    task = _ranking(task, mask)
+    popular = popularity_row(task, held_out(task, 5))
     scores = [float(count[i]) for i in range(30)]
     cases = _plain_cases(data, 2)
-    expected = [_rank(scores, target, set(past) if mask else set()) for _, past, target in cases]
+    valid, expected = (
+        [_rank(scores, target, set(past) if mask else set()) for _, past, target in found]
+        for found in (_plain_cases(data, 1), cases)
+    )
+    assert popular.valid == [float(np.mean([rank <= 10 for rank in valid]))]
     assert popular.ranks.shape == (1, len(cases)) and popular.ranks[0].tolist() == expected
     assert len(set(expected)) > 3
     if not mask:
@@ -83,7 +93,9 @@ def test_profiles_are_the_mean_of_the_last_items() -> None:
             np.testing.assert_allclose(found[c].numpy(), E[expected[c]].numpy().mean(0), atol=1e-6)
 
 
-def test_text_similarity_by_hand(task: Task) -> None:
+@pytest.mark.parametrize("mask", [False, True])
+def test_text_similarity_by_hand(task: Task, mask: bool) -> None:
+    task = _ranking(task, mask)
     E = task.text_vectors().double().numpy()
     E /= np.sqrt((E**2).sum(1, keepdims=True))
     data, length = task.data, task.length
@@ -93,11 +105,11 @@ def test_text_similarity_by_hand(task: Task) -> None:
         for _, past, target in _plain_cases(data, split):
             profile = E[past[-length:][-last:]].mean(0)
             cosine = E @ profile / np.sqrt(profile @ profile)  # its length changes no order
-            out.append(_rank(cosine.tolist(), target, set()))
+            out.append(_rank(cosine.tolist(), target, set(past) if mask else set()))
         return out
 
     recall = {last: np.mean([r <= 10 for r in found(1, last)]) for last in (1, 2, 3, 5, 10, 20)}
-    near = text_row(task, held_out(task, False, 10))
+    near = text_row(task, held_out(task, 10))
     (chosen,) = near.chosen
     last = int(chosen.removeprefix("last "))
     assert recall[last] == max(recall.values())
@@ -190,7 +202,7 @@ def _rows(task: Task, names: tuple[str, ...], seeds: list[int]) -> dict[str, Row
     rng = torch.Generator().manual_seed(0)
     Q, V = torch.randn(3, 8, 16, generator=rng), torch.randn(30, 16, generator=rng)
     D = SyntheticSet(Q, V, uniform_subset(30, 10, task.device))
-    return rows(task, held_out(task, False, 10), D, SETTINGS, names, seeds)
+    return rows(task, held_out(task, 10), D, SETTINGS, names, seeds)
 
 
 def test_all_rows_are_ranked_on_the_same_cases(task: Task) -> None:

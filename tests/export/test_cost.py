@@ -28,7 +28,7 @@ ALONE = Session(use_cache=False)
 
 def parts(path: Path, data: Path) -> tuple[Bundle, Dataset, Task]:
     bundle, dataset = load(path), load_dataset(data)
-    return bundle, dataset, bundle_task(bundle, dataset, Settings.of_manifest(bundle.manifest).model, ALONE)
+    return bundle, dataset, bundle_task(bundle, dataset, Settings.of_manifest(bundle.manifest), ALONE)
 
 
 @pytest.mark.parametrize("kind", ["own", "next"])

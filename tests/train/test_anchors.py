@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from foster_cli import cache
 from foster_cli.data.schema import Dataset
+from foster_cli.data.windows import Protocol
 from foster_cli.errors import FosterError
 from foster_cli.files import sha256_json
 from foster_cli.session import Session
@@ -112,11 +113,14 @@ def test_every_setting_changes_the_key(task: Task, dataset: Dataset) -> None:
     assert task.source is not None
 
     def key(train: TrainConfig = train, seed: int = 0, **changes: Any) -> str:
-        return teacher_key(replace(task, **{"model": model, "length": 20, **changes}), train, seed)
+        return teacher_key(
+            replace(task, **{"model": model, "length": 20, "protocol": Protocol(), **changes}), train, seed
+        )
 
     others = [
         key(data=replace(dataset, hash="other")), key(source=replace(task.source, hash="f")), key(length=21),
         key(seed=1), key(session=replace(task.session, device=torch.device("cuda"))),
+        *[key(protocol=protocol) for protocol in (Protocol(True), Protocol(False, "last"), Protocol(True, "first"))],
     ]  # fmt: skip
     numbers: list[tuple[str, Any]] = [
         ("train_layers", "1"), ("width", 8), ("layers", 3), ("heads", 4), ("dropout", 0.5), ("max_tokens", 9),
@@ -136,7 +140,8 @@ def test_every_setting_changes_the_key(task: Task, dataset: Dataset) -> None:
 def test_a_key_from_before_there_were_backbones_stays_valid(task: Task, dataset: Dataset) -> None:
     """The key as it was made then, spelled out: teachers that are already in a cache are found."""
     shape = {"train_layers": "none", "width": None, "layers": 2, "heads": 2, "dropout": 0.2, "max_tokens": 64}
-    fields = [anchors.FORMAT, dataset.hash, "e", 20, 3, "cpu", torch.__version__, shape, asdict(TrainConfig())]
+    fields = [anchors.FORMAT, dataset.hash, "e", 20, 3, "cpu", torch.__version__]
+    fields += [{"mask_seen": True, "cases": "all"}, shape, asdict(TrainConfig())]
     assert task.source is not None
     old = replace(task, source=replace(task.source, hash="e"), model=ModelConfig(), length=20)
     assert teacher_key(old, TrainConfig(), 3) == sha256_json(fields)

@@ -58,7 +58,6 @@ def done(folder: Path, foster: Foster, options: tuple[str | Path, ...], monkeypa
 
         with monkeypatch.context() as patch:
             patch.setattr("foster_cli.train.task.evaluation_cases", no_test)
-            patch.setattr("foster_cli.evaluate.rows.evaluation_cases", no_test)
             code, _, err = foster("tune", *options)
         assert code == 0, err
     return out
