@@ -75,7 +75,10 @@ class ModelConfig:
         "--train-layers", ("distill", "compare", "sweep", "tune"),
     )  # fmt: skip
     width: int | None = option(
-        None, "d, recommender width: by default the encoder's (64 with --items id); small is fast.", "--width", READERS
+        None,
+        "d, recommender width: by default 64, or the encoder's with --items text; small is fast.",
+        "--width",
+        READERS,
     )
     layers: int = option(2, "Blocks of the backbone; in gru4rec and narm, stacked GRUs.")
     heads: int = option(2, "Attention heads of the backbone, if it has any.")
@@ -86,9 +89,19 @@ class ModelConfig:
         "sasrec", "Sequence model: sasrec, gru4rec, bert4rec, narm, hstu or ligr.", "--backbone", TABLES
     )
     items: str = option(
-        "text", "Source of item vectors: text (the encoder) or, without texts, id (a trained table).", "--items", TABLES
-    )
-    """With `id`, every anchor contains the table: n * width * 4 bytes for each validation of the teacher."""
+        "both", "Source of item vectors: both (text, and a vector of each item), text, or id (without texts).",
+        "--items", TABLES,
+    )  # fmt: skip
+    """With `both` and `id`, every anchor contains the vectors: n * width * 4 bytes for each validation."""
+    vector_dropout: float = option(
+        0.2, "With --items both, the probability in training that an item stands on its text alone; raise it if many "
+        "items are new.", "--vector-dropout", ("distill", "compare"),
+    )  # fmt: skip
+    bias: bool = option(True, "Give every item a bias, one for all new items; without it, scores are h . e (paper).")
+    lexical: int = option(
+        256, "Dimensions of TF-IDF of the texts beside the encoder's vector; 0 reads by the encoder alone (paper).",
+        "--lexical", ("distill", "compare"),
+    )  # fmt: skip
     pooling: str | None = option(
         None, "How token states become one vector: mean, last or cls; by default as the encoder was trained.",
         "--pooling", TABLES,
@@ -111,12 +124,13 @@ class ModelConfig:
 class TrainConfig:
     """Training on real sequences, by BCE (Eq. 16) or sampled softmax."""
 
-    loss: str = option("softmax", "Loss on real data: softmax (512 shared negatives) or bce (the paper's).", "--loss")
-    negatives: int = option(512, "Negatives of the sampled softmax, shared by a batch.")
+    loss: str = option("softmax", "Loss on real data: softmax, over all items or a sample, or bce (paper).", "--loss")
+    negatives: int | None = option(
+        None, "Items that a batch's softmax samples; by default 4096, or 512 if layers of the encoder learn.",
+        "--negatives", ("distill", "compare"),
+    )  # fmt: skip
     batch: int = option(256, "Windows per step.")
-    lr: float = option(
-        1e-3, "AdamW learning rate on real data; try 3e-3 if the teacher is no better than untrained.", "--lr"
-    )
+    lr: float = option(2e-3, "AdamW learning rate on real data; it falls to a twentieth in half a cosine.", "--lr")
     encoder_lr: float = option(5e-5, "AdamW learning rate of the text encoder's own layers.")
     weight_decay: float = option(1e-4, "AdamW weight decay.")
     warmup: int = option(100, "Steps over which the learning rates rise from near 0.")
@@ -257,6 +271,7 @@ class Settings:
         """The settings that a bundle was made with, from its bundle.json. FosterError for missing or unknown ones."""
         try:
             manifest = {"ranking": dataclasses.asdict(EARLIER), **manifest}
+            manifest["model"] = {"items": "text", **LATER, **manifest["model"]}
             data, named = manifest["data"], {key: manifest[key] for key in (*SECTIONS, "seed", "method")}
             return cls.from_dict({"paths": data["path"], "prepare": data["prepare"], **named})
         except KeyError as error:
@@ -287,7 +302,10 @@ def _is_tuple(hint: Any) -> bool:
 
 
 #: Settings of the recommender that were added later, at the values that give the earlier behaviour.
-LATER = {"pooling": None, "lora": None, "lora_alpha": None, "lora_dropout": 0.1, "cache_precision": None}
+LATER = {
+    "pooling": None, "lora": None, "lora_alpha": None, "lora_dropout": 0.1, "cache_precision": None,
+    "vector_dropout": 0.0, "bias": False, "lexical": 0,
+}  # fmt: skip
 
 
 def without(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -52,7 +52,8 @@ class Protocol:
 @dataclass(frozen=True)
 class Cases:
     """Evaluation cases. `row` (C,) is the position of the target in `Dataset.interactions`. `seen`: the items that the
-    ranking leaves out, in any order and perhaps repeated; None: no item."""
+    ranking leaves out, in any order and perhaps repeated; None: no item. `new_share`: the share of targets that do not
+    occur in training which is expected in the test (`expected_new`)."""
 
     history: Int
     lengths: Int
@@ -60,6 +61,7 @@ class Cases:
     user: Int
     row: Int
     seen: Seen | None = None
+    new_share: float | None = None
 
     def __len__(self) -> int:
         return len(self.target)
@@ -68,8 +70,9 @@ class Cases:
         """The cases at `index` (B,), in its order."""
         seen = None if self.seen is None else _take_rows(*self.seen, index)
         return Cases(
-            self.history[index], self.lengths[index], self.target[index], self.user[index], self.row[index], seen
-        )
+            self.history[index], self.lengths[index], self.target[index], self.user[index], self.row[index], seen,
+            self.new_share,
+        )  # fmt: skip
 
 
 def _take_rows(items: Int, offsets: Int, index: Int) -> Seen:
@@ -157,7 +160,24 @@ def evaluation_cases(data: Dataset, split: str, length: int, protocol: Protocol 
         row = row[np.r_[True, other] if protocol.cases == "first" else np.r_[other, True]]
     size = np.minimum(row - begin[row], length)
     seen = _spans_of(items, begin[row], row - begin[row]) if protocol.mask_seen else None
-    return Cases(_gather(items, row - size, size, length), size, items[row], user[row], row, seen)
+    share = expected_new(data, row) if split == "valid" else None
+    return Cases(_gather(items, row - size, size, length), size, items[row], user[row], row, seen, share)
+
+
+def expected_new(data: Dataset, rows: Int) -> float:
+    """The share of the test's targets that will not occur in training, as expected from those of validation at `rows`.
+
+    The test is later than validation, so more of its items are new. A line through the shares in validation's earlier
+    and later half, by time, is extended to the middle of a test that is as long as validation: twice that half further
+    on. The result is between validation's own share and 1. No test interaction is read.
+    """
+    new = training_counts(data)[data.interactions.item[rows]] == 0
+    new = new[np.argsort(data.interactions.time[rows], kind="stable")]
+    half = len(new) // 2
+    if half == 0:
+        return float(new.mean())
+    early, late = float(new[:half].mean()), float(new[half:].mean())
+    return float(np.clip(late + 1.5 * (late - early), new.mean(), 1.0))
 
 
 def _repeats(data: Dataset) -> tuple[int, int]:

@@ -72,7 +72,9 @@ def fit_synthetic(
         step = 0
         while step < config.steps:
             size = min(config.check_every, config.steps - step)
+            before = time.process_time()
             loss = inner_steps(phi, D, size, optimizer, rng, average)
+            fit.processor += time.process_time() - before
             step += size
             best.check(step, loss=loss)
             bar.at(step, f"loss {loss:.3f} valid R@10 {fit.history[-1]['R@10']:.4f}")

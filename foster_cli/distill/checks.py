@@ -36,8 +36,10 @@ def check_model(model: ModelConfig) -> None:
     if model.width is not None:
         positive("--width", model.width)
     positive("--max-tokens", model.max_tokens, 3)  # room for [CLS], [SEP] and one word
-    if not 0 <= model.dropout < 1:
-        raise FosterError(f"dropout {model.dropout}: out of range", "use 0 or more, below 1")
+    for name, share in (("dropout", model.dropout), ("--vector-dropout", model.vector_dropout)):
+        if not 0 <= share < 1:
+            raise FosterError(f"{name} {share}: out of range", "use 0 or more, below 1")
+    positive("--lexical", model.lexical, 0)
 
 
 def check_settings(settings: Settings) -> None:
@@ -62,7 +64,8 @@ def check_settings(settings: Settings) -> None:
         ("--reset-every", config.reset_every, 1), ("--check-every", config.check_every, 1),
         ("--check-seeds", config.check_seeds, 1), ("--epochs", train.epochs, 1), ("--patience", train.patience, 1),
         ("train average", train.average, 1), ("student average", student.average, 1),
-        ("student patience", student.patience, 1), ("batch", train.batch, 1), ("negatives", train.negatives, 1),
+        ("student patience", student.patience, 1), ("batch", train.batch, 1),
+        ("--negatives", 1 if train.negatives is None else train.negatives, 1),
         ("student check_every", student.check_every, 1), ("--real-batch", config.real_batch, 1),
         ("dh_items", config.dh_items, 2), ("--length", config.length, 2), ("--steps", config.steps, 0),
         ("--items-per-step", 2 if config.items_per_step is None else config.items_per_step, 2),

@@ -121,7 +121,7 @@ class _Distillation:
         """Train the teacher, or read it from the cache, and print its validation R@10."""
         s, console = self.settings, self.task.session.console
         teacher = full_teacher(self.task, s.train, s.seed, folder=self.folder.folder)
-        full, untrained = teacher.best, teacher.history[0]["R@10"]
+        full, untrained = teacher.best, teacher.untrained["R@10"]
         console.note(f"full data: validation R@10 {full:.4f} (untrained {untrained:.4f})")
         console.event(event="teacher", **{"R@10": full, "untrained": untrained})
         return teacher
@@ -132,7 +132,7 @@ class _Distillation:
         return {
             "best_step": result.best_step, "valid_R@10": max(row["R@10"] for row in result.checks),
             "valid_R@10_step_0": result.checks[0]["R@10"], "full_valid_R@10": teacher.best,
-            "untrained_valid_R@10": teacher.history[0]["R@10"], "start": start.name, "rank_error": start.error,
+            "untrained_valid_R@10": teacher.untrained["R@10"], "start": start.name, "rank_error": start.error,
             "contexts": start.contexts, "stopped": result.stopped, "seconds_distill": seconds,
             "seconds_total": before + seconds,
             "seconds_per_outer_step": float(np.median(steps)) if steps else None,

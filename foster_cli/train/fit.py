@@ -49,12 +49,14 @@ class Fit:
     """The course of a training. `history`: a dict per validation; `best`: the epoch or step of the best one.
 
     `untrained`, `valid`: R@10 and N@10 over all validation cases before the training, and of its best state.
+    `seconds` includes validation; `processor` is the processor time of the training steps alone, in seconds.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
     best: int = 0
     best_value: float = -1.0
     seconds: float = 0.0
+    processor: float = 0.0
     untrained: dict[str, float] = field(default_factory=dict)
     valid: dict[str, float] = field(default_factory=dict)
 
@@ -307,7 +309,7 @@ class _Training:
             "average": self.average.model.learnables(), "average_steps": self.average.steps,
             "optimizer": self.optimizer.state_dict(), "steps": self.steps,
             "rng": numpy_state(self.rng), "history": f.history, "best": f.best, "best_value": f.best_value,
-            "untrained": f.untrained, "best_state": self.best.state, "stale": self.best.stale,
+            "untrained": f.untrained, "processor": f.processor, "best_state": self.best.state, "stale": self.best.stale,
             "floor": None if self.best.offset is None else self.best.offset.floor,
         }  # fmt: skip
 
@@ -321,7 +323,7 @@ class _Training:
         set_numpy(self.rng, state["rng"])
         f = self.best.fit
         f.history, f.best, f.best_value = state["history"], state["best"], state["best_value"]
-        f.untrained = state["untrained"]
+        f.untrained, f.processor = state["untrained"], state["processor"]
         self.best.state, self.best.stale = state["best_state"], state["stale"]
         if self.best.offset is not None:
             self.best.offset.floor = state["floor"]
@@ -355,7 +357,7 @@ def fit_real(
     training, pool = _Training.fresh(model, config, total, valid, seed), Pool.of(model, windows)
     negatives, best, rng, fit = candidate_count(model, config), training.best, training.rng, training.best.fit
     stored = store.read()
-    done, earlier, spent = 0, 0.0, 0.0
+    done, earlier = 0, 0.0
     if stored is not None:
         training.load_state_dict(stored["state"])
         done, earlier = stored["epoch"], stored["seconds"]
@@ -366,7 +368,7 @@ def fit_real(
     losses: list[float] = []
     with stage.progress(epochs * total) as bar:
         for epoch in range(done + 1, epochs + 1):
-            if best.stale >= config.patience or spent >= seconds:
+            if best.stale >= config.patience or fit.processor >= seconds:
                 break
             model.train()
             before = time.process_time()
@@ -374,15 +376,15 @@ def fit_real(
                 at = (epoch - 1) * total + i
                 some = windows.take(index)
                 batch = real_batch(some, pool, config.loss, negatives, rng, model.device, predicted)
-                share = max(at / (epochs * total), (spent + time.process_time() - before) / seconds)
+                share = max(at / (epochs * total), (fit.processor + time.process_time() - before) / seconds)
                 losses.append(training.step(batch, config.loss, share))
                 check_finite(losses[-1], f"{stage.label}: the loss")
                 bar.at(at + 1, f"loss {losses[-1]:.3f} valid R@10 {fit.history[-1]['R@10']:.4f}")
                 if share >= 1.0:
                     break
             model.eval()
-            spent += time.process_time() - before
-            if epoch % check_every and spent < seconds:
+            fit.processor += time.process_time() - before
+            if epoch % check_every and fit.processor < seconds:
                 continue
             store.saw(epoch, best.model)
             stale = best.stale
