@@ -49,7 +49,7 @@ def make_problem(n: int, device: torch.device) -> tuple[Problem, State, Tensor]:
     windows = Windows(rng.integers(0, n, (20_000, 21)), np.full(20_000, 21))
     teacher = fresh(0)
     V = teacher.embed_all()
-    record = Teacher(teacher, [teacher.learnables()], [], 0.0, 0.0, False)
+    record = Teacher(teacher, [teacher.learnables()], [], {}, {}, 0.0, 0.0, False)
     Q = probe_tensor(teacher, V, probe_items(windows, n, 20, 20, rng), config.gain)
     synthetic = from_tensor(Q, None, None)[0].to(device)
     reading = make_reading(config.targets == "own", config.mix, Q, V)

@@ -80,7 +80,7 @@ def make_problem(n: int) -> Problem:
     teacher = fresh(0)
     V = teacher.embed_all()
     config = DistillConfig(budget=M, length=L, items_per_step=None, targets="next", mix=False, real_batch=4096)
-    record = Teacher(teacher, [fresh(1).learnables()], [], 0.0, 0.0, False)
+    record = Teacher(teacher, [fresh(1).learnables()], [], {}, {}, 0.0, 0.0, False)
     return Problem(record, fresh, V, windows, make_subset(config, V, 0), config, TrainConfig(), 0)
 
 

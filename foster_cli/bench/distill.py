@@ -122,7 +122,7 @@ def make_problem(task: Task, config: DistillConfig) -> Problem:
     """The problem with an untrained teacher and an untrained anchor; D~ starts from one draw."""
     teacher = task.fresh(0)
     V = teacher.embed_all()
-    record = Teacher(teacher, [task.fresh(1).learnables()], [], 0.0, 0.0, False)
+    record = Teacher(teacher, [task.fresh(1).learnables()], [], {}, {}, 0.0, 0.0, False)
     return Problem(record, task.fresh, V, task.windows, make_subset(config, V, 0), config, TrainConfig(), 0)
 
 

@@ -35,6 +35,7 @@ from foster_cli.train.anchors import Teacher, full_teacher
 from foster_cli.train.memory import note_memory
 from foster_cli.train.micro import Micro
 from foster_cli.train.task import Task, make_task, settled
+from foster_cli.train.verdict import verdict
 
 
 def identity(settings: Settings, task: Task, V: Tensor) -> dict[str, Any]:
@@ -124,6 +125,9 @@ class _Distillation:
         full, untrained = teacher.best, teacher.untrained["R@10"]
         console.note(f"full data: validation R@10 {full:.4f} (untrained {untrained:.4f})")
         console.event(event="teacher", **{"R@10": full, "untrained": untrained})
+        line = verdict(self.task, teacher.model, s.seed)
+        if line is not None:
+            console.note(line)
         return teacher
 
     def metrics(self, teacher: Teacher, start: Start, result: Distilled, before: float, store: Store) -> dict[str, Any]:

@@ -46,6 +46,6 @@ def verdict(task: Task, teacher: Recommender, seed: int) -> str | None:
     if not behind:
         return None
     return (
-        f"the teacher (validation R@10 {own.mean():.4f}) is not better than {' and '.join(behind)} beyond noise, and the "
-        "synthetic set will hardly be; try --items both, other --lr, more --epochs, or use item kNN itself"
+        f"the teacher (validation R@10 {own.mean():.4f}) is not better than {' and '.join(behind)} beyond noise, and "
+        "what is distilled from it will hardly be; try --items both, another --lr, more --epochs, or use that instead"
     )
