@@ -58,7 +58,7 @@ def run_coreset(settings: Settings, data: Dataset, out: Path, session: Session) 
         index = METHODS[settings.method].select(surrogate, config.budget, rng, session.console)
         seconds, peak = time.perf_counter() - chosen_at, peak_memory_mb(session.device)
         V = teacher.model.embed_all()
-    windows = task.windows.take(index)
+    windows = task.windows.take(index).alone()
     assert len(set(index.tolist())) == config.budget
     metrics = {
         "contexts": index.tolist(), "full_valid_R@10": teacher.best,

@@ -27,17 +27,23 @@ CASES = ("all", "first", "last")
 
 @dataclass(frozen=True)
 class Windows:
-    """`items` (W, L+1) int64, right-padded with -1; `lengths` (W,) in 2…L+1."""
+    """`items` (W, L+1) int64, right-padded with -1; `lengths` (W,) in 2…L+1. `first` (W,): the first position whose
+    next item is a target; None: 0. Overlapping windows have no target twice."""
 
     items: Int
     lengths: Int
+    first: Int | None = None
 
     def __len__(self) -> int:
         return len(self.items)
 
     def take(self, index: Int) -> Windows:
         """The windows at `index` (B,)."""
-        return Windows(self.items[index], self.lengths[index])
+        return Windows(self.items[index], self.lengths[index], None if self.first is None else self.first[index])
+
+    def alone(self) -> Windows:
+        """The same windows, each with all its targets, as if there were no others."""
+        return Windows(self.items, self.lengths)
 
 
 @dataclass(frozen=True)
@@ -105,10 +111,14 @@ def training_windows(data: Dataset, length: int, stride: int | None = None) -> W
 
     A history of at most L+1 is one window. A longer one gives a window every `stride` interactions (default L // 2)
     and one that ends with its last interaction. A user with a single training interaction gives none.
+    An interaction in several windows is the target of the first one alone: there it follows on most of its history.
     """
     keep = data.interactions.split == SPLITS.index("train")
-    start, size = _spans(data.interactions.user[keep], length, stride or max(1, length // 2))
-    return Windows(_gather(data.interactions.item[keep], start, size, length + 1), size)
+    user = data.interactions.user[keep]
+    start, size = _spans(user, length, stride or max(1, length // 2))
+    before = np.r_[0, (start + size)[:-1]]  # where the window before ends; below `start` if it is another user's
+    first = np.maximum(before - start - 1, 0)
+    return Windows(_gather(data.interactions.item[keep], start, size, length + 1), size, first)
 
 
 def window_users(data: Dataset, length: int, stride: int | None = None) -> Int:

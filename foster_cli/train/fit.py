@@ -131,6 +131,8 @@ def real_batch(
     size = int(windows.lengths.max())
     items = windows.items[:, :size]
     valid = items[:, 1:] >= 0
+    if windows.first is not None:
+        valid &= np.arange(size - 1) >= windows.first[:, None]
     if predicted < 1.0:
         valid = some_positions(valid, predicted, rng)
     targets = items[:, 1:][valid]

@@ -74,6 +74,30 @@ def test_windows_cover_every_training_transition_and_nothing_else(
     assert set(found) <= expected, "a window holds what is no piece of one user's training history"
 
 
+@given(rows=_rows, length=st.integers(1, 6))
+@settings(max_examples=150)
+def test_every_interaction_but_a_users_first_is_a_target_once_with_most_of_its_history(
+    rows: list[tuple[int, int, int]], length: int, dataset_of: Callable[..., Dataset]
+) -> None:
+    histories = [h for h in _per_user(rows, 0) if len(h) >= 2]
+    if not histories:
+        return
+    windows = training_windows(_of(rows, dataset_of), length)
+    assert windows.first is not None
+    targets = [
+        (tuple(row[: t + 1]), row[t + 1])
+        for row, size, first in zip(windows.items.tolist(), windows.lengths, windows.first, strict=True)
+        for t in range(first, size - 1)
+    ]
+    # windows are in the order of users and time, so the targets are those of the histories, one after another
+    assert [target for _, target in targets] == [item for h in histories for item in h[1:]]
+    place = [(h, k) for h in histories for k in range(1, len(h))]
+    for (context, _), (h, k) in zip(targets, place, strict=True):
+        assert list(context) == h[k - len(context) : k] and len(context) >= min(k, length // 2)
+    assert windows.alone().first is None
+    assert windows.take(np.array([0])).first is not None
+
+
 def test_windows_of_a_long_history_step_by_half_a_length(dataset_of: Callable[..., Dataset]) -> None:
     data = dataset_of([(0, i, 0) for i in range(13)], 13, [""] * 13)
     starts = training_windows(data, 4).items[:, 0].tolist()
