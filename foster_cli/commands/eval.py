@@ -132,27 +132,22 @@ def _models(found: dict[str, Any], stage: str) -> str:
 
 def show(console: Any, found: dict[str, Any], ks: tuple[int, ...]) -> None:
     """Print the table and the paired differences."""
-    metrics = [f"{m}@{k}" for k in ks for m in ("R", "N")] + ["MRR"]
+    from foster_cli.evaluate.formats import interval, ranked_words
+    from foster_cli.ranking.metrics import shown
+
+    metrics = [*shown(ks), "MRR"]
     lines = []
     for name, row in found["rows"].items():
-        cells = [f"{row[m]['mean']:.4f} [{row[m]['low']:.4f}, {row[m]['high']:.4f}]" for m in metrics[:2]]
-        cells += [f"{row[m]['mean']:.4f}" for m in metrics[2:]]
+        cells = [interval(row[m]) for m in metrics[:2]]
+        cells += ["-" if row[m] is None else f"{row[m]['mean']:.4f}" for m in metrics[2:]]
         label = f"{name} ({found['method']})" if name == "synthetic" and found["method"] != "foster" else name
         lines.append([label, *cells, f"{row['coverage']:.1%}", f"{row['train_seconds']:.0f}", f"{row['peak_mb']:.0f}"])
-    data = found["data"]["name"]
-    title = f"{data}: {found['cases']:,} test cases, all items ranked, seeds {', '.join(map(str, found['seeds']))}"
+    title = f"{found['data']['name']}: {ranked_words(found)}"
     made, used = (_models(found, stage) for stage in ("distilled", "evaluated"))
     if made != used:
         title += f"; distilled with {made}, evaluated with {used}"
     console.table(title, ["", *metrics, "coverage", "train s", "peak MiB"], lines)
-    pairs = []
-    for name, values in found["paired"].items():
-        pairs.append(
-            [
-                name,
-                *[f"{values[m]['diff']:+.4f} [{values[m]['low']:+.4f}, {values[m]['high']:+.4f}]" for m in metrics[:2]],
-            ]
-        )
+    pairs = [[name, *[interval(values[m], "+") for m in metrics[:2]]] for name, values in found["paired"].items()]
     if pairs:
         console.table("paired differences, 95 % intervals", ["", *metrics[:2]], pairs)
     if "full" in found["rows"] and "synthetic" in found["rows"]:

@@ -38,15 +38,17 @@ class Bootstrap:
             weights[rows] = rng.multinomial(users, even, size=rows.stop - rows.start)
         return cls(weights, index)
 
-    def means(self, value: Float) -> Float:
-        """Mean of `value` (C,) in each resample, (B,)."""
-        users = self.weights.shape[1]
-        total = np.bincount(self.user, weights=value, minlength=users)
-        count = np.bincount(self.user, minlength=users).astype(np.float64)
+    def means(self, value: Float, weight: Float | None = None) -> Float:
+        """Mean of `value` (C,) in each resample, (B,); with `weight` (C,) the weighted mean, a ratio of two sums over
+        the resample. NaN in a resample whose weights are all 0."""
+        weight, users = np.ones(len(value)) if weight is None else weight, self.weights.shape[1]
+        total = np.bincount(self.user, weights=weight * value, minlength=users)
+        count = np.bincount(self.user, weights=weight, minlength=users)
         out = np.empty(len(self.weights))
-        for rows in _blocks(*self.weights.shape):
-            drawn = self.weights[rows].astype(np.float64)
-            out[rows] = (drawn @ total) / (drawn @ count)
+        with np.errstate(invalid="ignore"):  # 0 / 0
+            for rows in _blocks(*self.weights.shape):
+                drawn = self.weights[rows].astype(np.float64)
+                out[rows] = (drawn @ total) / (drawn @ count)
         return out
 
 

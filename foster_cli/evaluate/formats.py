@@ -15,6 +15,7 @@ from typing import Any
 
 from foster_cli.console import clean
 from foster_cli.files import writing
+from foster_cli.ranking.metrics import shown
 
 _TEX = {
     "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}",
@@ -62,14 +63,17 @@ SPLIT_WORDS = {"test": "test", "valid": "validation"}
 
 
 def metrics(found: dict[str, Any]) -> list[str]:
-    """R@k and N@k for each k."""
-    return [f"{m}@{k}" for k in found["k"] for m in ("R", "N")]
+    """The metrics that the table shows."""
+    return shown(found["k"])
 
 
 def ranked_words(found: dict[str, Any]) -> str:
     """A phrase: which cases were ranked, among which items, by models of which seeds."""
     split, seeds = SPLIT_WORDS[found.get("split", "test")], ", ".join(map(str, found["seeds"]))
-    return f"{found['cases']:,} {split} cases, all items ranked, seeds {seeds}"
+    ranking = {"cases": "all", "mask_seen": found.get("mask_seen"), **found.get("ranking", {})}
+    which = "all" if ranking["cases"] == "all" else f"the {ranking['cases']}"
+    among = "items already seen left out" if ranking["mask_seen"] else "seen items ranked too"
+    return f"{found['cases']:,} {split} cases ({which} of each user), full ranking, {among}, seeds {seeds}"
 
 
 def title(found: dict[str, Any]) -> str:
@@ -77,8 +81,10 @@ def title(found: dict[str, Any]) -> str:
     return f"{clean(found['data']['name'])}: budget {found['budget']}, {ranked_words(found)}"
 
 
-def interval(value: dict[str, float], sign: str = "") -> str:
-    """`0.1234 [0.1200, 0.1300]`."""
+def interval(value: dict[str, float] | None, sign: str = "") -> str:
+    """`0.1234 [0.1200, 0.1300]`; a dash for a metric without a case."""
+    if value is None:
+        return "-"
     mean = value["mean"] if "mean" in value else value["diff"]
     return f"{mean:{sign}.4f} [{value['low']:{sign}.4f}, {value['high']:{sign}.4f}]"
 
@@ -118,7 +124,7 @@ def to_csv(found: dict[str, Any], columns: Columns = COSTS) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*head, *keys])
     for name, row in found["rows"].items():
-        cells = [row[m][part] for m in names for part in ("mean", "low", "high")]
+        cells = [(row[m] or {}).get(part) for m in names for part in ("mean", "low", "high")]
         writer.writerow([data, found["budget"], name, *cells, *[row.get(key, "") for key in keys]])
     return out.getvalue()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,14 +18,13 @@ import torch
 from torch import Tensor
 
 from foster_cli.console import Stage
-from foster_cli.data.schema import SPLITS
-from foster_cli.data.windows import Cases, Windows
+from foster_cli.data.windows import Cases, Int, Protocol, Windows, training_counts
 from foster_cli.distill.algorithm1 import fit_synthetic
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.bootstrap import Bootstrap
 from foster_cli.models.recommender import Recommender
 from foster_cli.ranking.full import covered, last_outputs, ranks
-from foster_cli.ranking.metrics import per_case
+from foster_cli.ranking.metrics import Metric, all_metrics
 from foster_cli.runtime import peak_memory_mb, reset_peak, stream_seed
 from foster_cli.settings import Settings, StudentConfig, TrainConfig
 from foster_cli.synthetic.reading import SyntheticSet
@@ -65,10 +64,20 @@ class Row:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out cases, and the k of the coverage."""
+    """Held-out cases, the k of the coverage, the protocol of the cases, the training interactions (n,) of each item."""
 
     cases: Cases
     k: int
+    protocol: Protocol
+    counts: Int
+
+    def describe(self) -> dict[str, Any]:
+        """The entries of a result's JSON on the cases: how many there are, how many are cold, and by which protocol."""
+        cold = int((self.counts[self.cases.target] == 0).sum())
+        return {
+            "cases": len(self.cases), "cold": {"cases": cold, "share": cold / len(self.cases)},
+            "ranking": asdict(self.protocol),
+        }  # fmt: skip
 
 
 #: Gives a row of one seed, by its name: read from the store of an interrupted evaluation, or made now.
@@ -103,9 +112,7 @@ def joined(rows: list[Row]) -> Row:
 
 def popularity_row(task: Task, test: HeldOut) -> Row:
     """Items ranked by their number of training interactions."""
-    train = task.data.interactions.split == SPLITS.index("train")
-    count = np.bincount(task.data.interactions.item[train], minlength=len(task.data.catalogue))
-    E = torch.from_numpy(count.astype(np.float32))[:, None].to(task.device)
+    E = torch.from_numpy(test.counts.astype(np.float32))[:, None].to(task.device)
     H = torch.ones(max(len(test.cases), len(task.valid)), 1, device=task.device)
     valid = float((ranks(H[: len(task.valid)], E, task.valid.target, task.valid.seen) <= 10).mean())
     rank, share = ranked(H[: len(test.cases)], E, test)
@@ -141,7 +148,7 @@ def text_row(task: Task, test: HeldOut) -> Row:
 def random_windows(windows: Windows, budget: int, seed: int) -> Windows:
     """`budget` windows drawn uniformly."""
     rng = np.random.default_rng(stream_seed(seed, "random"))
-    return windows.take(np.sort(rng.choice(len(windows), budget, replace=False)))
+    return windows.take(np.sort(rng.choice(len(windows), budget, replace=False))).alone()
 
 
 def few_model(task: Task, config: TrainConfig, windows: Windows, seed: int, label: str) -> Trained:
@@ -234,54 +241,65 @@ def _seed_draws(count: int, draws: int) -> Float:
     return rng.multinomial(count, np.full(count, 1.0 / count), size=draws) / count
 
 
+#: The mean of a metric over seeds and cases, its interval and its seeds; None if no case has a weight.
+Entry = dict[str, Any] | None
+
+
+def _measured(metric: Metric, boot: Bootstrap, shares: Float) -> tuple[Entry, Float | None]:
+    """The entry of `metric` (seeds, C), and its means in the resamples (B,)."""
+    if metric.weight is not None and not metric.weight.any():
+        return None, None
+    drawn = (shares.T * np.stack([boot.means(value, metric.weight) for value in metric.value])).sum(0)
+    per_seed = metric.means()
+    return {"mean": float(per_seed.mean()), **_interval(drawn), "seeds": per_seed.tolist()}, drawn
+
+
 def summarise(
     found: dict[str, Row], test: HeldOut, ks: tuple[int, ...], seeds: list[int], draws: int = 2000,
     pairs: tuple[tuple[str, str], ...] = PAIRS,
 ) -> dict[str, Any]:  # fmt: skip
     """`rows` and `paired` of the JSON: means, 95 % intervals, per-seed values, paired bootstrap differences.
 
-    Rows may have any name. `pairs` (a, b) are compared as a minus b; a pair with a missing row is left out.
+    Rows may have any name. `pairs` (a, b) are compared as a minus b; a pair with a missing row is left out. A metric
+    over cold targets is None if there is no such case.
     """
     rng = np.random.default_rng(stream_seed(0, "bootstrap"))
     boot = Bootstrap.of(test.cases.user, draws, rng)
+    target, total = test.counts[test.cases.target], int(test.counts.sum())
     table: dict[str, Any] = {}
-    resampled: dict[str, dict[str, Float]] = {}
+    resampled: dict[str, dict[str, Float | None]] = {}
     for name, row in found.items():
         shares = _seed_draws(len(row.ranks), draws)
-        table[name], resampled[name] = {}, {}
-        for metric, value in per_case(row.ranks, ks).items():
-            means = np.stack([boot.means(v) for v in value])  # (seeds, B)
-            resampled[name][metric] = drawn = (shares.T * means).sum(0)
-            per_seed = value.mean(1)
-            table[name][metric] = {
-                "mean": float(per_seed.mean()), **_interval(drawn), "seeds": per_seed.tolist()
-            }  # fmt: skip
-        table[name] |= {
+        measured = {m: _measured(x, boot, shares) for m, x in all_metrics(row.ranks, ks, target, total).items()}
+        resampled[name] = {metric: drawn for metric, (_, drawn) in measured.items()}
+        table[name] = {metric: entry for metric, (entry, _) in measured.items()} | {
             "coverage": float(np.mean(row.coverage)), "train_seconds": float(np.mean(row.train_seconds)),
             "peak_mb": float(np.max(row.peak_mb)), "chosen": row.chosen,
         }  # fmt: skip
+
+    def difference(a: str, b: str, metric: str) -> Entry:
+        drawn, other = resampled[a][metric], resampled[b][metric]
+        if drawn is None or other is None:
+            return None
+        return {"diff": table[a][metric]["mean"] - table[b][metric]["mean"], **_interval(drawn - other)}
+
     paired = {
-        f"{a}-{b}": {
-            metric: {
-                "diff": table[a][metric]["mean"] - table[b][metric]["mean"],
-                **_interval(resampled[a][metric] - resampled[b][metric]),
-            }
-            for metric in resampled[a]
-        }
+        f"{a}-{b}": {metric: difference(a, b, metric) for metric in resampled[a]}
         for a, b in pairs
         if a in table and b in table
     }
-    return {"rows": table, "paired": paired, "cases": len(test.cases), "seeds": seeds, "bootstrap_draws": draws}
+    return {"rows": table, "paired": paired, **test.describe(), "seeds": seeds, "bootstrap_draws": draws}
 
 
 def _interval(drawn: Float) -> dict[str, float]:
-    low, high = np.percentile(drawn, [2.5, 97.5])
+    """The 95 % percentile interval of the resamples that have a value: without a cold case they have none."""
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
     return {"low": float(low), "high": float(high)}
 
 
 def held_out(task: Task, k: int, split: str = "test") -> HeldOut:
     """The cases of `split`; the test cases are read only once, after every choice is made."""
-    return HeldOut(task.cases(split), k)
+    return HeldOut(task.cases(split), k, task.protocol, training_counts(task.data))
 
 
 def check_rows(names: tuple[str, ...]) -> tuple[str, ...]:

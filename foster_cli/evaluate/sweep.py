@@ -101,7 +101,7 @@ def to_csv(found: dict[str, Any]) -> str:
     writer.writerow(["data", "split", "parameter", "value", "x", "row", *heads, *_COSTS])
     for *point, name in lines:
         row = found["rows"][name]
-        cells = [row[m][part] for m in names for part in ("mean", "low", "high")]
+        cells = [(row[m] or {}).get(part) for m in names for part in ("mean", "low", "high")]
         data = csv_text(found["data"]["name"])
         writer.writerow([data, found["split"], *point, name, *cells, *[row.get(key, "") for key in _COSTS]])
     return out.getvalue()

@@ -1,14 +1,30 @@
-"""Ranking metrics of each case: R@k, N@k and MRR.
+"""Ranking metrics of each case: R@k, N@k, MRR, and R@k over cold targets or weighted by propensity.
 
-In: ranks of any shape, 1 is best. Out: the values of each metric, in the same shape.
+In: ranks of any shape, 1 is best. Out: the values of each metric, in the same shape, and the cases' weights.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 Float = npt.NDArray[np.float64]
+Int = npt.NDArray[np.int64]
+#: The parameters of the propensities of Jain et al. (KDD 2016) for data that they were not fitted to.
+A, B = 0.55, 1.5
+
+
+class Metric(NamedTuple):
+    """A metric: `value` (…, C) of each case and their `weight` (C,); None: all weigh the same."""
+
+    value: Float
+    weight: Float | None = None
+
+    def means(self) -> Float:
+        """(…,): the mean over the cases by their weights, of which at least one must not be 0."""
+        return np.average(self.value, axis=-1, weights=self.weight)
 
 
 def recall(rank: Float, k: int) -> Float:

@@ -11,6 +11,7 @@ from typing import Any
 
 from foster_cli.bundle import Bundle
 from foster_cli.errors import FosterError
+from foster_cli.evaluate.formats import ranked_words
 from foster_cli.report.content import Results
 
 #: The file in a bundle in which `foster eval` stores its evaluation.
@@ -55,7 +56,7 @@ def _check(found: dict[str, Any]) -> None:
     for pair in found["paired"].values():
         _numbers([pair[m][k] for m in metrics(found) for k in ("diff", "low", "high")])
     _numbers([found["cases"]])
-    there = (found["data"]["hash"], found["method"], found["mask_seen"], found["backbone"]["evaluated"])
+    there = (found["data"]["hash"], found["method"], found["backbone"]["evaluated"], ranked_words(found))
     if not found["rows"] or not list(found["seeds"]) or not found["settings"].keys() or not all(map(bool, there[:2])):
         raise ValueError("rows, seeds, settings or names are empty")
 
@@ -67,9 +68,11 @@ def _numbers(values: list[Any]) -> None:
 
 
 def metrics(found: dict[str, Any]) -> list[str]:
-    """The metrics of the first row, in its order: R@k, N@k, …, MRR."""
+    """The metrics of the first row, in its order: R@k, N@k, …, MRR, and of cold R@k and PSP@k the first."""
     first: dict[str, Any] = next(iter(found["rows"].values()), {})
-    return [name for name, value in first.items() if isinstance(value, dict) and "mean" in value]
+    names = [name for name, value in first.items() if isinstance(value, dict) and "mean" in value]
+    more = [name for kind in ("cold R@", "PSP@") for name in [n for n in names if n.startswith(kind)][1:]]
+    return [name for name in names if name not in more]
 
 
 def results(found: dict[str, Any], real: bool, budget: int) -> Results:
@@ -88,15 +91,11 @@ def results(found: dict[str, Any], real: bool, budget: int) -> Results:
     for name, pair in found["paired"].items():
         a, _, b = name.partition("-")
         paired.append((f"{label.get(a, a)} − {label.get(b, b)}", {m: pair[m] for m in names}))
-    seeds = ", ".join(map(str, found["seeds"]))
     notes = []
     made, used = found["backbone"].get("distilled"), found["backbone"]["evaluated"]
     if made != used:
         notes.append(f"Distilled with {made}, evaluated with {used}.")
-    if found["mask_seen"]:
-        notes.append("Items that a user already has are left out of the ranking.")
     share = None
     if {"synthetic", "full"} <= found["rows"].keys() and found["rows"]["full"][names[0]]["mean"] > 0:
         share = found["rows"]["synthetic"][names[0]]["mean"] / found["rows"]["full"][names[0]]["mean"]
-    title = f"{found['cases']:,} test cases, all items ranked, seeds {seeds}"
-    return Results(names, rows, paired, title, notes, share)
+    return Results(names, rows, paired, ranked_words(found), notes, share)

@@ -44,6 +44,16 @@ def test_means_by_hand() -> None:
     np.testing.assert_allclose(boot.means(np.array([1.0, 0.0, 0.5, 3.0])), [4.5 / 4, 0.5, 3.0])
 
 
+def test_weighted_means_by_hand() -> None:
+    """A ratio of sums over each resample; none where no drawn case weighs anything."""
+    boot = Bootstrap(np.array([[1, 1], [2, 0], [0, 2]], np.uint8), np.array([0, 0, 0, 1]))
+    value = np.array([1.0, 0.0, 0.5, 3.0])
+    found = boot.means(value, np.array([1.0, 3.0, 2.0, 6.0]))
+    np.testing.assert_allclose(found, [(1 + 1 + 18) / 12, 2 / 6, 3.0])
+    found = boot.means(value, np.array([0.0, 0.0, 2.0, 0.0]))
+    np.testing.assert_array_equal(found, [0.5, 0.5, np.nan])
+
+
 def test_blocks_are_the_same_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawn and multiplied some at a time, against all at once in numpy."""
     user, value = np.repeat(np.arange(7), [1, 3, 2, 5, 1, 4, 2]), np.random.default_rng(1).random(18)

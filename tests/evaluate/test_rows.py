@@ -148,6 +148,46 @@ def test_the_table_holds_what_is_promised() -> None:
             assert metrics[metric]["low"] <= expected <= metrics[metric]["high"]
 
 
+def test_cold_recall_is_that_of_a_table_of_the_cold_cases() -> None:
+    """Users have one case each, so a resample's cold cases are a resample of them: the intervals nearly agree. PSP lies
+    between the recall of its cold cases, which weigh more, and that of the others."""
+    rng = np.random.default_rng(4)
+    cold = rng.random(3000) < 0.2
+    ranks = np.where(rng.random((2, 3000)) < np.where(cold, 0.3, 0.6), 1.0, 99.0)
+    test = held_out_of(range(3000), targets=cold.astype(int).tolist(), counts=[5000, 0])
+    out = summarise(
+        {"full": row_of(ranks), "random": row_of(ranks[:, ::-1])}, test, (10,), [0, 1], pairs=(("full", "random"),)
+    )
+    assert out["cold"] == {"cases": int(cold.sum()), "share": cold.mean()}
+    alone = summarise({"full": row_of(ranks[:, cold])}, held_out_of(range(int(cold.sum()))), (10,), [0, 1])
+    ours, theirs = out["rows"]["full"]["cold R@10"], alone["rows"]["full"]["R@10"]
+    assert ours["seeds"] == pytest.approx(theirs["seeds"]) and ours["mean"] == pytest.approx(theirs["mean"])
+    for end in ("low", "high"):
+        assert ours[end] == pytest.approx(theirs[end], abs=0.01)
+    row = out["rows"]["full"]
+    assert ours["mean"] < row["PSP@10"]["low"] < row["PSP@10"]["mean"] < row["PSP@10"]["high"] < row["R@10"]["mean"]
+    pair = out["paired"]["full-random"]["cold R@10"]
+    assert pair["diff"] == pytest.approx(ours["mean"] - out["rows"]["random"]["cold R@10"]["mean"])
+    assert pair["low"] < pair["diff"] < pair["high"]
+
+
+def test_without_a_cold_case_there_is_no_cold_recall() -> None:
+    out = summarise({"full": row_of([[1.0, 20.0]]), "random": row_of([[2.0, 3.0]])}, held_out_of([0, 1]), (10, 20), [0],
+                    pairs=(("full", "random"),))  # fmt: skip
+    assert out["cold"] == {"cases": 0, "share": 0.0}
+    for k in (10, 20):
+        assert out["rows"]["full"][f"cold R@{k}"] is out["paired"]["full-random"][f"cold R@{k}"] is None
+        assert out["rows"]["full"][f"PSP@{k}"]["mean"] == out["rows"]["full"][f"R@{k}"]["mean"]  # one item
+    json.dumps(out, allow_nan=False)
+
+
+def test_a_cold_case_that_few_resamples_hold() -> None:
+    """One of 60 users has the only cold case: the resamples without it have no value and are left out."""
+    test = held_out_of(range(60), targets=[1, *[0] * 59], counts=[7, 0])
+    out = summarise({"full": row_of([[1.0] * 60, [99.0, *[1.0] * 59]])}, test, (10,), [0, 1])["rows"]["full"]
+    assert out["cold R@10"] == {"mean": 0.5, "low": 0.0, "high": 1.0, "seeds": [1.0, 0.0]}
+
+
 def test_intervals_have_the_width_of_users_and_seeds() -> None:
     """One case per user: the normal approximation for one seed; seeds that differ widen it."""
     rng = np.random.default_rng(1)

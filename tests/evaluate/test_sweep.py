@@ -50,13 +50,15 @@ def _found(name: str = "shop", over: tuple[str, ...] = ("budget=5,20,80", "lambd
     """What `sweep` gives, with made-up numbers."""
     ranges = parse_over(list(over))
     names = [v.name for v in sweep.variants(ranges, Settings())]
-    metrics = ("R@10", "N@10", "R@20", "N@20")
+    metrics = ("R@10", "N@10", "R@20", "N@20", "PSP@10")
     rows: dict[str, Any] = {
         n: {m: _interval(0.1 + 0.01 * i + 0.001 * j) for j, m in enumerate(metrics)}
         for i, n in enumerate([*names, "full", "untrained"])
     }
     for n in names:
         rows[n] |= {"best_step": 100, "bundle": f"cells/{n}"}
+    for row in rows.values():
+        row["cold R@10"] = None  # no target is cold
     curves = [
         {
             "parameter": r.parameter.name, "symbol": r.parameter.symbol, "text": r.parameter.text,
@@ -83,6 +85,7 @@ def test_the_csv_reads_back(name: str) -> None:
     for line in lines:
         for part, key in (("mean", "N@20"), ("low", "N@20_low"), ("high", "N@20_high")):
             assert float(line[key]) == found["rows"][line["row"]]["N@20"][part]
+        assert line["cold R@10"] == line["cold R@10_low"] == "" != line["PSP@10"]
         assert not line["data"].startswith("=") and "\x1b" not in line["data"]
     assert lines[0]["bundle"] == "cells/budget=5" and lines[-1]["row"] == "untrained" and lines[-1]["bundle"] == ""
 

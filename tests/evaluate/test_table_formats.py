@@ -13,7 +13,7 @@ import pytest
 from handmade import held_out_of, row_of
 
 from foster_cli.evaluate.compare import pairs
-from foster_cli.evaluate.formats import md_escape, metrics, tex_escape, to_csv, to_md, to_tex
+from foster_cli.evaluate.formats import md_escape, metrics, ranked_words, tex_escape, to_csv, to_md, to_tex
 from foster_cli.evaluate.rows import summarise
 
 HOSTILE = [
@@ -25,10 +25,11 @@ HOSTILE = [
 ]
 
 
-def _found(name: str) -> dict[str, Any]:
+def _found(name: str, cold: bool = True) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     rows = {n: row_of(rng.integers(1, 30, (2, 6))) for n in ("foster", "kcenter", "full", "text_similarity")}
-    out = summarise(rows, held_out_of(range(6)), (10, 20), [0, 1], 20, pairs(("foster", "kcenter")))
+    test = held_out_of(range(6), targets=[0, 0, 1, 0, 1, 2] if cold else [2] * 6, counts=[3, 0, 900])
+    out = summarise(rows, test, (10, 20), [0, 1], 200, pairs(("foster", "kcenter")))
     for n in ("foster", "kcenter", "full", "text_similarity"):
         out["rows"][n]["method"] = n if n in ("foster", "kcenter") else None
     for n in ("foster", "kcenter"):
@@ -37,8 +38,9 @@ def _found(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["shop", *HOSTILE])
-def test_csv_reads_back(name: str) -> None:
-    found = _found(name)
+@pytest.mark.parametrize("cold", [True, False])
+def test_csv_reads_back(name: str, cold: bool) -> None:
+    found = _found(name, cold)
     lines = list(csv.DictReader(io.StringIO(to_csv(found), newline="")))
     assert [line["row"] for line in lines] == list(found["rows"])
     assert len({line["data"] for line in lines}) == 1 and not re.search(r"[\n\x1b\u202e]", lines[0]["data"])
@@ -47,7 +49,10 @@ def test_csv_reads_back(name: str) -> None:
         row = found["rows"][line["row"]]
         for metric in metrics(found):
             for key, part in ((metric, "mean"), (f"{metric}_low", "low"), (f"{metric}_high", "high")):
-                assert float(line[key]) == row[metric][part]
+                if metric == "cold R@10" and not cold:
+                    assert line[key] == "" and row[metric] is None
+                else:
+                    assert float(line[key]) == row[metric][part]
         assert line["rate"] == str(row.get("rate", ""))
 
 
@@ -58,11 +63,16 @@ def test_markdown(name: str) -> None:
     rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("|")]
     head, rule, *body = rows[:6]
     assert [x.strip() for x in head[1:]] == [
-        "R@10", "N@10", "R@20", "N@20", "coverage", "select s", "peak MiB", "train s", "rate"
+        "R@10", "N@10", "R@20", "N@20", "cold R@10", "PSP@10", "coverage", "select s", "peak MiB", "train s", "rate"
     ]  # fmt: skip
     assert all(len(row) == len(head) for row in [rule, *body])
     assert [row[0].strip() for row in body] == ["foster", "kcenter", "full", r"text\_similarity"]
     assert re.fullmatch(r" 0\.\d{4} \[0\.\d{4}, [01]\.\d{4}\] ", body[0][1])
+    assert re.fullmatch(r" [01]\.\d{4} \[0\.\d{4}, [01]\.\d{4}\] ", body[0][5])
+    without = [re.split(r"(?<!\\)\|", line) for line in to_md(_found(name, cold=False)).splitlines()]
+    assert [line[6].strip() for line in without if len(line) > 6] == [
+        "cold R@10", "---:", *["-"] * 4, "cold R@10", "---:", *["-"] * 3
+    ]  # fmt: skip
     assert [row[0].strip() for row in rows[8:]] == [r"foster\-full", r"kcenter\-full", r"foster\-kcenter"]
 
 

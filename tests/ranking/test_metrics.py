@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from sklearn.metrics import label_ranking_average_precision_score, ndcg_score
 
 from foster_cli.data.windows import Cases
 from foster_cli.ranking.full import covered, last_outputs, ranks, score_model
-from foster_cli.ranking.metrics import ndcg, per_case, recall, reciprocal
+from foster_cli.ranking.metrics import all_metrics, ndcg, per_case, propensity, recall, reciprocal, shown
+from foster_cli.train.fit import validate
 
 
 @pytest.mark.parametrize("k", [1, 5, 10, 20])
@@ -42,6 +44,58 @@ def test_per_case_names_and_values() -> None:
     expected = [[1.0, 1 / math.log2(3), 0.0], [1 / math.log2(4.5), 1 / math.log2(11), 0.0]]
     np.testing.assert_allclose(found["N@10"], expected)
     np.testing.assert_allclose(found["MRR"], 1 / rank)
+
+
+def _plain_propensity(count: int, total: int) -> float:
+    """Jain et al. 2016, Eq. 2, in the paper's letters."""
+    A, B = 0.55, 1.5
+    C = (math.log(total) - 1) * (B + 1) ** A
+    return 1 / (1 + C * math.exp(-A * math.log(count + B)))
+
+
+@given(st.lists(st.integers(0, 10_000), min_size=1, max_size=30), st.integers(3, 10**7))
+def test_propensities_of_the_paper(count: list[int], more: int) -> None:
+    total = sum(count) + more
+    found = propensity(np.array(count), total)
+    np.testing.assert_allclose(found, [_plain_propensity(c, total) for c in count], rtol=1e-12)
+    assert np.all((found > 0) & (found <= 1))
+    order = np.argsort(count, kind="stable")
+    assert np.all(np.diff(found[order]) >= 0)  # what occurs more often is seen more surely
+
+
+def test_propensities_by_hand() -> None:
+    """log(e^3) - 1 = 2; 2.5^0.55 = 1.65522; 1.5^-0.55 = 0.80010."""
+    total = round(math.exp(3))  # 20: log is 2.99573
+    assert propensity(np.array([0]), total)[0] == pytest.approx(1 / (1 + 1.99573 * 1.65522 * 0.80010), rel=1e-4)
+    for few in (0, 1, 2):
+        assert propensity(np.array([0, 1]), few).tolist() == [1.0, 1.0]
+
+
+_case = st.tuples(st.integers(1, 30), st.sampled_from([0, 0, 1, 5, 400]))
+
+
+@given(st.lists(_case, min_size=1, max_size=25), st.sampled_from([(1,), (10, 20), (5, 10)]))
+def test_cold_recall_and_psp_in_plain_python(cases: list[tuple[int, int]], ks: tuple[int, ...]) -> None:
+    total = 1000
+    rank, count = (np.array(x) for x in zip(*cases, strict=True))
+    found = all_metrics(rank.astype(np.float64)[None], ks, count, total)
+    for k in ks:
+        cold = [r <= k for r, c in cases if c == 0]
+        metric = found[f"cold R@{k}"]
+        assert metric.weight is not None and metric.weight.sum() == len(cold)
+        if cold:
+            assert metric.means()[0] == pytest.approx(sum(cold) / len(cold))
+        rare = [1 / _plain_propensity(c, total) for _, c in cases]
+        gained = sum((r <= k) * w for (r, _), w in zip(cases, rare, strict=True)) / len(cases)
+        assert found[f"PSP@{k}"].means()[0] == pytest.approx(gained / (sum(rare) / len(cases)))
+        assert found[f"R@{k}"].means()[0] == pytest.approx(np.mean(rank <= k))
+    perfect = all_metrics(np.ones((1, len(cases))), ks, count, total)
+    assert all(perfect[f"PSP@{k}"].means()[0] == pytest.approx(1.0) for k in ks)
+
+
+def test_what_a_table_shows() -> None:
+    assert shown((10, 20)) == ["R@10", "N@10", "R@20", "N@20", "cold R@10", "PSP@10"]
+    assert set(shown((20, 5))) <= set(all_metrics(np.ones((1, 2)), (20, 5), np.zeros(2, np.int64), 9))
 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=6, max_size=6), min_size=1, max_size=5), st.data())
@@ -78,6 +132,26 @@ def test_coverage_is_the_union_of_the_top_lists(block: int, masked: bool) -> Non
         allowed = [i for i in range(40) if not (masked and i in lists[c])]
         expected |= set(sorted(allowed, key=lambda i: -scores[c, i])[:5])
     assert covered(torch.from_numpy(scores), torch.eye(40, dtype=torch.float64), 5, seen, block) == len(expected)
+
+
+def test_a_model_ranks_without_what_its_cases_leave_out(small_model: Callable[..., Any]) -> None:
+    """In validation and everywhere: the ranks of `score_model` against sorting each case's own scores."""
+    model, cases = small_model(), _cases()
+    rng = np.random.default_rng(5)
+    past = [rng.integers(0, model.n, rng.integers(0, 9)) for _ in range(len(cases))]
+    seen = (np.concatenate(past), np.cumsum([0, *map(len, past)]))
+    some = replace(cases, seen=seen)
+    E = model.embed_all()
+    scores = (last_outputs(model, E, cases) @ E.T).detach().numpy()
+    expected = []
+    for row, target, out in zip(scores, cases.target, past, strict=True):
+        rest = [x for i, x in enumerate(row) if i != target and i not in out]
+        expected.append(1 + sum(x > row[target] for x in rest) + sum(x == row[target] for x in rest) / 2)
+    assert score_model(model, some).tolist() == expected != score_model(model, cases).tolist()
+    index = np.array([7, 7, 3, 49])
+    assert score_model(model, some.take(index)).tolist() == [expected[i] for i in index]
+    found = validate(model, some)
+    assert found["R@10"] == pytest.approx(np.mean([rank <= 10 for rank in expected]))
 
 
 def _cases(count: int = 50, n: int = 12, L: int = 6) -> Cases:

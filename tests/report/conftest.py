@@ -106,6 +106,10 @@ def coreset(data: Dataset, table: Path, tmp_path_factory: pytest.TempPathFactory
     return path
 
 
+#: The metrics of an evaluation none of whose targets is cold; of the two last, a page shows the first.
+METRICS = ("R@10", "N@10", "MRR", "PSP@10", "PSP@20")
+
+
 @pytest.fixture(scope="session")
 def evaluation(data: Dataset, table: Path) -> dict[str, Any]:
     """What `foster eval` would write about a bundle of `make_bundle`."""
@@ -113,15 +117,15 @@ def evaluation(data: Dataset, table: Path) -> dict[str, Any]:
 
     def row(mean: float) -> dict[str, Any]:
         value = {"mean": mean, "low": mean - 0.01, "high": mean + 0.02, "seeds": [mean]}
-        cells: dict[str, Any] = dict.fromkeys(("R@10", "N@10", "MRR"), value)
+        cells: dict[str, Any] = dict.fromkeys(METRICS, value) | {"cold R@10": None, "cold R@20": None}
         return {**cells, "coverage": 0.5, "train_seconds": 12.0, "peak_mb": 512.0, "chosen": [None]}
 
-    pair = {m: {"diff": -0.05, "low": -0.07, "high": 0.01} for m in ("R@10", "N@10", "MRR")}
+    pair = {m: {"diff": -0.05, "low": -0.07, "high": 0.01} for m in METRICS}
     found = {
         "data": {"name": data.name, "hash": data.hash}, "bundle": "b", "method": "foster",
         "backbone": {"distilled": "sasrec", "evaluated": "sasrec"},
         "rows": {"synthetic": row(0.20), "full": row(0.25), "untrained": row(0.1234)},
         "paired": {"synthetic-full": pair}, "cases": 1234, "seeds": [0, 1], "bootstrap_draws": 2000,
-        "mask_seen": False, "settings": {k: made[k] for k in ("model", "train", "distill", "student")}, "machine": {},
+        "ranking": {"mask_seen": False, "cases": "all"}, "settings": {k: made[k] for k in ("model", "train", "distill", "student")}, "machine": {},
     }  # fmt: skip
     return dict(json.loads(json.dumps(found)))

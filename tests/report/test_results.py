@@ -89,15 +89,22 @@ def test_another_bundles(made: Path, evaluation: dict[str, Any], change: Callabl
 
 def test_the_table(evaluation: dict[str, Any]) -> None:
     found = results(evaluation, real=False, budget=20)
-    assert found.metrics == ["R@10", "N@10", "MRR"]
+    assert found.metrics == ["R@10", "N@10", "MRR", "PSP@10"]
     assert [name for name, _, _ in found.rows] == ["20 synthetic", "full data", "untrained"]
     assert found.rows[2][1]["R@10"]["mean"] == 0.1234
     assert found.rows[0][2] == {"coverage": "50.0%", "train s": "12", "peak MiB": "512"}
     assert [name for name, _ in found.paired] == ["20 synthetic − full data"]
     assert found.share == pytest.approx(0.8)
     assert "1,234 test cases" in found.title and found.notes == []
-    crossed = {**evaluation, "backbone": {"distilled": "sasrec", "evaluated": "narm"}, "mask_seen": True}
-    notes = results(crossed, real=True, budget=20).notes
-    assert "narm" in notes[0] and "already has" in notes[1]
+    crossed = {
+        **evaluation,
+        "backbone": {"distilled": "sasrec", "evaluated": "narm"},
+        "ranking": {"mask_seen": True, "cases": "first"},
+    }
+    assert "all of each user" in found.title and "seen items ranked too" in found.title
+    other = results(crossed, real=True, budget=20)
+    assert "the first of each user" in other.title and "items already seen left out" in other.title
+    notes = other.notes
+    assert len(notes) == 1 and "narm" in notes[0]
     only = {**evaluation, "rows": {"untrained": evaluation["rows"]["untrained"]}, "paired": {}}
     assert results(only, real=False, budget=20).share is None
