@@ -68,7 +68,10 @@ def metrics(found: dict[str, Any]) -> list[str]:
 
 
 def ranked_words(found: dict[str, Any]) -> str:
-    """A phrase: which cases were ranked, among which items, by models of which seeds."""
+    """A phrase: which cases were ranked, among which items, by models of which seeds.
+
+    Results from before the protocol was recorded say only `mask_seen`.
+    """
     split, seeds = SPLIT_WORDS[found.get("split", "test")], ", ".join(map(str, found["seeds"]))
     ranking = {"cases": "all", "mask_seen": found.get("mask_seen"), **found.get("ranking", {})}
     which = "all" if ranking["cases"] == "all" else f"the {ranking['cases']}"

@@ -50,3 +50,32 @@ def per_case(rank: Float, ks: tuple[int, ...]) -> dict[str, Float]:
         out[f"N@{k}"] = ndcg(rank, k)
     out["MRR"] = reciprocal(rank)
     return out
+
+
+def propensity(count: Int, total: int) -> Float:
+    """The chance that an interaction with an item is observed, in (0, 1]; it rises with the item's `count` of `total`.
+
+    p = 1 / (1 + C e^(-A log(count + B))) with C = (log total - 1) (B + 1)^A (Jain et al., KDD 2016, Eq. 2). A total
+    below e, for which the paper has no C above 0, gives 1.
+    """
+    C = max(0.0, np.log(max(1, total)) - 1.0) * (B + 1.0) ** A
+    return 1.0 / (1.0 + C * np.exp(-A * np.log(count + B)))
+
+
+def all_metrics(rank: Float, ks: tuple[int, ...], count: Int, total: int) -> dict[str, Metric]:
+    """Every metric by name. `rank` (…, C); `count` (C,): training interactions of each case's target, of `total`.
+
+    Besides those of `per_case`, for each k: `cold R@k`, over the cases whose target does not occur in training, and
+    `PSP@k`, R@k with each case weighted by 1 / p of its target, so that a perfect ranking has 1.
+    """
+    cold, rare = (count == 0).astype(np.float64), 1.0 / propensity(count, total)
+    out = {name: Metric(value) for name, value in per_case(rank, ks).items()}
+    for k in ks:
+        out[f"cold R@{k}"] = Metric(out[f"R@{k}"].value, cold)
+        out[f"PSP@{k}"] = Metric(out[f"R@{k}"].value, rare)
+    return out
+
+
+def shown(ks: tuple[int, ...] | list[int]) -> list[str]:
+    """The metrics of a table: R@k and N@k for each k; of cold R@k and PSP@k, the first k's."""
+    return [*[f"{m}@{k}" for k in ks for m in ("R", "N")], f"cold R@{ks[0]}", f"PSP@{ks[0]}"]

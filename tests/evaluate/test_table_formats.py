@@ -105,5 +105,21 @@ def test_escapes(name: str) -> None:
     assert not re.search(r"(?<!\\)[`*_\[\]|]|[<>]", md_escape(name))
 
 
-def test_the_json_is_json() -> None:
-    json.dumps(_found(HOSTILE[0]), allow_nan=False)
+@pytest.mark.parametrize("cold", [True, False])
+def test_the_json_is_json(cold: bool) -> None:
+    json.dumps(_found(HOSTILE[0], cold), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("ranking", "words"),
+    [
+        ({"ranking": {"mask_seen": True, "cases": "all"}}, "(all of each user), full ranking, items already seen left"),
+        ({"ranking": {"mask_seen": False, "cases": "last"}}, "(the last of each user), full ranking, seen items"),
+        ({"mask_seen": False}, "(all of each user), full ranking, seen items ranked too, seeds 0, 2"),
+        ({"mask_seen": True}, "(all of each user), full ranking, items already seen left out, seeds 0, 2"),
+        ({"split": "valid"}, "1,234 validation cases (all of each user), full ranking, seen items ranked too"),
+    ],
+)  # fmt: skip
+def test_the_title_names_the_protocol(ranking: dict[str, Any], words: str) -> None:
+    """Results from before it was recorded have `mask_seen` alone, or ranked all items."""
+    assert words in ranked_words({"cases": 1234, "seeds": [0, 2], **ranking})

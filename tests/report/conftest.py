@@ -126,6 +126,7 @@ def evaluation(data: Dataset, table: Path) -> dict[str, Any]:
         "backbone": {"distilled": "sasrec", "evaluated": "sasrec"},
         "rows": {"synthetic": row(0.20), "full": row(0.25), "untrained": row(0.1234)},
         "paired": {"synthetic-full": pair}, "cases": 1234, "seeds": [0, 1], "bootstrap_draws": 2000,
-        "ranking": {"mask_seen": False, "cases": "all"}, "settings": {k: made[k] for k in ("model", "train", "distill", "student")}, "machine": {},
+        "ranking": {"mask_seen": False, "cases": "all"},
+        "settings": {k: made[k] for k in ("model", "train", "distill", "student")}, "machine": {},
     }  # fmt: skip
     return dict(json.loads(json.dumps(found)))
