@@ -40,7 +40,7 @@ def bundle_task(
         raise FosterError(f"{bundle.path} is of another catalogue than the data", "name its data: --data FILE")
     made, stated = bundle.made, bundle.manifest.get("encoder") or {}
     check_settings(made)
-    if made.model.items == "text" and not other_encoder:
+    if made.model.items != "id" and not other_encoder:
         found = find_encoder(made.model.encoder, made.model.pooling).hash
         if "hash" not in stated:
             raise FosterError(

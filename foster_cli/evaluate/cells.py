@@ -46,7 +46,7 @@ def base_fields(settings: Settings, data: Dataset, device: torch.device) -> dict
     model = settings.model
     shape = without(dataclasses.asdict(model), LATER)
     encoder = None
-    if model.items == "text":  # identified by its hash, wherever it is
+    if model.items != "id":  # identified by its hash, wherever it is
         encoder = find_encoder(shape.pop("encoder"), model.pooling).hash
     return {
         "foster": __version__, "torch": torch.__version__, "device": device.type, "data": data.hash,

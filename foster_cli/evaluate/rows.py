@@ -160,8 +160,8 @@ def few_model(task: Task, config: TrainConfig, windows: Windows, seed: int, labe
         model = task.fresh(seed)
         few = replace(config, loss=loss, batch=len(windows), epochs=FEW_CHECKS)
         fit = fit_real(model, windows, task.valid, few, seed, Stage(task.session.console, f"{label}, {loss}"))
-        if best is None or fit.best_value > best[0]:
-            best = (fit.best_value, model, f"{loss}, {fit.best} steps")
+        if best is None or fit.valid["R@10"] > best[0]:
+            best = (fit.valid["R@10"], model, f"{loss}, {fit.best} steps")
     assert best is not None
     seconds = (time.perf_counter() - began) / 2
     return Trained(best[1], seconds, peak_memory_mb(task.device), best[2], best[0])
@@ -172,7 +172,7 @@ def synthetic_model(task: Task, D: SyntheticSet, student: StudentConfig, seed: i
     reset_peak()
     model = task.fresh(seed)
     fit = fit_synthetic(model, D, task.valid, student, seed, Stage(task.session.console, label))
-    return Trained(model, fit.seconds, peak_memory_mb(task.device), f"step {fit.best}", fit.best_value)
+    return Trained(model, fit.seconds, peak_memory_mb(task.device), f"step {fit.best}", fit.valid["R@10"])
 
 
 def full_model(task: Task, train: TrainConfig, seed: int) -> Trained:
