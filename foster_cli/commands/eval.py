@@ -12,7 +12,6 @@ from foster_cli.console import clean
 
 #: The entries of a record by which two text encoders differ: weights, tokenizer and pooling; trained layers.
 _ENCODER = ("hash", "train_layers", "lora")
-_ROWS = "synthetic,full,random,untrained,popularity,text_similarity"
 
 
 @asks("eval", "device", "cache", "json")
@@ -23,7 +22,9 @@ def command(
         typer.Argument(metavar="BUNDLE", help="The bundle; the newest in ./runs without it.", show_default=False),
     ] = None,
     data: Moved = None,
-    rows: Annotated[str, opt("--rows", "Rows, comma-separated; by default all.", show_default=False)] = _ROWS,
+    rows: Annotated[
+        str | None, opt("--rows", "Rows, comma-separated, or all; by default all but id, a model without texts.")
+    ] = None,
     seeds: Seeds = 3,
     k: K = "10,20",
     backbone: Annotated[
@@ -78,10 +79,10 @@ def command(
     from foster_cli.bundle import load
     from foster_cli.commands import shared
     from foster_cli.evaluate.bundle_rows import Evaluation, Other, evaluate_bundle
-    from foster_cli.evaluate.rows import ROWS, check_rows
+    from foster_cli.evaluate.rows import DEFAULT, check_rows
     from foster_cli.files import check_writable, writing
 
-    names = check_rows(tuple(r.strip() for r in rows.split(",") if r.strip()))
+    names = DEFAULT if rows is None else check_rows(tuple(r.strip() for r in rows.split(",") if r.strip()))
     other = Other(
         backbone, encoder, pooling, train_layers, lora, lora_alpha, width, precision, student_steps, student_patience,
         mask_seen, cases,
@@ -101,7 +102,7 @@ def command(
         with writing(out) as tmp:
             tmp.write_text(shared.as_json(found), encoding="utf-8")
     made = loaded.made
-    if out is None and other.settings(made) == made and set(names) == set(ROWS):
+    if out is None and other.settings(made) == made and set(names) >= set(DEFAULT):
         _store(loaded.path, shared.as_json(found), session.console)
 
 

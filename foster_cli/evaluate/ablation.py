@@ -16,7 +16,7 @@ from foster_cli.errors import FosterError
 from foster_cli.evaluate.ablation_rows import KINDS, Kind, Picked
 from foster_cli.evaluate.compare import Shrunk, measure
 from foster_cli.evaluate.plan import Comparison, Variant, bilevel_variant, method_variant
-from foster_cli.evaluate.rows import Row
+from foster_cli.evaluate.row import Row
 from foster_cli.runtime import machine
 from foster_cli.settings import DistillConfig, ModelConfig, Settings, positive
 

@@ -17,7 +17,9 @@ from foster_cli.data.windows import CASES, Windows
 from foster_cli.distill.checks import check_model, check_settings
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.cells import Cells, as_cell, as_row, base_fields
-from foster_cli.evaluate.rows import ROWS, Row, RowCache, held_out, make_now, rows, summarise
+from foster_cli.evaluate.row import Row, RowCache, held_out, make_now
+from foster_cli.evaluate.rows import DEFAULT, rows
+from foster_cli.evaluate.summary import summarise
 from foster_cli.models.source import find_encoder
 from foster_cli.ops.precision import matmul_precision
 from foster_cli.runtime import machine
@@ -128,7 +130,7 @@ class Evaluation:
     cut-offs; `other`: recommenders (Table 4) or a ranking that are not the bundle's own; `resumable`: finished rows are
     stored during the run."""
 
-    names: tuple[str, ...] = ROWS
+    names: tuple[str, ...] = DEFAULT
     seeds: int = 3
     ks: tuple[int, ...] = (10, 20)
     other: Other = Other()

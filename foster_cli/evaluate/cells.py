@@ -28,7 +28,7 @@ from foster_cli.cache import read_or_make
 from foster_cli.console import Console
 from foster_cli.data.schema import Dataset
 from foster_cli.data.windows import protocol_of
-from foster_cli.evaluate.rows import Row
+from foster_cli.evaluate.row import Row
 from foster_cli.files import save_tensors, sha256_file, sha256_json, writing
 from foster_cli.models.source import find_encoder
 from foster_cli.runtime import machine
@@ -37,7 +37,7 @@ from foster_cli.version import __version__
 
 Float = npt.NDArray[np.float64]
 #: To be incremented when a cell with the same fields would have other content.
-FORMAT = 1
+FORMAT = 2
 
 
 def base_fields(settings: Settings, data: Dataset, device: torch.device) -> dict[str, Any]:
@@ -118,12 +118,17 @@ def _read(file: Path, tensors: Path) -> Cell:
 
 def as_cell(row: Row) -> Cell:
     """A row of one seed, ranks (1, C), as a cell."""
-    record = {"coverage": row.coverage[0], "train_seconds": row.train_seconds[0], "peak_mb": row.peak_mb[0]}
-    return Cell({**record, "chosen": row.chosen[0], "valid": row.valid[0] if row.valid else None}, row.ranks[0])
+    record: dict[str, Any] = {
+        "coverage": row.coverage[0],
+        "train_seconds": row.train_seconds[0],
+        "peak_mb": row.peak_mb[0],
+    }
+    record |= {"chosen": row.chosen[0], "valid": row.valid[0] if row.valid else None}
+    return Cell(record | {"processor": row.processor[0] if row.processor else 0.0}, row.ranks[0])
 
 
 def as_row(cell: Cell) -> Row:
-    """A cell as the row of one seed, ranks (1, C). `valid` is None in a cell from a version that did not store it."""
+    """A cell as the row of one seed, ranks (1, C)."""
     assert cell.ranks is not None
-    r = {"valid": None, **cell.record}
-    return Row(cell.ranks[None], [r["coverage"]], [r["train_seconds"]], [r["peak_mb"]], [r["chosen"]], [r["valid"]])
+    names = ("coverage", "train_seconds", "peak_mb", "chosen", "valid", "processor")
+    return Row(cell.ranks[None], *([cell.record[name]] for name in names))

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from foster_cli import bundle
@@ -27,22 +28,11 @@ from foster_cli.errors import FosterError, NotFinite
 from foster_cli.evaluate.bundle_rows import training_source
 from foster_cli.evaluate.cells import Cell, Cells, as_cell, as_row
 from foster_cli.evaluate.plan import SEED, Comparison, Variant, check_plan, make_out
+from foster_cli.evaluate.references import REFERENCES, SEEDED, Sources, full_model, left_out
 from foster_cli.evaluate.remembered import Remembered
-from foster_cli.evaluate.rows import (
-    HeldOut,
-    Row,
-    Trained,
-    few_model,
-    full_model,
-    held_out,
-    joined,
-    model_row,
-    popularity_row,
-    summarise,
-    synthetic_model,
-    text_row,
-    untrained_model,
-)
+from foster_cli.evaluate.row import HeldOut, Row, Trained, held_out, joined, model_row
+from foster_cli.evaluate.rows import few_model, synthetic_model
+from foster_cli.evaluate.summary import summarise
 from foster_cli.files import writing_dir
 from foster_cli.models.recommender import Recommender
 from foster_cli.models.source import find_encoder
@@ -51,8 +41,10 @@ from foster_cli.runtime import machine
 from foster_cli.settings import ModelConfig
 from foster_cli.train.task import Task, make_task
 
-#: The rows that belong to no variant and depend on a seed; there is one of these for each model.
-SEEDED = ("full", "untrained")
+#: The rows that belong to no variant and are made for each of the models.
+PER_MODEL = ("full", "untrained")
+#: The rows that belong to no variant and depend on the learning rate on all the data.
+TRAINED = ("full", "text", "id", "teacher", "equal_compute", "item_factor")
 #: Validation R@10 for each learning rate, as text; None: training became NaN.
 ByRate = dict[str, float | None]
 
@@ -138,7 +130,9 @@ def measure(plan: Comparison) -> Measured:
         test = held_out(next(iter(work.tasks.values())), min(plan.ks), plan.split)
         found = {name: work.variant_row(shrunk, test) for name, shrunk in made.items()}
         full = {model: work.full_rate(model) for model in plan.models}
-        found |= work.common_rows(test, {model: rate for model, (rate, _) in full.items()})
+        first = made[next(iter(made))] if made else None
+        spent = float(np.mean(found[first.variant.name].processor)) if first is not None else 0.0
+        found |= work.common_rows(test, {model: rate for model, (rate, _) in full.items()}, first, spent)
     summary = summarise(found, test, plan.ks, list(range(plan.seeds)), pairs=plan.pairs)
     for name, entry in summary["rows"].items():
         entry |= made[name].costs() if name in made else {"method": None}
@@ -269,38 +263,43 @@ class _Work:
             found.append(as_row(self.cells.cell(f"{shrunk.variant.cell}-s{seed}", fields, partial(make, seed))))
         return joined(found)
 
-    def common_rows(self, test: HeldOut, rates: dict[ModelConfig, float]) -> dict[str, Row]:
-        """The rows that belong to no variant: those in SEEDED for each of the models, the others once. `rates`: the
-        learning rates of the rows `full`. Without a text encoder `text_similarity` is left out with a note."""
+    def common_rows(
+        self, test: HeldOut, rates: dict[ModelConfig, float], first: Shrunk | None, seconds: float
+    ) -> dict[str, Row]:
+        """The rows that belong to no variant: those in PER_MODEL for each of the models, the others once. `rates`: the
+        learning rates on all the data. `first`: the variant whose training took `seconds` of processor time, for
+        `equal_compute`. A row that these data do not have is left out with a note."""
         out = {}
         for name in self.plan.common:
-            for model in self.plan.models if name in SEEDED else list(self.plan.models)[:1]:
-                row = f"{name}{self.plan.models[model]}" if name in SEEDED else name
+            for model in self.plan.models if name in PER_MODEL else list(self.plan.models)[:1]:
+                row, reason = f"{name}{self.plan.models[model]}" if name in PER_MODEL else name, None
+                sources = Sources(
+                    self.tasks[model], test, replace(self.plan.settings.train, lr=rates[model]), SEED, seconds
+                )
+                reason = left_out(name, sources.task)
                 try:
-                    out[row] = self.common_row(name, row, model, rates[model], test)
+                    if reason is None:
+                        out[row] = self.common_row(name, row, model, sources, first)
                 except FosterError as error:
-                    if name != "text_similarity" or self.tasks[model].source is not None:
+                    reason = left_out(name, sources.task, error)
+                    if reason is None:
                         raise
-                    self.note(f"row {name} is left out: {error.message}")
+                if reason is not None:
+                    self.note(f"row {name} is left out: {reason}")
         return out
 
-    def common_row(self, name: str, row: str, model: ModelConfig, rate: float, test: HeldOut) -> Row:
+    def common_row(self, name: str, row: str, model: ModelConfig, sources: Sources, first: Shrunk | None) -> Row:
         """The row `name` of `model`, shown as `row`."""
-        task, train = self.tasks[model], replace(self.plan.settings.train, lr=rate)
-        makers: dict[str, Callable[[int], Row]] = {
-            "full": lambda seed: model_row(test, seed, lambda s: full_model(task, train, s)),
-            "untrained": lambda seed: model_row(test, seed, lambda s: untrained_model(task, s)),
-            "popularity": lambda seed: popularity_row(task, test),
-            "text_similarity": lambda seed: text_row(task, test),
-        }
 
         def make(seed: int) -> Cell:
             self.note(f"row {row}, seed {seed}" if name in SEEDED else f"row {row}")
-            return as_cell(makers[name](seed))
+            return as_cell(REFERENCES[name](sources, seed))
 
-        known = with_rate(self.base[model], rate) if name == "full" else self.base[model]
-        if name == "text_similarity" and model.items == "id":  # only this row reads the encoder
+        known = with_rate(self.base[model], sources.train.lr) if name in TRAINED else self.base[model]
+        if name in ("text_similarity", "knn_tfidf") and model.items == "id":  # only these rows read texts
             known = {**known, "texts": find_encoder(model.encoder, model.pooling).hash}
+        if name == "equal_compute" and first is not None:
+            known = {**known, "as_long_as": first.training_fields(first.rate, SEED)}
         found = []
         for seed in range(self.plan.seeds if name in SEEDED else 1):
             fields = self.plan.rank_fields({**known, "row": name}, seed)

@@ -22,6 +22,11 @@ from foster_cli.evaluate.cells import base_fields
 from foster_cli.session import Session
 from foster_cli.settings import ModelConfig, Settings
 
+#: The rows beside the variants: what all the data give, and what a user would run instead.
+COMMON = (
+    "full", "text", "teacher", "equal_compute", "untrained", "item_factor", "item_knn", "knn_tfidf", "ease",
+    "recent_popularity", "popularity", "text_similarity",
+)  # fmt: skip
 #: The seed of the bundles and of the choice of learning rates.
 SEED = 0
 
@@ -85,7 +90,7 @@ class Comparison:
     out: Path
     pairs: tuple[tuple[str, str], ...] = ()
     endings: dict[ModelConfig, str] = field(default_factory=dict)
-    common: tuple[str, ...] = ("full", "untrained", "popularity", "text_similarity")
+    common: tuple[str, ...] = COMMON
     split: str = "test"
     publish: bool = True
     full_rates: tuple[float, ...] = ()

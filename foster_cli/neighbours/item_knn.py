@@ -33,7 +33,7 @@ class ItemKnn:
 
 
 #: What `choose` tries, one setting after another; decays last.
-POWERS = (0.3, 0.5, 0.7)
+POWERS = (0.1, 0.2, 0.3, 0.5, 0.7)
 BACKS = (0.5, 1.0)
 
 

@@ -37,8 +37,8 @@ SAMPLE = 4096
 
 @dataclass(frozen=True)
 class View:
-    """A teacher. `inputs` (n, r): what it reads for each item; `outputs`: X (B, l, r) -> H (B, l, w), causal; `V` (n, w);
-    `error`: the share of the squared scores that a factorisation left out."""
+    """A teacher. `inputs` (n, r): what it reads for each item; `outputs`: X (B, l, r) -> H (B, l, w), causal; `V`
+    (n, w): the item factor; `error`: the share of W's squares that a factorisation left out."""
 
     name: str
     inputs: Tensor
