@@ -107,9 +107,11 @@ def task(dataset: Dataset, mean_encoder: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def small_model(torch_one: None) -> Callable[..., Any]:
-    """`small_model(n, width, length, seed, double, layers)`: a recommender on random text vectors, in eval mode.
+    """`small_model(n, width, length, seed, double, layers, **more)`: a recommender on random text vectors, in eval mode.
 
-    The texts are the same for every seed. Its weights are larger than SASRec's at the start (see `enlarged`).
+    The texts are the same for every seed. Its weights are larger than SASRec's at the start (see `enlarged`). It is the
+    paper's, with items known by their texts and without a bias, unless `more` has other fields of `ModelConfig`;
+    `known` is that of `Recommender`.
     """
     import torch
 
@@ -118,12 +120,14 @@ def small_model(torch_one: None) -> Callable[..., Any]:
     from foster_cli.settings import ModelConfig
 
     def make(
-        n: int = 12, width: int = 8, length: int = 6, seed: int = 0, double: bool = True, layers: int = 2
-    ) -> Recommender:
+        n: int = 12, width: int = 8, length: int = 6, seed: int = 0, double: bool = True, layers: int = 2,
+        known: torch.Tensor | None = None, **more: Any,
+    ) -> Recommender:  # fmt: skip
         pooled = torch.randn(n, width, generator=torch.Generator().manual_seed(999))
         cache = TextCache(pooled.double() if double else pooled, None, None, n, width)
         text = TextEncoder(cache, None, "mean", False)
-        model = Recommender(text, ModelConfig(layers=layers, heads=2), length, seed)
+        config = ModelConfig(**{"items": "text", "bias": False, "width": width, "layers": layers, "heads": 2, **more})
+        model = Recommender(text, config, length, seed, known=known)
         enlarged(model, 1000 + seed)
         return (model.double() if double else model).eval()
 

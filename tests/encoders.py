@@ -91,11 +91,13 @@ def _whole_words(words: Sequence[str]) -> PreTrainedTokenizerFast:
 
 
 def read_encoder(name: str | Path, texts: Sequence[str], use_cache: bool = False, **model: Any) -> TextEncoder:
-    """The text encoder `name`, an alias or a folder, on `texts`. `model`: fields of `ModelConfig`."""
+    """The text encoder `name`, an alias or a folder, on `texts`, without lexical vectors beside its own unless `model`,
+    fields of `ModelConfig`, asks for them."""
     from foster_cli.models.encoder import build_text_encoder
     from foster_cli.models.source import find_encoder
     from foster_cli.session import Session
     from foster_cli.settings import ModelConfig
 
     source = find_encoder(str(name), model.get("pooling"))
-    return build_text_encoder(list(texts), source, ModelConfig(**model), Session(use_cache=use_cache))
+    config = ModelConfig(**{"lexical": 0, **model})
+    return build_text_encoder(list(texts), source, config, Session(use_cache=use_cache))

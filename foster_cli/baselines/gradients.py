@@ -9,7 +9,8 @@ clipping"). For y_t = W a_t + b and delta_t = dl/dy_t of one window: dl/dW = sum
 positions are small and computed directly. The head is used twice: for inputs, e = W x + b (delta = dl/de, a = x), and
 for scores, l_tc = h_t . e_c (dl/dW = sum_t h_t (sum_c dl/dl_tc x_c)^T and dl/db = sum_t h_t sum_c dl/dl_tc).
 
-Other recommenders (trainable text layers, another sequence model) use autograd window by window: exact too, but slow.
+Other recommenders (a vector per item, trainable text layers, another sequence model) use autograd window by window:
+exact too, but slow.
 """
 
 from __future__ import annotations
@@ -39,8 +40,7 @@ def gradient_norms(
 ) -> tuple[Float, Float]:
     """The norms `text` and `total` (W,) of all windows, with the same `negatives` (K,) for each."""
     model.eval()
-    frozen = model.text is not None and model.text.top is None and model.head is not None
-    linear = frozen and isinstance(model.sequence, SASRec)
+    linear = model.frozen_texts() is not None and isinstance(model.sequence, SASRec)
     if not linear:
         console.note("gradients are taken window by window: this recommender is not linear layers alone")
     out = np.empty((2, len(windows)))

@@ -19,7 +19,7 @@ from foster_cli.models.recommender import Recommender
 from foster_cli.ranking.full import last_outputs
 from foster_cli.settings import TrainConfig
 from foster_cli.train.anchors import Teacher
-from foster_cli.train.fit import ENCODED
+from foster_cli.train.fit import ENCODED, trained_items
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,10 @@ def samples(windows: Windows, negatives: Tensor) -> Samples:
 
 
 def common_negatives(model: Recommender, train: TrainConfig, rng: np.random.Generator) -> Tensor:
-    """(K,): items drawn once without replacement, used as the negatives of every window."""
-    count = min(train.negatives or ENCODED, model.n)
-    return torch.from_numpy(rng.choice(model.n, count, replace=False)).to(model.device)
+    """(K,): items of training drawn once without replacement, used as the negatives of every window."""
+    items = trained_items(model)
+    drawn = rng.choice(items, min(train.negatives or ENCODED, len(items)), replace=False)
+    return torch.from_numpy(drawn).to(model.device)
 
 
 def sample_losses(own: Tensor, others: Tensor, batch: Samples, loss: str) -> Tensor:

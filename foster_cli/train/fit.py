@@ -72,9 +72,13 @@ class Pool:
     @classmethod
     def of(cls, model: Recommender, windows: Windows) -> Pool:
         """The pool of `model`; nobody could have had the other items, so that they are not pushed down."""
-        items = np.arange(model.n) if model.known is None else np.flatnonzero(model.known.cpu().numpy())
         count = np.bincount(windows.items[windows.items >= 0], minlength=model.n)
-        return cls(items, count / max(1, count.sum()))
+        return cls(trained_items(model), count / max(1, count.sum()))
+
+
+def trained_items(model: Recommender) -> Int:
+    """The items that occur in training, sorted."""
+    return np.arange(model.n) if model.known is None else np.flatnonzero(model.known.cpu().numpy())
 
 
 def batches(windows: Windows, size: int, rng: np.random.Generator) -> list[np.ndarray]:

@@ -21,14 +21,18 @@ from foster_cli.train.anchors import Teacher
 
 @pytest.fixture
 def surrogate_of(torch_one: None) -> Callable[..., Any]:
-    """`surrogate_of(windows=…, width=…, loss=…)`: a `Surrogate` with a head that narrows, four anchors, n = 14."""
+    """`surrogate_of(windows=…, width=…, loss=…, known=…, **more)`: a `Surrogate` with a head that narrows, four anchors,
+    n = 14. It is the paper's, texts alone and no bias, unless `more` has other fields of `ModelConfig`.
+    """
 
     def make(
-        windows: int = 12, width: int = 6, loss: str = "softmax", negatives: int = 5, layers: int = 2
-    ) -> Surrogate:
+        windows: int = 12, width: int = 6, loss: str = "softmax", negatives: int = 5, layers: int = 2,
+        known: torch.Tensor | None = None, **more: Any,
+    ) -> Surrogate:  # fmt: skip
         texts = torch.randn(14, 8, generator=torch.Generator().manual_seed(1)).double()
         encoder = TextEncoder(TextCache(texts, None, None, 14, 8), None, "mean", False)
-        model = Recommender(encoder, ModelConfig(layers=layers, heads=2, width=width), 6, 0).double().eval()
+        config = ModelConfig(**{"layers": layers, "heads": 2, "width": width, "items": "text", "bias": False, **more})
+        model = Recommender(encoder, config, 6, 0, known=known).double().eval()
         rng = torch.Generator().manual_seed(3)
         anchors = []
         for _ in range(4):
@@ -36,7 +40,7 @@ def surrogate_of(torch_one: None) -> Callable[..., Any]:
                 for p in model.parameters():
                     p.add_(torch.randn(p.shape, generator=rng).double() * 0.15)
             anchors.append(model.learnables())
-        teacher = Teacher(model, anchors, [{"R@10": 0.0}], 0.0, 0.0, False)
+        teacher = Teacher(model, anchors, [{"R@10": 0.0}], {"R@10": 0.0}, {"R@10": 0.0}, 0.0, 0.0, False)
         some = random_windows(windows, 14, 7, 0)
         valid = histories(random_windows(9, 14, 7, 1))
         users = np.arange(windows) // 2

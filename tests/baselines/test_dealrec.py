@@ -27,10 +27,19 @@ from foster_cli.baselines.gradients import gradient_norms
 from foster_cli.baselines.surrogate import common_negatives
 from foster_cli.console import SILENT
 from foster_cli.errors import NotFinite
-from foster_cli.models.losses import bce, sampled_softmax
+from foster_cli.models.losses import bce
 from foster_cli.session import Session
 from foster_cli.settings import ModelConfig
 from foster_cli.train.task import make_task
+
+
+KNOWN = torch.arange(14) % 5 != 3
+
+
+def sampled_softmax(H: torch.Tensor, own: torch.Tensor, others: torch.Tensor, clash: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of each row's own item among it and the `others` that are not the same item."""
+    up = (H * own).sum(-1)
+    return -(up - torch.cat([up[:, None], (H @ others.T).masked_fill(clash, -torch.inf)], 1).logsumexp(1)).mean()
 
 
 def loss_of(surrogate: Any, w: int, negatives: torch.Tensor) -> torch.Tensor:
@@ -45,24 +54,36 @@ def loss_of(surrogate: Any, w: int, negatives: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("loss", ["softmax", "bce"])
-@pytest.mark.parametrize("layers", [1, 2])
-def test_gradient_norms_against_autograd_one_by_one(surrogate_of: Callable[..., Any], loss: str, layers: int) -> None:
-    surrogate = surrogate_of(windows=70, loss=loss, layers=layers)
+@pytest.mark.parametrize(
+    ("more", "items"),
+    [
+        ({"layers": 1}, {"head"}),
+        ({"layers": 2}, {"head"}),
+        ({"bias": True}, {"head"}),
+        ({"bias": True, "known": KNOWN}, {"head", "offset"}),
+        ({"items": "both", "bias": True, "known": KNOWN, "layers": 1}, {"head", "table", "offset"}),
+    ],
+)
+def test_gradient_norms_against_autograd_one_by_one(
+    surrogate_of: Callable[..., Any], loss: str, more: dict[str, Any], items: set[str]
+) -> None:
+    """`text` is over all that an item's embedding is made of, `total` over the sequence model too."""
+    surrogate = surrogate_of(windows=70, loss=loss, **more)
     model = surrogate.model
     negatives = torch.tensor([0, 3, 5, 9, 13])
     text, total = gradient_norms(model, surrogate.windows, negatives, loss)
     for w in range(70):
         model.zero_grad()
         loss_of(surrogate, w, negatives).backward()
-        assert model.head is not None
-        head = [float(p.grad.square().sum()) for p in model.head.parameters()]
-        every = [float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None]
-        assert text[w] == pytest.approx(np.sqrt(sum(head)), rel=1e-9)
-        assert total[w] == pytest.approx(np.sqrt(sum(every)), rel=1e-9)
+        square = {k: float(p.grad.square().sum()) for k, p in model.named_parameters() if p.grad is not None}
+        own = {k: s for k, s in square.items() if not k.startswith("sequence.")}
+        assert {k.split(".")[0] for k in own} == items and all(s > 0 for s in own.values())
+        assert text[w] == pytest.approx(np.sqrt(sum(own.values())), rel=1e-9)
+        assert total[w] == pytest.approx(np.sqrt(sum(square.values())), rel=1e-9)
 
 
 def test_gradient_norms_where_the_encoder_learns(dataset: Any, mean_encoder: Any) -> None:
-    config = ModelConfig(encoder=str(mean_encoder), train_layers="1", layers=1)
+    config = ModelConfig(encoder=str(mean_encoder), train_layers="1", layers=1, items="text", bias=False, lexical=0)
     task = make_task(dataset, config, 8, Session(use_cache=False))
     model, windows = task.fresh(0), task.windows.take(np.arange(3))
     negatives = torch.tensor([0, 3, 29])
@@ -139,9 +160,12 @@ def test_influence_of_leaving_out_has_the_sign_and_size_of_retraining() -> None:
     torch.testing.assert_close(found[large], actual[large], rtol=0.3, atol=0.0)
 
 
-def test_influence_on_the_surrogate_against_an_explicit_inverse(surrogate_of: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("more", [{}, {"items": "both", "bias": True, "known": KNOWN}])
+def test_influence_on_the_surrogate_against_an_explicit_inverse(
+    surrogate_of: Callable[..., Any], more: dict[str, Any]
+) -> None:
     """The whole way on a tiny SASRec: batches of all windows, enough steps, heavy damping (H is not definite)."""
-    surrogate = surrogate_of(windows=6, width=4, layers=1)
+    surrogate = surrogate_of(windows=6, width=4, layers=1, **more)
     negatives = torch.tensor([1, 4, 8])
     # a batch holds all six windows; with damping of 3 x the top eigenvalue H + damping is safely definite
     config = DEALRecConfig(depth=400, batch=6, damping=3.0)
@@ -190,6 +214,14 @@ def test_strata_always_fill_the_budget(seed: int) -> None:
     M = int(rng.integers(1, size + 1))
     chosen = stratified(score, M, int(rng.integers(1, 30)), 0.1, rng)
     assert len(chosen) == len(set(chosen.tolist())) == M
+
+
+@pytest.mark.parametrize("negatives", [6, None])
+def test_negatives_are_items_of_training(surrogate_of: Callable[..., Any], negatives: int | None) -> None:
+    surrogate = surrogate_of(negatives=negatives, known=KNOWN)
+    drawn = common_negatives(surrogate.model, surrogate.train, np.random.default_rng(0)).tolist()
+    trained = [i for i in range(14) if i not in (3, 8, 13)]
+    assert set(drawn) <= set(trained) and len(drawn) == len(set(drawn)) == (negatives or len(trained))
 
 
 def test_negatives_are_different_items(surrogate_of: Callable[..., Any]) -> None:

@@ -114,9 +114,10 @@ def test_outputs_are_those_after_the_history(surrogate_of: Callable[..., Any]) -
     torch.testing.assert_close(surrogate.outputs(np.array([4, 2])), H[[4, 2]])
 
 
+@pytest.mark.parametrize("more", [{}, {"items": "both", "bias": True, "known": torch.arange(14) > 1}])
 @pytest.mark.parametrize("name", CORESETS)
-def test_a_generator_fixes_the_choice(surrogate_of: Callable[..., Any], name: str) -> None:
-    surrogate = surrogate_of(windows=16)
+def test_a_generator_fixes_the_choice(surrogate_of: Callable[..., Any], name: str, more: dict[str, Any]) -> None:
+    surrogate = surrogate_of(windows=16, **more)
     select = METHODS[name].select
 
     def chosen(seed: int) -> list[int]:

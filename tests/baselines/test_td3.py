@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from problems import make_problem
 from spying import spy
 from torch import Tensor
 from torch.nn import functional as F
@@ -37,6 +38,8 @@ from foster_cli.train.anchors import Teacher
 from foster_cli.train.task import make_task
 
 N, D, M, L = 11, 8, 4, 6
+#: The recommender that is the default: a vector per item beside its text, a bias, and one for all new items.
+BOTH: dict[str, Any] = {"items": "both", "bias": True, "known": torch.arange(N) % 4 != 1}
 SMALL = TD3Config(
     rank_user=3, rank_time=3, inner_steps=6, window=4, prefix_from=2, real_batch=16, first_anchor=1, chunk=7
 )
@@ -46,6 +49,12 @@ SMALL = TD3Config(
 def subset_problem(problem: Problem) -> Problem:
     config = replace(problem.config, items_per_step=6)
     return replace(problem, config=config, subset=uniform_subset(N, 6, torch.device("cpu")))
+
+
+@pytest.fixture
+def both_problem(problem: Problem, small_model: Callable[..., Any]) -> Problem:
+    """With the default recommender."""
+    return make_problem(small_model, N, D, problem.windows, problem.config, (6, 7, 8), **BOTH)
 
 
 def _q(seed: int = 0) -> Tensor:
@@ -75,12 +84,15 @@ def _inner(kind: type, functional: Functional, Q: Tensor, V: Tensor, draws: list
     return kind(functional, Q, V, draws, *([functional.model.frozen_texts()] if kind is FrozenTextInner else []))
 
 
-@pytest.mark.parametrize("kind", [AllItemsInner, FrozenTextInner, SubsetInner])
-@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [(kind, more) for kind in (AllItemsInner, FrozenTextInner, SubsetInner)
+     for more in ({"layers": 1}, {"layers": 2}, {"bias": True})] + [(AllItemsInner, BOTH), (SubsetInner, BOTH)],
+)  # fmt: skip
 def test_inner_gradient_and_pullback_are_those_of_the_plain_loss(
-    small_model: Callable[..., Any], kind: type, layers: int
+    small_model: Callable[..., Any], kind: type, more: dict[str, Any]
 ) -> None:
-    model, V = small_model(N, D, L, seed=1, layers=layers), small_model(N, D, L, seed=5).embed_all()
+    model, V = small_model(N, D, L, seed=1, **more), small_model(N, D, L, seed=5).embed_all()
     functional, draws = Functional(model), _draws(kind is not SubsetInner)
     inner = _inner(kind, functional, _q(), V, draws)
     weights = functional.flat()
@@ -123,12 +135,15 @@ def test_the_form_follows_the_recommender(small_model: Callable[..., Any]) -> No
     for step in range(4):
         assert quick.value(functional.flat(), step) == pytest.approx(plain.value(functional.flat(), step), rel=1e-12)
     assert type(make_inner(Functional(ids), _q(), V, draws)) is AllItemsInner
+    assert type(make_inner(Functional(small_model(N, D, L, **BOTH)), _q(), V, draws)) is AllItemsInner
+    assert type(make_inner(Functional(small_model(N, D, L, bias=True)), _q(), V, draws)) is FrozenTextInner
     assert type(make_inner(Functional(frozen), _q(), V, _draws(False))) is SubsetInner
 
 
-@pytest.mark.parametrize("layers", [1, 3])
-def test_outputs_at_positions_are_the_models(small_model: Callable[..., Any], layers: int) -> None:
-    model = small_model(N, D, L, layers=layers)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_outputs_at_positions_are_the_models(small_model: Callable[..., Any], layers: int, bias: bool) -> None:
+    model = small_model(N, D, L, layers=layers, bias=bias)
     x = _q()
     torch.testing.assert_close(outputs_at(model, x, [2, 5]), model(x)[:, [2, 5]], rtol=1e-10, atol=1e-12)
 
@@ -148,10 +163,11 @@ def _outer_value(problem: Problem, settings: TD3Config, model: Any, index: np.nd
     windows, total = problem.windows.take(index), 0.0
     for row, size in zip(windows.items, windows.lengths, strict=True):
         items = torch.from_numpy(row[: size - 1])[None]
-        E, V = model.embed(torch.arange(N)), problem.V
+        E = model.embed(torch.arange(N))
         h = model(E[items])[0, -1]
         base = F.cross_entropy(h @ E.T, torch.tensor(row[size - 1]))
-        total = total + base + settings.feature * (h - problem.teacher.model(V[items])[0, -1]).square().mean()
+        real = problem.teacher.model(problem.teacher.model.embed(items[0])[None])[0, -1]
+        total = total + base + settings.feature * (h - real).square().mean()
     return total / len(index)  # type: ignore[operator,return-value]
 
 
@@ -169,12 +185,12 @@ def test_what_a_step_holds_is_free_at_its_end(problem: Problem) -> None:
         gc.enable()
 
 
-@pytest.mark.parametrize("all_items", [True, False])
+@pytest.mark.parametrize("form", ["all", "subset", "all both"])
 def test_a_steps_gradient_by_finite_differences(
-    problem: Problem, subset_problem: Problem, monkeypatch: pytest.MonkeyPatch, all_items: bool
+    problem: Problem, subset_problem: Problem, both_problem: Problem, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     """Draws recorded from one step, no warm-up; L_out as a function of U, T, G by plain steps of the plain loss."""
-    problem = problem if all_items else subset_problem
+    problem = {"all": problem, "subset": subset_problem, "all both": both_problem}[form]
     settings = replace(SMALL, inner_steps=4, clip=1e9, inner_lr=0.01, inner_batch=3)
     seen: dict[str, Any] = {}
     steps, batch = td3.draw_steps, td3.next_batch
@@ -367,7 +383,7 @@ def test_text_encoders_frozen_or_learning(dataset: Any, mean_encoder: Any, layer
     teacher, n = task.fresh(0), len(dataset.catalogue)
     config = DistillConfig(budget=M, length=8, steps=3, items_per_step=items, check_every=2, targets="next", mix=False)
     problem = Problem(
-        Teacher(teacher, [task.fresh(1).learnables()], [], 0.0, 0.0, False), task.fresh, teacher.embed_all(),
+        Teacher(teacher, [task.fresh(1).learnables()], [], {}, {}, 0.0, 0.0, False), task.fresh, teacher.embed_all(),
         task.windows, uniform_subset(n, items, task.device), config, TrainConfig(negatives=6), 0,
     )  # fmt: skip
     functional = Functional(task.fresh(2))

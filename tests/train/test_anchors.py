@@ -20,7 +20,7 @@ from foster_cli.data.windows import Protocol
 from foster_cli.errors import FosterError
 from foster_cli.files import sha256_json
 from foster_cli.session import Session
-from foster_cli.settings import ModelConfig, TrainConfig
+from foster_cli.settings import LATER, ModelConfig, TrainConfig
 from foster_cli.train import anchors
 from foster_cli.train.anchors import Teacher, full_teacher, teacher_key
 from foster_cli.train.task import Task, make_task
@@ -143,7 +143,8 @@ def test_a_key_from_before_there_were_backbones_stays_valid(task: Task, dataset:
     fields = [anchors.FORMAT, dataset.hash, "e", 20, 3, "cpu", torch.__version__]
     fields += [{"mask_seen": True, "cases": "all"}, shape, asdict(TrainConfig())]
     assert task.source is not None
-    old = replace(task, source=replace(task.source, hash="e"), model=ModelConfig(), length=20)
+    first = ModelConfig(items="text", **LATER)
+    old = replace(task, source=replace(task.source, hash="e"), model=first, length=20, protocol=Protocol(True))
     assert teacher_key(old, TrainConfig(), 3) == sha256_json(fields)
 
 
