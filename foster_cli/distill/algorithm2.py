@@ -29,6 +29,7 @@ from foster_cli.synthetic.subset import Subset
 from foster_cli.train.anchors import Teacher
 from foster_cli.train.fit import Pool, batches, candidate_count, real_batch
 from foster_cli.train.micro import Micro, outer_real
+from foster_cli.train.mixture import View
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Problem:
     """The constants of a run: teacher, V (n, d), real windows, how S is drawn, settings, seed, how D~ is read.
 
     `store` holds the run's state between steps (None: not stored). `micro`: how many real windows a part has.
+    `view`: who answers in L_DH and what it reads; None: the teacher, which reads V.
     """
 
     teacher: Teacher
@@ -49,6 +51,7 @@ class Problem:
     reading: Reading = PAPER
     store: Store | None = None
     micro: Micro = field(default_factory=Micro)
+    view: View | None = None
 
     @cached_property
     def pool(self) -> Pool:
@@ -140,7 +143,8 @@ def outer_loss(problem: Problem, state: State, Q: Tensor, S: Tensor) -> OuterLos
     found = outer_real(state.phi, teacher, real, c.outer_loss, c.alpha, problem.micro)
     if c.dh_weight <= 0:
         return OuterLoss({**found.parts, "outer_dh": 0.0}, found.gradients, None)
-    dh = alignment_loss(teacher, Q, problem.V, S, c, state.rng, problem.reading)
+    answers, inputs = (teacher, None) if problem.view is None else (problem.view.outputs, problem.view.inputs)
+    dh = alignment_loss(answers, Q, problem.V, S, c, state.rng, problem.reading, inputs)
     (to_Q,) = torch.autograd.grad(c.dh_weight * dh, Q)
     return OuterLoss({**found.parts, "outer_dh": dh.item()}, found.gradients, to_Q)
 

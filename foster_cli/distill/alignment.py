@@ -8,21 +8,31 @@ d_cond(i, j) 1 - exp(-|log P[s,t,i] - log P[s,t,j]|), computed from D~ only. It 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from foster_cli.models.recommender import Recommender
 from foster_cli.ops import soft_embed
 from foster_cli.settings import DistillConfig
 from foster_cli.synthetic.reading import PAPER, Reading
 
+#: A teacher: the vectors that it reads, X (B, l, r), to its outputs H (B, l, d) after each position.
+Outputs = Callable[[Tensor], Tensor]
+
 
 @torch.no_grad()
-def semantic_distance(teacher: Recommender, context: Tensor, E_S: Tensor, picked: Tensor) -> Tensor:
-    """d_sem (m, m) in [0, 1] of the items `picked` (m,), indices into S. Embeddings: `context` (t, d), `E_S` (s, d)."""
+def semantic_distance(
+    teacher: Outputs, context: Tensor, V_S: Tensor, picked: Tensor, inputs_S: Tensor | None = None
+) -> Tensor:
+    """d_sem (m, m) in [0, 1] of the items `picked` (m,), indices into S.
+
+    `context` (t, r) and `inputs_S` (s, r; None: V_S): what the teacher reads; V_S (s, d): what it scores by.
+    """
     m = len(picked)
-    sequences = torch.cat([context.expand(m, -1, -1), E_S[picked][:, None, :]], dim=1)
-    following = torch.softmax(teacher(sequences)[:, -1] @ E_S.T, dim=-1)
+    inputs_S = V_S if inputs_S is None else inputs_S
+    sequences = torch.cat([context.expand(m, -1, -1), inputs_S[picked][:, None, :]], dim=1)
+    following = torch.softmax(teacher(sequences)[:, -1] @ V_S.T, dim=-1)
     return 0.5 * torch.cdist(following, following, p=1)
 
 
@@ -47,8 +57,8 @@ def match(d_sem: Tensor, d_cond: Tensor, form: str) -> Tensor:
 
 
 def alignment_loss(
-    teacher: Recommender, Q: Tensor, V: Tensor, S: Tensor, config: DistillConfig, rng: torch.Generator,
-    reading: Reading = PAPER,
+    teacher: Outputs, Q: Tensor, V: Tensor, S: Tensor, config: DistillConfig, rng: torch.Generator,
+    reading: Reading = PAPER, inputs: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """L_DH at a random (s, t), t >= 1, on all pairs of `config.dh_items` random items of S: a scalar, gradient to Q.
 
@@ -60,8 +70,9 @@ def alignment_loss(
     t = int(torch.randint(1, L, (1,), generator=rng))
     picked = torch.randperm(len(S), generator=rng)[: config.dh_items].to(S.device)
     V_S, V_R = V[S], V[reading.read_over(S)]
-    context = soft_embed(read[s, :t].detach(), V_R, V_R)
+    inputs = V if inputs is None else inputs
+    context = soft_embed(read[s, :t].detach(), V_R, inputs[reading.read_over(S)])
     log_p = torch.log_softmax(goal[s, t - 1] @ V_S.T, dim=-1)[picked]
     i, j = torch.triu_indices(len(picked), len(picked), offset=1, device=S.device)
-    d_sem = semantic_distance(teacher, context, V_S, picked)[i, j]
+    d_sem = semantic_distance(teacher, context, V_S, picked, inputs[S])[i, j]
     return match(d_sem, conditional_distance(log_p)[i, j], config.dh_form)

@@ -9,6 +9,7 @@ from foster_cli.models.encoder import check_encoder
 from foster_cli.models.recommender import ITEMS
 from foster_cli.ops.precision import PRECISIONS
 from foster_cli.settings import DistillConfig, ModelConfig, Settings, choice, positive
+from foster_cli.train.mixture import MEMBERS
 
 STARTS = ("probe", "guided", "rollout", "real", "random")
 #: Starts that query the teacher: their targets are its answers, not the next items.
@@ -47,6 +48,9 @@ def check_settings(settings: Settings) -> None:
     train, config, student = settings.train, settings.distill, settings.student
     for name in config.init.split(","):
         choice("--init", name, STARTS)
+    if config.teacher != "own":
+        for name in config.teacher.split(","):
+            choice("--teacher", name, MEMBERS)
     positive("--draws", config.draws)
     for option, value, allowed in (
         ("--targets", config.targets, ("own", "next")), ("--subset", config.subset, ("fly", "kmeans")),

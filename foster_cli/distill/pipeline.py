@@ -34,6 +34,7 @@ from foster_cli.synthetic.subset import make_subset
 from foster_cli.train.anchors import Teacher, full_teacher
 from foster_cli.train.memory import note_memory
 from foster_cli.train.micro import Micro
+from foster_cli.train.mixture import Mixture, mixture_of, recommender_view
 from foster_cli.train.task import Task, make_task, settled
 from foster_cli.train.verdict import verdict
 
@@ -89,7 +90,9 @@ class _Distillation:
         teacher = self.teacher()
         reset_peak()
         before, store = time.perf_counter() - self.began, self.folder.distilling()
-        V = teacher.model.embed_all()
+        mixture = self.mixture()
+        view = recommender_view("own", teacher.model) if mixture is None else mixture.view
+        V = view.V
         students = make_subset(s.distill, V, s.seed, s.student)
 
         def check_of(reading: Reading, count: int) -> Check:
@@ -97,18 +100,20 @@ class _Distillation:
 
         chosen = stored_start(store, V)
         if chosen is None:
-            starts = starting_points(teacher.model, V, task.windows, s.distill, s.seed)
+            starts = starting_points(view.outputs, V, task.windows, s.distill, s.seed, view.inputs)
             chosen = best_start(starts, lambda reading: check_of(reading, 1), s.distill, V, console, store)
             store.write({"start": start_tree(*chosen, V)})
         start, reading = chosen
         problem = Problem(
             teacher, task.fresh, V, task.windows, make_subset(s.distill, V, s.seed), s.distill, s.train, s.seed,
-            reading, store, Micro(note=console.note),
+            reading, store, Micro(note=console.note), view,
         )  # fmt: skip
         if start.error:
             console.note(f"the ranks leave out {start.error:.1%} of the squared length of Q")
         result = loop(problem, start.synthetic, check_of(reading, s.distill.check_seeds), console)
         metrics = self.metrics(teacher, start, result, before, store)
+        if mixture is not None:
+            metrics["teacher"] = {"weights": mixture.weights, "alone": mixture.alone, "valid": mixture.valid}
         manifest = {**identity(s, task, V), "metrics": metrics, "machine": machine()}
         state = None
         if result.last is not None and s.method == "foster":
@@ -129,6 +134,15 @@ class _Distillation:
         if line is not None:
             console.note(line)
         return teacher
+
+    def mixture(self) -> Mixture | None:
+        """The mixture of `--teacher`, with a note of what was chosen; None if the recommender answers itself."""
+        s, console = self.settings, self.task.session.console
+        if s.distill.teacher == "own":
+            return None
+        found = mixture_of(s.distill.teacher, self.task, s.train, s.seed)
+        console.note(found.text())
+        return found
 
     def metrics(self, teacher: Teacher, start: Start, result: Distilled, before: float, store: Store) -> dict[str, Any]:
         """The manifest's metrics. `before`: seconds until the teacher was ready."""

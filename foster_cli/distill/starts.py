@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from foster_cli.checkpoint import Store
 from foster_cli.console import Console
 from foster_cli.data.windows import Windows
+from foster_cli.distill.alignment import Outputs
 from foster_cli.distill.checks import ASKING
 from foster_cli.distill.run_folder import Start, digest
 from foster_cli.distill.validation import Check
-from foster_cli.models.recommender import Recommender
 from foster_cli.ops import soft_embed
 from foster_cli.runtime import stream_seed
 from foster_cli.settings import DistillConfig
@@ -32,7 +32,7 @@ def _unit_rows(V: Tensor) -> Tensor:
 
 @torch.no_grad()
 def diverse_contexts(
-    teacher: Recommender, E: Tensor, windows: Windows, M: int, rng: np.random.Generator, most: int = 20000
+    teacher: Outputs, E: Tensor, windows: Windows, M: int, rng: np.random.Generator, most: int = 20000
 ) -> list[int]:
     """Indices of M windows: those nearest to k-means centres of the teacher's last outputs on up to `most` windows."""
     from sklearn.cluster import KMeans
@@ -65,14 +65,15 @@ def real_tensor(V: Tensor, windows: Windows, contexts: list[int], L: int, gain: 
 
 @torch.no_grad()
 def rollout_tensor(
-    teacher: Recommender, V: Tensor, windows: Windows, contexts: list[int], L: int, gain: float
-) -> Tensor:
+    teacher: Outputs, V: Tensor, windows: Windows, contexts: list[int], L: int, gain: float,
+    inputs: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Q (M, L, d): Q[m,0] is the first item of window m (its centred unit row of V times `gain`). Every later Q[m,t]
     is the frozen teacher's output on the soft sequence so far, so P[m,t] is the teacher's next-item distribution."""
     first = torch.from_numpy(windows.items[contexts, 0]).to(V.device)
     Q = (gain * _unit_rows(V)[first])[:, None, :]
     for _ in range(1, L):
-        H = teacher(soft_embed(Q, V, V))
+        H = teacher(soft_embed(Q, V, V if inputs is None else inputs))
         Q = torch.cat([Q, H[:, -1:, :]], dim=1)
     return Q
 
@@ -90,11 +91,11 @@ def probe_items(windows: Windows, n: int, M: int, L: int, rng: np.random.Generat
 
 
 @torch.no_grad()
-def probe_tensor(teacher: Recommender, V: Tensor, items: np.ndarray, gain: float) -> Tensor:
+def probe_tensor(teacher: Outputs, V: Tensor, items: np.ndarray, gain: float, inputs: Tensor | None = None) -> Tensor:
     """Q (M, 2L, d) with separate targets. Rows 0…L-1 are the inputs: `items` (M, L) as centred unit rows of V times
     `gain`. Row L+t is the target of position t: the frozen teacher's output after items 0…t."""
     index = torch.from_numpy(items).to(V.device)
-    return torch.cat([gain * _unit_rows(V)[index], teacher(V[index])], dim=1)
+    return torch.cat([gain * _unit_rows(V)[index], teacher((V if inputs is None else inputs)[index])], dim=1)
 
 
 def with_own_goals(Q: Tensor) -> Tensor:
@@ -103,10 +104,14 @@ def with_own_goals(Q: Tensor) -> Tensor:
 
 
 def starting_points(
-    teacher: Recommender, V: Tensor, windows: Windows, config: DistillConfig, seed: int
+    teacher: Outputs, V: Tensor, windows: Windows, config: DistillConfig, seed: int, inputs: Tensor | None = None
 ) -> Iterator[Start]:
-    """Yield the candidate starts of D~: for each draw, each kind in `config.init`; a random one only once."""
+    """Yield the candidate starts of D~: for each draw, each kind in `config.init`; a random one only once.
+
+    `inputs` (n, r): what the teacher reads for each item; None: V.
+    """
     M, L, own = config.budget, config.length, config.targets == "own"
+    reads = V if inputs is None else inputs
     length = L + 1 if own else L  # L + 1 positions give L inputs and L targets
     kinds = config.init.split(",")
     if "random" in kinds:
@@ -119,15 +124,15 @@ def starting_points(
         rng_contexts = np.random.default_rng(stream_seed(seed, "contexts", draw))
         contexts: list[int] = []
         if set(kinds) - {"probe"}:
-            contexts = diverse_contexts(teacher, V, windows, M, rng_contexts)
+            contexts = diverse_contexts(teacher, reads, windows, M, rng_contexts)
         for kind in kinds:
             if kind == "probe":
                 items = probe_items(windows, len(V), M, L, np.random.default_rng(stream_seed(seed, "probe", draw)))
-                Q = probe_tensor(teacher, V, items, config.gain)
+                Q = probe_tensor(teacher, V, items, config.gain, inputs)
             elif kind == "guided":
-                Q = probe_tensor(teacher, V, window_items(windows, contexts, L), config.gain)
+                Q = probe_tensor(teacher, V, window_items(windows, contexts, L), config.gain, inputs)
             elif kind == "rollout":
-                Q = rollout_tensor(teacher, V, windows, contexts, length, config.gain)
+                Q = rollout_tensor(teacher, V, windows, contexts, length, config.gain, inputs)
             else:
                 Q = real_tensor(V, windows, contexts, length, config.gain)
             if own and kind not in ASKING:

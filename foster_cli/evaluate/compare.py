@@ -274,7 +274,12 @@ class _Work:
             for model in self.plan.models if name in PER_MODEL else list(self.plan.models)[:1]:
                 row, reason = f"{name}{self.plan.models[model]}" if name in PER_MODEL else name, None
                 sources = Sources(
-                    self.tasks[model], test, replace(self.plan.settings.train, lr=rates[model]), SEED, seconds
+                    self.tasks[model],
+                    test,
+                    replace(self.plan.settings.train, lr=rates[model]),
+                    SEED,
+                    self.plan.settings.distill.teacher,
+                    seconds,
                 )
                 reason = left_out(name, sources.task)
                 try:

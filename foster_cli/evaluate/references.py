@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -24,33 +24,30 @@ from foster_cli.neighbours import ease, item_knn, mixed, recent
 from foster_cli.neighbours.registry import Choose
 from foster_cli.ranking.full import last_outputs, ranks
 from foster_cli.runtime import peak_memory_mb, reset_peak
-from foster_cli.settings import RankingConfig, TrainConfig
+from foster_cli.settings import TrainConfig
 from foster_cli.train.anchors import full_teacher
 from foster_cli.train.fit import fit_real, validate
-from foster_cli.train.task import Task, make_task
+from foster_cli.train.mixture import mixture_of
+from foster_cli.train.task import Task
 
 Float = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What the rows are made from. `seed`: that of the teacher; `seconds`: the processor time that the training on the
-    synthetic set took, for `equal_compute`."""
+    """What the rows are made from. `seed`, `teacher`: of the distillation (`DistillConfig.teacher`); `seconds`: the
+    processor time of the training on the synthetic set, for `equal_compute`."""
 
     task: Task
     test: HeldOut
     train: TrainConfig
     seed: int = 0
+    teacher: str = "own"
     seconds: float = 0.0
 
     def known_by(self, items: str) -> Sources:
         """The same for a recommender that knows items by `items` (`ModelConfig.items`)."""
-        task = self.task
-        model = replace(task.model, items=items)
-        if items == "id":  # these are for texts alone
-            model = replace(model, train_layers="none", lora=None, lora_alpha=None, pooling=None, cache_precision=None)
-        ranking = RankingConfig(**asdict(task.protocol))
-        return replace(self, task=make_task(task.data, model, task.length, task.session, ranking))
+        return replace(self, task=self.task.known_by(items))
 
 
 def full_model(task: Task, train: TrainConfig, seed: int) -> Trained:
@@ -122,6 +119,19 @@ def factor_row(of: Sources, seed: int) -> Row:
     return Row(rank[None], [share], [0.0], [peak_memory_mb(task.device)], [None], [float(hits.mean())], [0.0])
 
 
+def teacher_row(of: Sources) -> Row:
+    """What was distilled: the recommender of the bundle's seed, or the mixture of `--teacher`."""
+    task = of.task
+    if of.teacher == "own":
+        return _trained(of, of.seed, lambda s: full_model(task, of.train, s))
+    began = time.perf_counter()
+    found = mixture_of(of.teacher, task, of.train, of.seed)
+    seconds, view = time.perf_counter() - began, found.view
+    rank, share = ranked(view.last(of.test.cases), view.V, of.test)
+    peak, text = peak_memory_mb(task.device), found.text().split("; ")[0]
+    return Row(rank[None], [share], [seconds], [peak], [text], [found.valid["R@10"]], [0.0])
+
+
 def counting_row(of: Sources, choose: Choose) -> Row:
     """A model that counts, with its settings chosen on validation."""
     began, before = time.perf_counter(), time.process_time()
@@ -146,7 +156,7 @@ REFERENCES: dict[str, Callable[[Sources, int], Row]] = {
     "full": lambda of, seed: _trained(of, seed, lambda s: full_model(of.task, of.train, s)),
     "text": partial(_kind, "text"),
     "id": partial(_kind, "id"),
-    "teacher": lambda of, seed: _trained(of, of.seed, lambda s: full_model(of.task, of.train, s)),
+    "teacher": lambda of, seed: teacher_row(of),
     "equal_compute": lambda of, seed: _trained(of, seed, lambda s: equal_model(of, s)),
     "untrained": lambda of, seed: _trained(of, seed, lambda s: untrained_model(of.task, s)),
     "item_factor": factor_row,

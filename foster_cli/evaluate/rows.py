@@ -90,7 +90,7 @@ def rows(
         return joined([cache(name, seed, partial(model_row, test, seed, train)) for seed in seeds])
 
     own = {"synthetic": synthetic, "random": random}
-    sources, out = Sources(task, test, settings.train, settings.seed), dict[str, Row]()
+    sources, out = Sources(task, test, settings.train, settings.seed, settings.distill.teacher), dict[str, Row]()
     for name in [n for n in ROWS if n in names]:
         console.note(f"row {name}")
         if name in own:

@@ -20,11 +20,18 @@ from foster_cli.data.windows import Cases
 from foster_cli.models.recommender import Recommender
 from foster_cli.neighbours.base import Neighbours
 from foster_cli.neighbours.factorise import factorise
+from foster_cli.neighbours.registry import CHOOSE
 from foster_cli.ranking.full import ranks
 from foster_cli.ranking.metrics import ndcg, recall
 from foster_cli.runtime import stream_seed
+from foster_cli.settings import TrainConfig
+from foster_cli.train.anchors import full_teacher
+from foster_cli.train.task import Task
 
 Float = npt.NDArray[np.float64]
+#: Members of a mixture: recommenders by how they know items, and models that count.
+TRAINED, COUNTED = ("both", "text", "id"), ("item_knn", "ease", "tfidf")
+MEMBERS = (*TRAINED, *COUNTED)
 #: The width of a factorised item-item matrix.
 RANK = 256
 #: Weights of a further member that are tried, in units of the standard deviation of the scores of the mixture so far.
@@ -100,6 +107,18 @@ def mixed(views: Sequence[View], weights: Sequence[float]) -> View:
     return View("+".join(view.name for view in views), inputs, V, outputs, max(view.error for view in views))
 
 
+def member(name: str, task: Task, train: TrainConfig, seed: int) -> View:
+    """The member `name` of `MEMBERS`: trained or read from the cache, or fitted with settings chosen on validation.
+
+    Raises FosterError for a model that these data cannot have, as their modules say.
+    """
+    if name in TRAINED:
+        own = task.known_by(name)
+        return recommender_view(name, full_teacher(own, train, seed, f"teacher {name}").model)
+    chosen = CHOOSE[name](task.data, task.valid)
+    return counting_view(name, chosen.model, task.device, seed)
+
+
 @dataclass(frozen=True)
 class Mixture:
     """The chosen `view`; the `weights` of its members by name, in their own scores; R@10 and N@10 over all validation
@@ -172,3 +191,8 @@ def cross_entropy(H: Tensor, V: Tensor, cases: Cases, scale: float) -> float:
         scores = scale * (h @ V.T)
         total -= float(scores.log_softmax(1).gather(1, goal[a : a + len(h), None]).sum())
     return total / len(H)
+
+
+def mixture_of(names: str, task: Task, train: TrainConfig, seed: int) -> Mixture:
+    """The mixture of the members in `names`, such as `both,item_knn`."""
+    return choose([member(name, task, train, seed) for name in dict.fromkeys(names.split(","))], task.valid)

@@ -51,6 +51,15 @@ class Task:
         """The cases of a split, by the protocol of the validation. Raises FosterError if the split has none."""
         return evaluation_cases(self.data, split, self.length, self.protocol)
 
+    def known_by(self, items: str) -> Task:
+        """The task of a recommender that knows items by `items` (`ModelConfig.items`), and is the same otherwise."""
+        if items == self.model.items:
+            return self
+        model = replace(self.model, items=items)
+        if items == "id":  # these are for texts
+            model = replace(model, train_layers="none", lora=None, lora_alpha=None, pooling=None, cache_precision=None)
+        return make_task(self.data, model, self.length, self.session, RankingConfig(**asdict(self.protocol)))
+
     @property
     def device(self) -> torch.device:
         """The session's device."""
