@@ -6,6 +6,7 @@ It takes half a minute or more; alone: `pytest tests/commands/made_once/test_eva
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from foster_cli.bench.train import measure
 from foster_cli.console import SILENT
 from foster_cli.distill import algorithm1
 from foster_cli.evaluate import rows
+from foster_cli.files import sha256_file
 from foster_cli.train import fit
 
 QUICK = ("--budget", "3", "--length", "6", "--steps", "0", "--epochs", "1", "--draws", "1", "--student-steps", "20",
@@ -54,7 +56,8 @@ def test_an_interrupted_evaluation_goes_on(foster: Foster, bundle: Path, monkeyp
 
 
 @pytest.mark.parametrize(
-    "other", [("--backbone", "gru4rec"), ("--mask-seen",), ("--k", "5,20"), ("--student-steps", "30")]
+    "other",
+    [("--backbone", "gru4rec"), ("--no-mask-seen",), ("--cases", "last"), ("--k", "5,20"), ("--student-steps", "30")],
 )
 def test_another_evaluation_reads_none_of_it(
     foster: Foster, bundle: Path, monkeypatch: pytest.MonkeyPatch, other: tuple[str, ...]
@@ -153,3 +156,36 @@ def test_where_nothing_can_be_kept_it_says_so(foster: Foster, bundle: Path) -> N
     assert code == 0 and json.loads(out)["rows"]
     assert "bundle.eval: " in err and "an interrupted evaluation begins anew" in err
     kept.unlink()
+
+
+def test_a_bundle_is_evaluated_as_it_was_made(
+    foster: Foster, folder: Path, shop: Path, bundle: Path, mean_encoder: Path
+) -> None:
+    """Nobody has an item twice in the shop: what a user has is left out. Options and bundles from before differ."""
+    words = (*QUICK, "--encoder", mean_encoder, "--cases", "first", "--out", folder / "first")
+    said = foster("distill", shop, *words)
+    assert said.code == 0 and " ".join(said.err.split()).count("items that a user already has are left out") == 1
+    before = folder / "before"
+    shutil.copytree(bundle, before)
+    manifest = json.loads((before / "bundle.json").read_text(encoding="utf-8"))
+    assert manifest.pop("ranking") == {"mask_seen": True, "cases": "all"}
+    (before / "bundle.json").write_text(json.dumps(manifest), encoding="utf-8")
+    sums = (before / "SHA256SUMS").read_text().splitlines()
+    new = f"{sha256_file(before / 'bundle.json')}  bundle.json"
+    (before / "SHA256SUMS").write_text("".join(f"{new if x.endswith('  bundle.json') else x}\n" for x in sums))
+    ranks: dict[tuple[bool, str], float] = {}
+    for path, options, ranking in (
+        (bundle, (), (True, "all")), (bundle, ("--mask-seen",), (True, "all")),
+        (bundle, ("--no-mask-seen",), (False, "all")), (bundle, ("--cases", "last"), (True, "last")),
+        (folder / "first", (), (True, "first")), (folder / "first", ("--no-mask-seen",), (False, "first")),
+        (before, (), (False, "all")), (before, ("--mask-seen", "--cases", "first"), (True, "first")),
+    ):  # fmt: skip
+        found = _table(foster("eval", path, *options, "--rows", "popularity", "--json"))
+        assert found["ranking"] == found["settings"]["ranking"] == {"mask_seen": ranking[0], "cases": ranking[1]}
+        ranks.setdefault(ranking, found["rows"]["popularity"]["MRR"]["mean"])
+        assert found["rows"]["popularity"]["MRR"]["mean"] == ranks[ranking]
+    assert len(set(ranks.values())) == len(ranks)
+    said = foster("eval", before, "--rows", "popularity")
+    assert "(all of each user), full ranking, seen items ranked too" in " ".join(said.out.split())
+    said = foster("eval", bundle, "--cases", "never")
+    assert said.code == 2 and "--cases never" in said.err and "first" in said.err
