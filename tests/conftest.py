@@ -107,7 +107,7 @@ def task(dataset: Dataset, mean_encoder: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def small_model(torch_one: None) -> Callable[..., Any]:
-    """`small_model(n, width, length, seed, double, layers, **more)`: a recommender on random text vectors, in eval mode.
+    """`small_model(n, width, length, seed, …, **more)`: a recommender on random text vectors, in eval mode.
 
     The texts are the same for every seed. Its weights are larger than SASRec's at the start (see `enlarged`). It is the
     paper's, with items known by their texts and without a bias, unless `more` has other fields of `ModelConfig`;

@@ -40,11 +40,11 @@ class Surrogate:
     def outputs(self, index: Int | None = None) -> Tensor:
         """(B, d) on the CPU: the output after the last history item of windows `index` (B,), by default of all."""
         windows = self.windows if index is None else self.windows.take(index)
-        return last_outputs(self.model, self.model.embed_all(), histories(windows)).cpu()
+        return last_outputs(self.model, self.model.eval().embed_all(), histories(windows)).cpu()
 
     def valid_outputs(self, index: Int) -> Tensor:
         """(B, d) on the CPU: the output after the history of validation cases `index` (B,)."""
-        return last_outputs(self.model, self.model.embed_all(), self.valid.take(index)).cpu()
+        return last_outputs(self.model, self.model.eval().embed_all(), self.valid.take(index)).cpu()
 
 
 def histories(windows: Windows) -> Cases:

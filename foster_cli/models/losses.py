@@ -37,7 +37,7 @@ class _Softmax(torch.autograd.Function):
             top = s.amax(1, keepdim=True)
             s.sub_(top).exp_()
             z = s.sum(1, keepdim=True)
-            total += (z.log() + top - own).sum()
+            total += (z.log() + (top - own)).sum()
             s.div_(z * len(H))
             s.scatter_add_(1, y, own.new_full(own.shape, -1.0 / len(H)))
             torch.mm(s, E, out=dH[a : a + rows])

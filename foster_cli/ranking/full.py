@@ -60,5 +60,5 @@ def covered(H: Tensor, E: Tensor, k: int, seen: Seen | None = None, block: int =
 
 def score_model(model: Recommender, cases: Cases) -> Float:
     """Ranks (C,) of a recommender on `cases`, among the items that they do not leave out."""
-    E = model.embed_all()
+    E = model.eval().embed_all()
     return ranks(last_outputs(model, E, cases), E, cases.target, cases.seen)

@@ -33,7 +33,7 @@ def above(model: Recommender, cases: Cases, k: int = 10) -> tuple[npt.NDArray[np
     """
     assert model.offset is not None and model.known is not None
     model.offset.zero_()
-    E, known = model.embed_all(), model.known
+    E, known = model.eval().embed_all(), model.known
     H = last_outputs(model, E, cases)
     kinds = [torch.nonzero(known)[:, 0], torch.nonzero(~known)[:, 0]]
     own = np.zeros(len(cases), np.int64)

@@ -21,7 +21,7 @@ from foster_cli.train.anchors import Teacher
 
 @pytest.fixture
 def surrogate_of(torch_one: None) -> Callable[..., Any]:
-    """`surrogate_of(windows=…, width=…, loss=…, known=…, **more)`: a `Surrogate` with a head that narrows, four anchors,
+    """`surrogate_of(windows=…, loss=…, known=…, **more)`: a `Surrogate` with a head that narrows, four anchors,
     n = 14. It is the paper's, texts alone and no bias, unless `more` has other fields of `ModelConfig`.
     """
 

@@ -32,7 +32,6 @@ from foster_cli.session import Session
 from foster_cli.settings import ModelConfig
 from foster_cli.train.task import make_task
 
-
 KNOWN = torch.arange(14) % 5 != 3
 
 

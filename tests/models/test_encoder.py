@@ -18,6 +18,7 @@ from foster_cli.cache import cache_dir
 from foster_cli.errors import FosterError
 from foster_cli.models import frozen
 from foster_cli.models.encoder import TextEncoder
+from foster_cli.models.lexical import lexical_vectors
 from foster_cli.models.recommender import Factory, principal_head, recommender_factory
 from foster_cli.models.source import find_encoder
 from foster_cli.session import Session
@@ -208,14 +209,14 @@ def test_a_cache_entry_is_readable_by_others(
     assert torch.equal(_build(mean_encoder, use_cache=True).cache.pooled, pooled + 1)
 
 
-def _factory(dataset: Any, folder: Path, layers: str) -> Factory:
-    config = ModelConfig(encoder=str(folder), train_layers=layers, layers=1)
+def _factory(dataset: Any, folder: Path, layers: str, **more: Any) -> Factory:
+    config = ModelConfig(encoder=str(folder), train_layers=layers, layers=1, **more)
     return recommender_factory(dataset, find_encoder(str(folder)), config, 6, Session(use_cache=False))
 
 
 @pytest.mark.parametrize("layers", ["none", "1", "all"])
 def test_fresh_recommenders_share_the_texts_but_no_weights(dataset: Any, mean_encoder: Path, layers: str) -> None:
-    fresh = _factory(dataset, mean_encoder, layers)
+    fresh = _factory(dataset, mean_encoder, layers, lexical=0)
     a, b, c = fresh(1), fresh(1), fresh(2)
     assert a.text.cache is b.text.cache
     assert (a.head is None) == (layers != "none")
@@ -246,10 +247,41 @@ def test_a_narrow_head_starts_as_the_principal_components(mean_encoder: Path) ->
     text = _build(mean_encoder)
     X = text.all(CPU)
     np.testing.assert_array_equal(X.numpy(), np.concatenate([text(torch.tensor([i])).numpy() for i in range(len(X))]))
-    weight, bias = principal_head(text, 3, CPU)
+    weight, bias = principal_head(text, 3, False, CPU)
     found = X.numpy() @ weight.numpy().T + bias.numpy()
     expected = PCA(3, svd_solver="full").fit_transform(X.double().numpy())
     expected /= np.linalg.norm(expected, axis=1).mean()
     signs = np.sign((found * expected).sum(0))  # a component's sign is free
     np.testing.assert_allclose(found * signs, expected, atol=1e-4)
     assert weight.shape == (3, 32) and np.linalg.norm(found, axis=1).mean() == pytest.approx(1.0, abs=1e-4)
+    for wide, few in ((4, 3), (33, 32)):  # with a bias, and with more room than there are components
+        weight, bias = principal_head(text, wide, True, CPU)
+        expected, other = principal_head(text, few, False, CPU)
+        torch.testing.assert_close(weight[:-1], expected)
+        torch.testing.assert_close(bias[:-1], other)
+        assert not weight[-1].any() and bias[-1] == 0
+
+
+@pytest.mark.parametrize("layers", ["none", "2", "all"])
+def test_lexical_vectors_stand_beside_the_encoders(mean_encoder: Path, layers: str) -> None:
+    texts = [*TEXTS, "small red lamp", "a blue chair"]
+    plain, both = (_build(mean_encoder, layers, texts, lexical=f) for f in (0, 3))
+    items = torch.tensor([8, 0, 2, 0])
+    lexical = lexical_vectors(texts, 3)
+    assert lexical is not None and (both.cache.width, both.cache.features) == (32, 35)
+    torch.testing.assert_close(both(items), torch.cat([plain(items), lexical[items]], dim=1), atol=1e-5, rtol=1e-5)
+    assert torch.equal(both.cache.to(CPU).lexical, lexical)
+
+
+def test_texts_that_share_no_word_are_read_by_the_encoder_alone(
+    mean_encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from foster_cli.console import Console
+    from foster_cli.models.encoder import build_text_encoder
+
+    source, texts = find_encoder(str(mean_encoder)), ["red", "blue", "iron lamp"]
+    session = Session(use_cache=False, console=Console())
+    found = build_text_encoder(texts, source, ModelConfig(), session)
+    assert found.cache.lexical is None and found.cache.features == 32
+    assert torch.equal(found.all(CPU), _build(mean_encoder, texts=texts).all(CPU))
+    assert "no two texts share a word" in capsys.readouterr().err

@@ -189,13 +189,13 @@ def test_copies_share_what_is_frozen_and_learn_by_themselves(dataset: Any, folde
     assert torch.equal(a.embed_all(), vectors) and not torch.equal(c.embed_all(), vectors)
 
 
-def test_what_an_anchor_keeps_is_lora_and_the_backbone(dataset: Any, folders: dict[str, Path]) -> None:
+def test_what_an_anchor_keeps_is_all_that_learns(dataset: Any, folders: dict[str, Path]) -> None:
     fresh = _factory(dataset, folders["qwen3"], width=16)
     a, b = fresh(0), fresh(1)
     _stir(a.text)
     state = a.learnables()
     parts = {k.split(".")[0] for k in state}
-    assert parts == {"text", "head", "sequence"}
+    assert parts == {"text", "head", "table", "sequence"}
     assert all("lora_" in k for k in state if k.startswith("text."))
     b.restore(state)
     assert torch.equal(a.embed_all(), b.embed_all())
