@@ -59,6 +59,8 @@ def command(
 
 def show(console: Any, found: dict[str, Any]) -> None:
     """Print the confirmed trials and the answer."""
+    from foster_cli.evaluate.formats import protocol_words
+
     rows = []
     for row in found["confirmed"]:
         against = row.get("minus_given")
@@ -66,7 +68,8 @@ def show(console: Any, found: dict[str, Any]) -> None:
         name = f"trial {row['trial']}" + (" (as given)" if against is None else "")
         rows.append([name, f"{row['mean']:.4f}", "-" if against is None else f"{against['mean']:+.4f}{interval}"])
     if rows:
-        title = f"validation R@10 of {found['students']} fresh models, difference with a 95 % interval over them"
+        over = f"validation R@10 over the cases {protocol_words(found['given']['ranking'])}"
+        title = f"{over}, of {found['students']} fresh models; difference with a 95 % interval over them"
         console.table(title, ["", "R@10", "minus as given"], rows)
     answer = found["answer"]
     if answer["as_given"]:

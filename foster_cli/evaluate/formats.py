@@ -74,9 +74,14 @@ def ranked_words(found: dict[str, Any]) -> str:
     """
     split, seeds = SPLIT_WORDS[found.get("split", "test")], ", ".join(map(str, found["seeds"]))
     ranking = {"cases": "all", "mask_seen": found.get("mask_seen"), **found.get("ranking", {})}
+    return f"{found['cases']:,} {split} cases {protocol_words(ranking)}, seeds {seeds}"
+
+
+def protocol_words(ranking: dict[str, Any]) -> str:
+    """`(the last of each user), full ranking, items already seen left out`, from a settled `RankingConfig`'s values."""
     which = "all" if ranking["cases"] == "all" else f"the {ranking['cases']}"
     among = "items already seen left out" if ranking["mask_seen"] else "seen items ranked too"
-    return f"{found['cases']:,} {split} cases ({which} of each user), full ranking, {among}, seeds {seeds}"
+    return f"({which} of each user), full ranking, {among}"
 
 
 def title(found: dict[str, Any]) -> str:

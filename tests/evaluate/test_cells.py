@@ -6,10 +6,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from foster_cli.console import SILENT, Console
-from foster_cli.evaluate.cells import Cell, Cells, as_cell, as_row
+from foster_cli.data.schema import Dataset
+from foster_cli.data.windows import CASES, protocol_of
+from foster_cli.evaluate.cells import Cell, Cells, as_cell, as_row, base_fields
 from foster_cli.evaluate.rows import Row, joined
+from foster_cli.files import sha256_json
+from foster_cli.settings import ModelConfig, RankingConfig, Settings
+
+
+def test_another_protocol_is_another_cell(dataset: Dataset) -> None:
+    """Rates, ranks, bundles and remembered validations of all commands have these fields. What the data decide has the
+    key of the same protocol given by hand."""
+
+    def key(ranking: RankingConfig) -> str:
+        settings = Settings(model=ModelConfig(items="id"), ranking=ranking)
+        return sha256_json(base_fields(settings, dataset, torch.device("cpu")))
+
+    decided = protocol_of(dataset, RankingConfig()).mask_seen
+    assert key(RankingConfig()) == key(RankingConfig(decided))
+    every = [key(RankingConfig(masked, which)) for masked in (True, False) for which in CASES]
+    assert len(set(every)) == 6 and key(RankingConfig(cases="last")) in every
 
 
 def test_a_cell_is_made_once(tmp_path: Path) -> None:

@@ -22,7 +22,15 @@ import foster_cli
 from foster_cli.errors import FosterError
 from foster_cli.evaluate import compare
 from foster_cli.evaluate.plan import Comparison
-from foster_cli.settings import DistillConfig, ModelConfig, PrepareSettings, Settings, StudentConfig, TrainConfig
+from foster_cli.settings import (
+    DistillConfig,
+    ModelConfig,
+    PrepareSettings,
+    RankingConfig,
+    Settings,
+    StudentConfig,
+    TrainConfig,
+)
 
 METHODS = "foster,random,kcenter"
 SIZE = ("--budget", "3", "--length", "6", "--epochs", "1", "--k-core", "2", "--width", "8", "--draws", "1")
@@ -220,7 +228,7 @@ def test_what_is_typed_reaches_the_plan(
     sizes = ("--budget", "7", "--length", "9", "--steps", "11", "--draws", "3", "--width", "32", "--epochs", "4")
     rest = ("--encoder", "tinybert", "--backbone", "gru4rec", "--train-layers", "2", "--precision", "bf16",
             "--student-items", "all", "--student-steps", "33", "--seeds", "5", "--rates", "1e-4,1e-5", "--k", "1,3",
-            "--methods", "kcenter, rollout", "--device", "cpu", "--no-cache")  # fmt: skip
+            "--methods", "kcenter, rollout", "--device", "cpu", "--no-cache", "--cases", "first")  # fmt: skip
     assert foster("compare", tmp_path / "raw.csv", *columns, *sizes, *rest).code == 2
     assert foster("compare", shop, "--items", "id", "--k-core", "2", "--out", tmp_path / "x").code == 2
     a, b = plans
@@ -233,6 +241,7 @@ def test_what_is_typed_reaches_the_plan(
         train=TrainConfig(epochs=4),
         distill=DistillConfig(budget=7, length=9, steps=11, draws=3),
         student=StudentConfig(items_per_step=None, steps=33),
+        ranking=RankingConfig(mask_seen=True, cases="first"),
     )  # fmt: skip
     assert a.models == {a.settings.model: ""}
     assert (a.seeds, a.rates, a.full_rates, a.ks) == (5, (1e-4, 1e-5), (1e-4, 1e-5), (1, 3))

@@ -23,7 +23,16 @@ from foster_cli.distill.algorithm1 import fit_synthetic
 from foster_cli.errors import FosterError
 from foster_cli.runtime import stream_seed
 from foster_cli.session import Session
-from foster_cli.settings import DistillConfig, ModelConfig, PrepareSettings, Settings, StudentConfig, TrainConfig
+from foster_cli.settings import (
+    SECTIONS,
+    DistillConfig,
+    ModelConfig,
+    PrepareSettings,
+    RankingConfig,
+    Settings,
+    StudentConfig,
+    TrainConfig,
+)
 from foster_cli.synthetic.reading import SyntheticSet
 from foster_cli.synthetic.subset import uniform_subset
 from foster_cli.train.task import make_task
@@ -40,7 +49,7 @@ def options(shop: Path, mean_encoder: Path, folder: Path) -> tuple[str | Path, .
     """A quick search. The file raises a rate that no option sets, so that the search has something to find."""
     file = folder / "start.json"
     file.write_text(json.dumps({"student": {"lr": 4e-3, "check_every": 20}, "distill": {"check_seeds": 1, "gain": 10}}))
-    return (shop, *SIZE, *SHORT, *TRIALS, "--encoder", mean_encoder, "--settings", file)
+    return (shop, "--no-mask-seen", *SIZE, *SHORT, *TRIALS, "--encoder", mean_encoder, "--settings", file)
 
 
 @pytest.fixture
@@ -94,7 +103,7 @@ def test_what_is_written(done: Path) -> None:
     assert answer == 0 or (means[answer] == max(means.values()) and means[answer] > means[0])
     assert found["answer"]["as_given"] == (answer == 0)
     settings = json.loads((done / "settings.json").read_text(encoding="utf-8"))
-    assert settings == found["settings"] and list(settings) == ["model", "train", "distill", "student"]
+    assert settings == found["settings"] and list(settings) == list(SECTIONS)
     assert settings["student"]["lr"] == found["trials"][answer]["student.lr"]
     better = [t["trial"] for t in found["trials"] if t["state"] == "complete" and t["R@10"] > first["R@10"]]
     assert better, "a search that finds nothing would test nothing here"
@@ -105,7 +114,7 @@ def test_the_confirmation_against_models_trained_here(done: Path, shop: Path, me
     """R@10 of fresh models on the bundles, with seeds of their own, the same for every trial."""
     found = json.loads((done / "tune.json").read_text(encoding="utf-8"))
     data = load_dataset([shop], PrepareSettings(k_core=2))
-    task = make_task(data, ModelConfig(encoder=str(mean_encoder), width=8), 6, Session())
+    task = make_task(data, ModelConfig(encoder=str(mean_encoder), width=8), 6, Session(), RankingConfig(False))
     fresh = [stream_seed(stream_seed(0, "confirm", i), "check", 0) for i in range(3)]
     assert not set(fresh) & {stream_seed(0, "check", i) for i in range(100)}
     for row in (found["confirmed"][0], found["confirmed"][-1]):
@@ -260,11 +269,17 @@ def test_what_is_typed_reaches_the_plan(
         train=TrainConfig(epochs=4),
         distill=DistillConfig(budget=7, length=9, steps=11, check_every=5, draws=3),
         student=StudentConfig(steps=33),
+        ranking=RankingConfig(mask_seen=True),
         seed=6,
     )
     assert str(a.out) == "runs/shop-tune-b7"
     assert (b.out, b.trials, b.timeout, b.students) == (tmp_path / "x", 20, None, 5)
-    assert b.settings == Settings(paths=(str(shop),), prepare=PrepareSettings(k_core=2), model=ModelConfig(items="id"))
+    assert b.settings == Settings(
+        paths=(str(shop),),
+        prepare=PrepareSettings(k_core=2),
+        model=ModelConfig(items="id"),
+        ranking=RankingConfig(mask_seen=True),
+    )
 
 
 @pytest.mark.parametrize(
