@@ -86,8 +86,9 @@ class ModelConfig:
     max_tokens: int = option(64, "Texts are cut to this many tokens; raise it for longer texts.", "--max-tokens")
     precision: str = option("fp32", "fp32, or bf16 for faster training of encoder layers.", "--precision", TABLES)
     backbone: str = option(
-        "sasrec", "Sequence model: sasrec, gru4rec, bert4rec, narm, hstu or ligr.", "--backbone", TABLES
-    )
+        "sasrec-relative", "Sequence model: sasrec-relative, sasrec (paper), gru4rec, bert4rec, narm, hstu or ligr.",
+        "--backbone", TABLES,
+    )  # fmt: skip
     items: str = option(
         "both", "Source of item vectors: both (text, and a vector of each item), text, or id (without texts).",
         "--items", TABLES,

@@ -40,7 +40,7 @@ def gradient_norms(
 ) -> tuple[Float, Float]:
     """The norms `text` and `total` (W,) of all windows, with the same `negatives` (K,) for each."""
     model.eval()
-    linear = model.frozen_texts() is not None and isinstance(model.sequence, SASRec)
+    linear = model.frozen_texts() is not None and type(model.sequence) is SASRec
     if not linear:
         console.note("gradients are taken window by window: this recommender is not linear layers alone")
     out = np.empty((2, len(windows)))

@@ -28,7 +28,7 @@ def command(
     seeds: Seeds = 3,
     k: K = "10,20",
     backbone: Annotated[
-        str | None, opt("--backbone", "Train all rows with another one: sasrec, gru4rec, bert4rec, narm, hstu or ligr.")
+        str | None, opt("--backbone", "Train with another: sasrec-relative, sasrec, gru4rec, bert4rec, narm, hstu or ligr.")
     ] = None,
     encoder: Annotated[
         str | None, opt("--encoder", "Train all rows with another text encoder: minilm, tinybert, a folder, org/name.")

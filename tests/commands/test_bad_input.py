@@ -138,7 +138,7 @@ def test_budget_larger_than_the_windows(foster: Foster, data: Path, encoder: Pat
         (("--draws", "0"), "--draws"),
         (("--rank-time", "41"), "1 to 40"),
         (("--loss", "hinge"), "softmax"),
-        (("--backbone", "lstm"), "sasrec, gru4rec, bert4rec, narm, hstu, ligr"),
+        (("--backbone", "lstm"), "sasrec, sasrec-relative, gru4rec, bert4rec, narm, hstu, ligr"),
         (("--items", "name"), "text, id"),
         (("--items", "id", "--train-layers", "1"), "--train-layers none"),
         (("--items", "id", "--train-layers", "all"), "--train-layers none"),
@@ -193,7 +193,7 @@ def test_a_bundle_of_another_dataset(foster: Foster, made: Path, tmp_path: Path,
 
 def test_an_unknown_backbone_for_evaluation(foster: Foster, made: Path) -> None:
     said = foster("eval", made, "--backbone", "lstm")
-    one_line(said, "--backbone lstm", "sasrec, gru4rec, bert4rec, narm, hstu, ligr")
+    one_line(said, "--backbone lstm", "sasrec, sasrec-relative, gru4rec, bert4rec, narm, hstu, ligr")
 
 
 @pytest.mark.usefixtures("untouched")

@@ -13,11 +13,13 @@ from foster_cli.models.backbones.gru4rec import GRU4Rec
 from foster_cli.models.backbones.hstu import HSTU
 from foster_cli.models.backbones.ligr import LiGR
 from foster_cli.models.backbones.narm import NARM
+from foster_cli.models.backbones.relative import RelativeSASRec
 from foster_cli.models.backbones.sasrec import SASRec
 from foster_cli.settings import choice
 
 BACKBONES: dict[str, type[SASRec | GRU4Rec | BERT4Rec | NARM | HSTU | LiGR]] = {
     "sasrec": SASRec,
+    "sasrec-relative": RelativeSASRec,
     "gru4rec": GRU4Rec,
     "bert4rec": BERT4Rec,
     "narm": NARM,

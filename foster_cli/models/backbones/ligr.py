@@ -6,10 +6,7 @@ embeddings, the oldest at position 0. Out: H (B, l, d). Padding is on the right 
 
 As in eSASRec (Tikhonovich et al. 2025), whose code is RecTools' `LiGRLayers`: the feed-forward's inner width is 4 d and
 it has no biases, and the gates read x before the norm. Unlike there, X is scaled by sqrt(d), a norm follows the last
-block, attention weights are not dropped, and positions are relative, as in HSTU: head h adds r_h,j to the score of an
-item j steps back. r is learned and starts at -j / 2^(h + 1), so that the first heads read recent items (as in ALiBi,
-Press et al. 2022), except in the last of several heads, where it starts at 0. Histories of any length are then read
-alike: with absolute positions, the last one is trained once per window.
+block, attention weights are not dropped, and positions are relative (`relative.py`).
 """
 
 from __future__ import annotations
@@ -21,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foster_cli.models.backbones.base import Backbone, SeededDropout, normal_weights
+from foster_cli.models.backbones.relative import recency, relative_bias
 
 #: Inner width of the feed-forward in units of d, RecTools' default.
 INNER = 4
@@ -32,7 +30,7 @@ class GatedBlock(nn.Module):
     def __init__(self, width: int, length: int, heads: int, dropout: SeededDropout) -> None:
         super().__init__()
         self.heads = heads
-        self.relative = nn.Parameter(torch.empty(heads, length))
+        self.relative = recency(heads, length)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.pass1, self.pass2 = nn.Linear(width, width), nn.Linear(width, width)  # W_1, W_2
@@ -42,15 +40,9 @@ class GatedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (self.by_head(y) for y in self.qkv(self.norm1(x)).chunk(3, dim=-1))
-        position = torch.arange(x.shape[1], device=x.device)
-        a = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias(position, position[None])[0])
+        bias = relative_bias(self.relative, x.shape[1], None, x.device)
+        a = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.pointwise(x, a.transpose(1, 2).flatten(2))
-
-    def bias(self, position: Tensor, at: Tensor) -> Tensor:
-        """(B, heads, P, l): what is added to the scores of the items at `position` (l,) after the positions `at`
-        (B, P): r of their distance, and -inf for later items."""
-        distance = at[:, :, None] - position
-        return self.relative[:, distance.clamp_min(0)].transpose(0, 1).masked_fill(distance[:, None] < 0, -torch.inf)
 
     def by_head(self, x: Tensor) -> Tensor:
         """(B, l, d) -> (B, heads, l, d / heads), as a view."""
@@ -72,7 +64,7 @@ class GatedBlock(nn.Module):
         weight, own = self.qkv.weight, self.qkv.bias
         q = self.by_head(F.linear(y[row, last], weight[:d], own[:d])[:, None])
         k, v = (self.by_head(z) for z in F.linear(y, weight[d:], own[d:]).chunk(2, dim=-1))
-        bias = self.bias(torch.arange(size, device=x.device), last[:, None])
+        bias = relative_bias(self.relative, size, last, x.device)
         a = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.pointwise(x[row, last], a.flatten(1))
 
@@ -86,13 +78,9 @@ class LiGR(Backbone):
         self.blocks = nn.ModuleList(GatedBlock(width, length, heads, self.dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         normal_weights(self, rng)
-        slope = 0.5 ** torch.arange(1, heads + 1)
-        if heads > 1:
-            slope[-1] = 0.0
         for block in self.blocks:
             assert isinstance(block, GatedBlock)
-            with torch.no_grad():
-                block.relative.copy_(-slope[:, None] * torch.arange(length))
+            block.relative = recency(heads, length)  # not drawn
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.dropout(x * self.scale)

@@ -30,9 +30,18 @@ class Block(nn.Module):
         """(B, l, d) -> (B, l, d)."""
         d = x.shape[-1]
         q, k, v = (self.by_head(y) for y in self.qkv(self.norm1(x)).split(d, dim=-1))
-        a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        bias = self.bias(x.shape[1], None, x.device)
+        a = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=bias is None)
         x = x + self.dropout(self.out(a.transpose(1, 2).flatten(2)))
         return self.feed_forward(x)
+
+    def bias(self, size: int, at: Tensor | None, device: torch.device) -> Tensor | None:
+        """What is added to the scores of `size` items after the positions `at` (B,), (B, heads or 1, 1, size), or after
+        all of them (None), (heads or 1, size, size): -inf for later items. None for `at` None: nothing else is."""
+        if at is None:
+            return None
+        later = torch.arange(size, device=device)[None, :] > at[:, None]
+        return torch.zeros(later.shape, device=device).masked_fill(later, -torch.inf)[:, None, None, :]
 
     def by_head(self, x: Tensor) -> Tensor:
         """(B, l, d) -> (B, heads, l, d / heads), as a view, so that its gradient needs no extra copy."""
@@ -50,8 +59,8 @@ class Block(nn.Module):
         weight, bias = self.qkv.weight, self.qkv.bias
         q = F.linear(y[row, last], weight[:d], bias[:d]).view(b, self.heads, 1, d // self.heads)
         k, v = (self.by_head(z) for z in F.linear(y, weight[d:], bias[d:]).split(d, dim=-1))
-        mask = (torch.arange(size, device=x.device)[None, :] <= last[:, None])[:, None, None, :]
-        a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        mask = self.bias(size, last, x.device)
+        a = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask.to(x.dtype))
         return self.feed_forward(x[row, last] + self.dropout(self.out(a.reshape(b, d))))
 
 
@@ -62,13 +71,21 @@ class SASRec(Backbone):
         super().__init__(dropout)
         self.scale = math.sqrt(width)
         self.position = nn.Parameter(torch.empty(length, width))
-        self.blocks = nn.ModuleList(Block(width, heads, self.dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(self.block(width, length, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         normal_weights(self, rng)
 
+    def placed(self, x: Tensor) -> Tensor:
+        """X scaled by sqrt(d), plus the vectors of the positions."""
+        return x * self.scale + self.position[: x.shape[1]]
+
+    def block(self, width: int, length: int, heads: int) -> Block:
+        """A new block."""
+        return Block(width, heads, self.dropout)
+
     def last(self, x: Tensor, last: Tensor) -> Tensor:
         """H (B, d) at positions `last` (B,), for ranking; equals `forward` there."""
-        x = self.dropout(x * self.scale + self.position[: x.shape[1]])
+        x = self.dropout(self.placed(x))
         for block in self.blocks[:-1]:
             x = block(x)
         final = self.blocks[-1]
@@ -76,7 +93,7 @@ class SASRec(Backbone):
         return self.norm(final.at(x, last))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.dropout(x * self.scale + self.position[: x.shape[1]])
+        x = self.dropout(self.placed(x))
         for block in self.blocks:
             x = block(x)
         return self.norm(x)

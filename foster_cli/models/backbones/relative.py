@@ -1,0 +1,63 @@
+"""SASRec with relative positions: attention adds a learned number for each head and distance, and items have no places.
+
+Head h adds r_h,j to the score of an item j steps back (as HSTU does). r starts at -j / 2^(h + 1), so that the first
+heads read recent items (as in ALiBi, Press et al. 2022), except in the last of several heads, where it starts at 0.
+Histories of any length are then read alike, whereas an absolute last place is trained once per window. In: X (B, l, d),
+l <= L. Out: H (B, l, d).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from foster_cli.models.backbones.base import SeededDropout
+from foster_cli.models.backbones.sasrec import Block, SASRec
+
+
+def recency(heads: int, length: int) -> nn.Parameter:
+    """r (heads, L) at the start."""
+    slope = 0.5 ** torch.arange(1, heads + 1)
+    if heads > 1:
+        slope[-1] = 0.0
+    return nn.Parameter(-slope[:, None] * torch.arange(length))
+
+
+def relative_bias(r: Tensor, size: int, at: Tensor | None, device: torch.device) -> Tensor:
+    """r (heads, L) at the distances of `size` items from the positions `at` (B,), (B, heads, 1, size), or from all of
+    them (None), (heads, size, size); -inf for later items."""
+    position = torch.arange(size, device=device)
+    distance = (position if at is None else at)[:, None] - position
+    bias = r[:, distance.clamp_min(0)].masked_fill(distance < 0, -torch.inf)
+    return bias if at is None else bias.transpose(0, 1)[:, :, None]
+
+
+class RelativeBlock(Block):
+    """A block of SASRec whose attention adds r. `relative`: r (heads, L)."""
+
+    def __init__(self, width: int, length: int, heads: int, dropout: SeededDropout) -> None:
+        super().__init__(width, heads, dropout)
+        self.relative = recency(heads, length)
+
+    def bias(self, size: int, at: Tensor | None, device: torch.device) -> Tensor | None:
+        """See `Block.bias` and `relative_bias`."""
+        return relative_bias(self.relative, size, at, device)
+
+
+class RelativeSASRec(SASRec):
+    """SASRec's blocks with r, and no positions. Initial weights are N(0, 0.02^2) from `rng`."""
+
+    def __init__(self, width: int, length: int, layers: int, heads: int, dropout: float, rng: torch.Generator) -> None:
+        super().__init__(width, length, layers, heads, dropout, rng)
+        del self.position
+        for block in self.blocks:
+            assert isinstance(block, RelativeBlock)
+            block.relative = recency(heads, length)  # not drawn
+
+    def placed(self, x: Tensor) -> Tensor:
+        """X scaled by sqrt(d)."""
+        return x * self.scale
+
+    def block(self, width: int, length: int, heads: int) -> Block:
+        """A new block."""
+        return RelativeBlock(width, length, heads, self.dropout)
