@@ -22,6 +22,9 @@ from weights import enlarged
 
 from foster_cli.data.schema import Catalogue, Dataset, Interactions
 
+#: The paper's recommender, in fields of `ModelConfig`.
+PAPER = {"items": "text", "bias": False, "backbone": "sasrec", "lexical": 0}
+
 settings.register_profile("foster", deadline=None)  # a busy machine is no failure
 settings.load_profile("foster")
 
@@ -110,7 +113,7 @@ def small_model(torch_one: None) -> Callable[..., Any]:
     """`small_model(n, width, length, seed, …, **more)`: a recommender on random text vectors, in eval mode.
 
     The texts are the same for every seed. Its weights are larger than SASRec's at the start (see `enlarged`). It is the
-    paper's, with items known by their texts and without a bias, unless `more` has other fields of `ModelConfig`;
+    paper's SASRec, with items known by their texts and without a bias, unless `more` has other fields of `ModelConfig`;
     `known` is that of `Recommender`.
     """
     import torch
@@ -126,7 +129,7 @@ def small_model(torch_one: None) -> Callable[..., Any]:
         pooled = torch.randn(n, width, generator=torch.Generator().manual_seed(999))
         cache = TextCache(pooled.double() if double else pooled, None, None, n, width)
         text = TextEncoder(cache, None, "mean", False)
-        config = ModelConfig(**{"items": "text", "bias": False, "width": width, "layers": layers, "heads": 2, **more})
+        config = ModelConfig(**{**PAPER, "width": width, "layers": layers, "heads": 2, **more})
         model = Recommender(text, config, length, seed, known=known)
         enlarged(model, 1000 + seed)
         return (model.double() if double else model).eval()

@@ -31,7 +31,17 @@ def surrogate_of(torch_one: None) -> Callable[..., Any]:
     ) -> Surrogate:  # fmt: skip
         texts = torch.randn(14, 8, generator=torch.Generator().manual_seed(1)).double()
         encoder = TextEncoder(TextCache(texts, None, None, 14, 8), None, "mean", False)
-        config = ModelConfig(**{"layers": layers, "heads": 2, "width": width, "items": "text", "bias": False, **more})
+        config = ModelConfig(
+            **{
+                "layers": layers,
+                "heads": 2,
+                "width": width,
+                "items": "text",
+                "bias": False,
+                "backbone": "sasrec",
+                **more,
+            }
+        )
         model = Recommender(encoder, config, 6, 0, known=known).double().eval()
         rng = torch.Generator().manual_seed(3)
         anchors = []

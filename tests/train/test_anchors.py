@@ -143,7 +143,7 @@ def test_a_key_from_before_there_were_backbones_stays_valid(task: Task, dataset:
     fields = [anchors.FORMAT, dataset.hash, "e", 20, 3, "cpu", torch.__version__]
     fields += [{"mask_seen": True, "cases": "all"}, shape, asdict(TrainConfig())]
     assert task.source is not None
-    first = ModelConfig(items="text", **LATER)
+    first = ModelConfig(items="text", **{"backbone": "sasrec", **LATER})
     old = replace(task, source=replace(task.source, hash="e"), model=first, length=20, protocol=Protocol(True))
     assert teacher_key(old, TrainConfig(), 3) == sha256_json(fields)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,22 +12,36 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sequences import next_number_cases, next_number_windows
+from weights import enlarged
 
-from foster_cli.data.windows import Windows
+from foster_cli.data.windows import Cases, Windows
 from foster_cli.errors import NotFinite
-from foster_cli.settings import TrainConfig
+from foster_cli.models.encoder import TextCache, TextEncoder
+from foster_cli.models.recommender import Recommender
+from foster_cli.ranking.full import score_model
+from foster_cli.settings import ModelConfig, TrainConfig
 from foster_cli.train import fit as module
 from foster_cli.train.fit import (
+    LAST_RATE,
     NOWHERE,
+    Pool,
     ResumeStore,
     batches,
+    candidate_count,
+    candidates,
     fit_real,
+    rate_at,
     real_batch,
     real_loss,
     real_outputs,
     some_positions,
+    trained_items,
 )  # fmt: skip
 
+CPU = torch.device("cpu")
+#: Thirty items, all in training, of unlike shares.
+ALL = Pool(np.arange(30), np.arange(1, 31) / np.arange(1, 31).sum())
 QUICK = TrainConfig(batch=32, epochs=3, negatives=20, patience=10, warmup=3, average=5)
 
 
@@ -38,6 +53,13 @@ class Watched(ResumeStore):
 
     def saw(self, epoch: int, model: Any) -> None:
         self.told(epoch, model)
+
+
+def _targets(windows: Windows) -> np.ndarray:
+    """(B, l): the positions whose next item is a target of this window, not of the one before it."""
+    items = windows.items[:, : windows.lengths.max()]
+    first = np.zeros(len(windows)) if windows.first is None else windows.first
+    return (items[:, 1:] >= 0) & (np.arange(items.shape[1] - 1) >= first[:, None])
 
 
 def _fit(
@@ -73,23 +95,28 @@ def test_an_epoch_sees_every_window_once_in_batches_of_like_length() -> None:
 
 
 @pytest.mark.parametrize("loss", ["softmax", "bce"])
-def test_a_batch_holds_the_windows_and_uniform_negatives(task: Any, loss: str) -> None:
+def test_a_batch_holds_the_windows_and_negatives(task: Any, loss: str) -> None:
     windows = task.windows.take(np.arange(9))
-    batch = real_batch(windows, 30, loss, 12, np.random.default_rng(0), torch.device("cpu"))
+    batch = real_batch(windows, ALL, loss, 12, np.random.default_rng(0), torch.device("cpu"))
     items = windows.items[:, : windows.lengths.max()]
-    assert batch.valid.tolist() == (items[:, 1:] >= 0).tolist()
-    valid = items[:, 1:] >= 0
+    valid = _targets(windows)
+    assert batch.valid.tolist() == valid.tolist()
     assert batch.unique[batch.inputs].numpy()[valid].tolist() == items[:, :-1][valid].tolist()
     assert batch.unique[batch.targets].numpy()[valid].tolist() == items[:, 1:][valid].tolist()
     negatives = batch.unique[batch.negatives]
-    if loss == "bce":
-        assert len(negatives) == valid.sum()
-    else:
-        assert len(negatives) == 12 == len(negatives.unique())
     assert len(batch.unique) == len(batch.unique.unique())
-    assert real_batch(windows, 30, "softmax", 512, np.random.default_rng(0), torch.device("cpu")).negatives.shape == (
-        30,
-    )
+    if loss == "bce":
+        assert len(negatives) == valid.sum() and batch.goals is None and batch.inclusion is None
+        return
+    targets = items[:, 1:][valid]
+    assert len(negatives) == len(negatives.unique()) and set(targets) <= set(negatives.tolist())
+    assert 12 <= len(negatives) <= 12 + len(set(targets)) and len(set(negatives.tolist()) - set(targets)) <= 12
+    assert negatives[batch.goals].numpy()[valid].tolist() == targets.tolist()
+    # an item is left out by the draw of 12 of 30, and by every one of the targets
+    missed = (1 - 12 / 30) * (1 - ALL.share[negatives.numpy()]) ** len(targets)
+    np.testing.assert_allclose(batch.inclusion, 1 - missed, rtol=1e-6)
+    whole = real_batch(windows, ALL, "softmax", 30, np.random.default_rng(0), torch.device("cpu"))
+    assert whole.unique[whole.negatives].tolist() == list(range(30)) and whole.inclusion is None
 
 
 def test_some_positions_are_a_share_of_each_window_drawn_evenly() -> None:
@@ -108,13 +135,19 @@ def test_some_positions_are_a_share_of_each_window_drawn_evenly() -> None:
 @pytest.mark.parametrize("loss", ["softmax", "bce"])
 def test_a_batch_that_predicts_some_positions_reads_all_items(task: Any, loss: str) -> None:
     windows = task.windows.take(np.arange(9))
-    some = real_batch(windows, 30, loss, 12, np.random.default_rng(0), torch.device("cpu"), 0.2)
+    some = real_batch(windows, ALL, loss, 12, np.random.default_rng(0), torch.device("cpu"), 0.2)
     items = windows.items[:, : windows.lengths.max()]
     inside = items[:, :-1] >= 0
     assert some.unique[some.inputs].numpy()[inside].tolist() == items[:, :-1][inside].tolist()
     predicted = int(some.valid.sum())
     assert 9 <= predicted < 0.4 * (items[:, 1:] >= 0).sum()
-    assert len(some.negatives) == (predicted if loss == "bce" else 12)
+    targets = items[:, 1:][some.valid.numpy()]
+    assert len(targets) == predicted
+    if loss == "bce":
+        assert len(some.negatives) == predicted
+    else:  # targets of positions that are not predicted are candidates by chance alone
+        assert 12 <= len(some.negatives) <= 12 + len(set(targets))
+        assert some.unique[some.negatives][some.goals[some.valid]].tolist() == targets.tolist()
 
 
 @pytest.mark.parametrize(("batch", "share"), [(32, 0.2), (10**6, 1.0)])
@@ -125,7 +158,7 @@ def test_a_backbones_share_is_predicted_unless_a_step_sees_all_windows(
 
     def watched(windows: Windows, *args: Any) -> Any:
         found = original(windows, *args)
-        seen.append(float(found.valid.sum()) / float((windows.items[:, 1:] >= 0).sum()))
+        seen.append(float(found.valid.sum()) / float(_targets(windows).sum()))
         return found
 
     model = task.fresh(0)
@@ -136,14 +169,15 @@ def test_a_backbones_share_is_predicted_unless_a_step_sees_all_windows(
 
 
 def test_the_full_softmax_loss_by_hand(task: Any) -> None:
-    windows, model = task.windows.take(np.arange(5)), task.fresh(0)
-    batch = real_batch(windows, 30, "softmax", 30, np.random.default_rng(0), torch.device("cpu"))
+    """All items of the tiny task occur in training."""
+    windows, model = task.windows.take(np.arange(9)), enlarged(task.fresh(0))
+    batch = real_batch(windows, Pool.of(model, windows), "softmax", 30, np.random.default_rng(0), torch.device("cpu"))
     found = real_loss(*real_outputs(model, batch), batch, "softmax").item()
     E, terms = model.embed_all().double().numpy(), []
-    for row, size in zip(windows.items, windows.lengths, strict=True):
+    for row, size, is_target in zip(windows.items, windows.lengths, _targets(windows), strict=True):
         with torch.no_grad():
             H = model(model.embed(torch.from_numpy(row[: size - 1]))[None])[0].double().numpy()
-        for t in range(size - 1):
+        for t in np.flatnonzero(is_target[: size - 1]):
             scores = E @ H[t]
             terms.append(math.log(np.exp(scores - scores.max()).sum()) + scores.max() - scores[row[t + 1]])
     assert found == pytest.approx(np.mean(terms), rel=1e-4)
@@ -169,12 +203,17 @@ def _told(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
 
 @pytest.mark.parametrize(
     ("values", "best", "checks"),
-    [([0.1, 0.2, 0.5, 0.5, 0.4, 0.9], 2, 5), ([0.5, 0.4, 0.3, 0.9], 0, 3), ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], 6, 7)],
+    [
+        ([0.1, 0.2, 0.5, 0.5, 0.4, 0.9], 2, 5),
+        ([0.5, 0.4, 0.3, 0.2, 0.9], 0, 4),
+        ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], 6, 7),
+    ],
 )
 def test_the_best_state_is_restored_and_patience_ends_it(
     task: Any, monkeypatch: pytest.MonkeyPatch, values: list[float], best: int, checks: int
 ) -> None:
     _told(monkeypatch, values)
+    monkeypatch.setattr(module, "SETTLED", 2.0)  # every epoch counts but the first, which has none before it
     trail: list[dict[str, torch.Tensor]] = []
     config = replace(QUICK, epochs=6, patience=2)
     monkeypatch.setattr(module, "LEAST_STEPS", 1)
@@ -207,7 +246,7 @@ def test_an_absurd_rate_is_said(task: Any, loss: str) -> None:
 def test_nan_weights_are_said_before_they_are_validated(task: Any) -> None:
     def spoil(epoch: int, model: Any) -> None:
         with torch.no_grad():
-            model.sequence.position[0, 0] = math.nan
+            model.sequence.norm.weight[0] = math.nan
 
     with pytest.raises(NotFinite):
         _fit(task, store=Watched(spoil))
@@ -217,8 +256,243 @@ def test_nan_in_the_last_step_is_said(task: Any, monkeypatch: pytest.MonkeyPatch
     def spoil(epoch: int, model: Any) -> None:
         if epoch == 1:
             with torch.no_grad():
-                model.sequence.position.fill_(math.nan)
+                model.sequence.norm.weight.fill_(math.nan)
 
     monkeypatch.setattr(module, "LEAST_STEPS", 1)
     with pytest.raises(NotFinite):
         _fit(task, store=Watched(spoil))
+
+
+@pytest.mark.parametrize(("k", "count", "targets"), [(12, 4, 3), (12, 1, 1), (6, 5, 8)])
+def test_how_likely_a_candidate_is(k: int, count: int, targets: int) -> None:
+    """Against many draws of the sample and of targets by their shares, for every item of a pool that is not all."""
+    rng = np.random.default_rng(k + targets)
+    items = np.sort(rng.choice(20, k, replace=False))
+    share = np.zeros(20)
+    share[items] = rng.dirichlet(np.ones(k))
+    pool, drawn, said = Pool(items, share), np.zeros(20), np.full(20, np.nan)
+    for _ in range(6000):
+        goals = rng.choice(items, targets, p=share[items])
+        found, inclusion = candidates(pool, goals, count, rng)
+        assert inclusion is not None and set(goals) <= set(found) <= set(items) and (np.diff(found) > 0).all()
+        drawn[found] += 1
+        said[found] = inclusion
+    assert np.abs(drawn[items] / 6000 - said[items]).max() < 0.03  # 4.6 standard deviations
+    assert drawn.sum() == drawn[items].sum()
+    assert candidates(pool, goals, k, rng)[1] is None
+
+
+def test_items_that_do_not_occur_in_training_are_never_negatives(small_model: Callable[..., Any]) -> None:
+    known = torch.arange(30) % 4 != 2
+    model = small_model(30, 8, 6, known=known)
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(2, 8, 50)
+    drawn = rng.choice(np.flatnonzero(known), (50, 7))
+    windows = Windows(np.where(np.arange(7) < lengths[:, None], drawn, -1), lengths)
+    pool = Pool.of(model, windows)
+    assert pool.items.tolist() == trained_items(model).tolist() == np.flatnonzero(known).tolist()
+    held = windows.items[windows.items >= 0].tolist()
+    assert pool.share == pytest.approx([held.count(i) / len(held) for i in range(30)])
+    for loss, count in (("bce", 1), ("softmax", 10), ("softmax", 10**6)):
+        seen = set[int]()
+        for seed in range(20):
+            batch = real_batch(windows, pool, loss, count, np.random.default_rng(seed), torch.device("cpu"))
+            seen |= set(batch.unique[batch.negatives].tolist())
+        assert seen == set(pool.items.tolist())
+    everything = Pool.of(small_model(30, 8, 6), windows)
+    assert everything.items.tolist() == list(range(30))
+
+
+def test_the_loss_of_a_sample_is_on_average_near_that_of_all_items(small_model: Callable[..., Any]) -> None:
+    """Batches of few windows and 40 of 200 candidates; without the correction the loss would lack log(200 / 50)."""
+    model, windows = small_model(200, 8, 6, items="both", bias=True), next_number_windows(600, 200, 7)
+    pool, losses = Pool.of(model, windows), np.zeros((3, 80))
+    with torch.no_grad():  # scores that differ by about 1, so that no single item decides the sum
+        for p in (*model.head.parameters(), model.table.weight):
+            p.mul_(0.15)
+    for seed in range(80):
+        some = windows.take(np.random.default_rng(seed).choice(600, 3, replace=False))
+        for i, count in enumerate((200, 40)):
+            batch = real_batch(some, pool, "softmax", count, np.random.default_rng(seed), CPU)
+            losses[i, seed] = real_loss(*real_outputs(model, batch), batch, "softmax").item()
+        plain = replace(batch, inclusion=None)
+        losses[2, seed] = real_loss(*real_outputs(model, plain), plain, "softmax").item()
+    full, sampled, uncorrected = losses.mean(1)
+    assert sampled == pytest.approx(full, abs=0.1) and full - uncorrected > 0.7
+
+
+def test_how_many_candidates_without_a_number(small_model: Callable[..., Any]) -> None:
+    model = small_model()
+    assert candidate_count(model, TrainConfig()) == 4096 and candidate_count(model, TrainConfig(negatives=7)) == 7
+    model.text.top = torch.nn.Linear(1, 1)  # items are dear where layers of the encoder learn
+    assert candidate_count(model, TrainConfig()) == 512 and candidate_count(model, TrainConfig(negatives=7)) == 7
+
+
+def test_the_rate_rises_and_falls_by_hand() -> None:
+    assert [rate_at(step, 4, 0.0) for step in range(6)] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 1.0])
+    assert rate_at(0, 0, 0.0) == 1.0
+    late = [rate_at(100, 4, done) for done in (0.0, 0.5, 2 / 3, 1.0, 7.0)]
+    assert late == pytest.approx([1.0, 0.525, 0.05 + 0.95 / 4, LAST_RATE, LAST_RATE]) and LAST_RATE == 0.05
+    assert rate_at(1, 4, 0.5) == pytest.approx(0.5 * 0.525)
+
+
+def _rates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The share of the training that is done, at each step from now on."""
+    seen: list[float] = []
+
+    def rate(step: int, warmup: int, done: float) -> float:
+        assert step == len(seen)
+        seen.append(done)
+        return rate_at(step, warmup, done)
+
+    monkeypatch.setattr(module, "rate_at", rate)
+    return seen
+
+
+def test_the_rate_falls_over_all_epochs(task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = _rates(monkeypatch)
+    _fit(task)
+    per_epoch = round(len(task.windows) / 32)
+    total = 3 * per_epoch * -(-20 // per_epoch)
+    assert seen == pytest.approx([i / total for i in range(total)])
+
+
+def test_a_training_ends_after_its_seconds_and_its_rate_falls_until_then(
+    task: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that goes on by a tenth of a second whenever it is read, validations left out."""
+    clock = iter(np.arange(0, 10_000, 0.1))
+    monkeypatch.setattr(module.time, "process_time", lambda: float(next(clock)))
+    seen, model = _rates(monkeypatch), task.fresh(0)
+    config = replace(QUICK, epochs=10**4, patience=10**4)
+    fit = fit_real(model, task.windows, task.valid, config, 0, seconds=3.0)
+    assert seen == sorted(seen) and 0.9 < seen[-1] < 1.1 and 15 <= len(seen) <= 30
+    assert np.diff(seen).max() < 0.1
+    assert fit.history[-1]["at"] > 0 and "loss" in fit.history[-1]  # the last state is validated too
+    assert fit.valid == module.validate(model, task.valid)
+    none = fit_real(task.fresh(0), task.windows, task.valid, config, 0, seconds=0.0)
+    assert len(none.history) == 1 and none.best == 0
+
+
+def test_patience_counts_only_after_the_loss_has_settled(task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a loss that falls by a tenth at first and then stays, validations without a better one end it later."""
+    monkeypatch.setattr(module, "LEAST_STEPS", 1)
+    _told(monkeypatch, [0.5] * 20)
+    epoch: list[int] = []
+    monkeypatch.setattr(module._Training, "step", lambda self, batch, loss, done: 0.9 ** min(len(epoch), 5))
+    fit, _ = _fit(task, replace(QUICK, epochs=20, patience=3), store=Watched(lambda at, _: epoch.append(at)))
+    losses = [row["loss"] for row in fit.history[1:]]
+    settled = [i for i in range(1, len(losses)) if losses[i] > 0.99 * losses[i - 1]]
+    assert len(settled) == 3 and settled[-1] == len(losses) - 1 and len(losses) > 6
+
+
+class Kept(ResumeStore):
+    """Holds all that was written; `tree` is what a resumed training reads."""
+
+    def __init__(self, tree: dict[str, Any] | None = None) -> None:
+        self.tree, self.written = tree, list[dict[str, Any]]()
+
+    def due(self) -> bool:
+        return True
+
+    def write(self, tree: dict[str, Any]) -> None:
+        self.written.append(copy.deepcopy(tree))
+
+    def read(self) -> dict[str, Any] | None:
+        return self.tree
+
+
+def _new_items(cases: int) -> tuple[Callable[[], Recommender], Windows, Cases]:
+    """Forty items of which the last ten are new, in a third of the cases too."""
+    known = torch.arange(40) < 30
+
+    def fresh() -> Recommender:
+        texts = torch.randn(40, 12, generator=torch.Generator().manual_seed(4))
+        encoder = TextEncoder(TextCache(texts, None, None, 40, 12), None, "mean", False)
+        return Recommender(encoder, ModelConfig(width=8, layers=1), 6, 0, known=known).eval()
+
+    some = next_number_cases(cases, 30, 6)
+    rng = np.random.default_rng(1)
+    target = np.where(np.arange(cases) % 3 == 0, rng.integers(30, 40, cases), some.target)
+    return fresh, next_number_windows(120, 30, 7), replace(some, target=target, new_share=0.5)
+
+
+def _compared(fit: Any) -> Any:
+    return fit.history, fit.best, fit.best_value, fit.untrained, fit.valid
+
+
+@pytest.mark.parametrize("sample", [20, 4096])
+def test_a_resumed_training_gives_the_same_numbers_with_new_items(monkeypatch: pytest.MonkeyPatch, sample: int) -> None:
+    """From each of its stored states: the same steps of the rate, the same floor of the offset, the same best state."""
+    monkeypatch.setattr(module, "SAMPLE", sample)
+    monkeypatch.setattr(module, "LEAST_STEPS", 1)
+    fresh, windows, valid = _new_items(60)
+    seen = _rates(monkeypatch)
+    whole, model, store = None, fresh(), Kept()
+    whole = fit_real(model, windows, valid, QUICK, 0, store=store)
+    assert len(store.written) == 3 and all("weighted" in row and "offset" in row for row in whole.history)
+    floors = {tree["state"]["floor"] for tree in store.written}
+    assert len(floors) == 1 and floors != {None}
+    for tree in store.written:
+        seen[:] = [0.0] * tree["state"]["steps"]
+        again, resumed = fresh(), Kept(copy.deepcopy(tree))
+        found = fit_real(again, windows, valid, QUICK, 0, store=resumed)
+        assert _compared(found) == _compared(whole)
+        assert _is(again.learnables(), model.learnables())
+        assert all(later["state"]["floor"] in floors for later in resumed.written)
+
+
+def test_the_kept_state_ranks_new_items_no_worse_than_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEAST_STEPS", 1)
+    fresh, windows, valid = _new_items(60)
+    model, new = fresh(), valid.target >= 30
+    before = (score_model(model, valid)[new] <= 10).mean()
+    fit = fit_real(model, windows, valid, QUICK, 0)
+    hit = score_model(model, valid) <= 10
+    assert hit[new].mean() >= before
+    best = next(row for row in fit.history if row["at"] == fit.best)
+    assert fit.best_value == best["weighted"] == max(row["weighted"] for row in fit.history)
+    assert best["weighted"] == pytest.approx(0.5 * hit[new].mean() + 0.5 * hit[~new].mean())
+    assert model.offset is not None and model.offset.item() == best["offset"]
+    assert (
+        model.table is not None and not model.embed_all()[30:, :-1].sub(model.head(model.text.all(CPU))[30:, :-1]).any()
+    )
+
+
+@pytest.mark.parametrize("items", ["both", "text"])
+def test_more_cases_than_the_sample_are_ranked_at_the_start_and_the_end(
+    monkeypatch: pytest.MonkeyPatch, task: Any, items: str
+) -> None:
+    monkeypatch.setattr(module, "SAMPLE", 20)
+    monkeypatch.setattr(module, "LEAST_STEPS", 1)
+    original, asked = module.validate, list[Cases]()
+
+    def validate(model: Any, cases: Cases) -> dict[str, float]:
+        asked.append(cases)
+        return original(model, cases)
+
+    monkeypatch.setattr(module, "validate", validate)
+    valid = next_number_cases(90, 30, 6)
+    windows, model = next_number_windows(120, 30, 7), _small(items)
+    untrained = original(model, valid)
+    fit = fit_real(model, windows, valid, QUICK, 0)
+    assert [len(cases) for cases in asked] == [20, 90, 20, 20, 20, 90]
+    few = [cases for cases in asked if len(cases) == 20]
+    assert all(np.array_equal(cases.row, few[0].row) for cases in few) and len(set(few[0].row)) == 20
+    assert fit.untrained == untrained and fit.valid == original(model, valid)
+    for row in fit.history:
+        assert row["R@10"] * 20 == pytest.approx(round(row["R@10"] * 20))
+    asked.clear()
+    monkeypatch.setattr(module, "SAMPLE", 90)
+    whole = fit_real(_small(items), windows, valid, QUICK, 0)
+    assert [len(cases) for cases in asked] == [90] * 4  # all of them each time: not ranked again
+    best = next(row for row in whole.history if row["at"] == whole.best)
+    assert whole.valid == {name: best[name] for name in ("R@10", "N@10")}
+    assert whole.untrained == untrained
+
+
+def _small(items: str) -> Recommender:
+    """Thirty items, all in training."""
+    texts = torch.randn(30, 12, generator=torch.Generator().manual_seed(4))
+    encoder = TextEncoder(TextCache(texts, None, None, 30, 12), None, "mean", False)
+    return Recommender(encoder, ModelConfig(width=8, layers=1, items=items), 6, 0).eval()

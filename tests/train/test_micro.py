@@ -11,10 +11,11 @@ import torch
 
 from foster_cli.data.windows import Windows
 from foster_cli.errors import FosterError
-from foster_cli.train.fit import RealBatch, real_batch, real_loss, real_outputs
+from foster_cli.train.fit import Pool, RealBatch, real_batch, real_loss, real_outputs
 from foster_cli.train.micro import CPU_POSITIONS, ELEMENTS, Micro, outer_real, rows_at_once
 
 N, L = 12, 6
+BOTH = {"items": "both", "bias": True, "known": torch.arange(N) % 5 > 0}
 Model = Callable[..., Any]
 
 
@@ -22,7 +23,9 @@ def _batch(loss: str, full: bool) -> RealBatch:
     rng = np.random.default_rng(3)
     lengths = np.full(7, L + 1) if full else np.array([2, 7, 3, 5, 2, 4, 6])
     items = np.where(np.arange(L + 1) < lengths[:, None], rng.integers(0, N, (7, L + 1)), -1)
-    return real_batch(Windows(items, lengths), N, loss, 5, np.random.default_rng(4), torch.device("cpu"))
+    windows = Windows(items, lengths)
+    share = np.bincount(items[items >= 0], minlength=N) / (items >= 0).sum()
+    return real_batch(windows, Pool(np.arange(N), share), loss, 5, np.random.default_rng(4), torch.device("cpu"))
 
 
 def _at_once(phi: Any, teacher: Any, batch: RealBatch, loss: str, alpha: float) -> tuple[Any, float, float]:
@@ -37,10 +40,12 @@ def _at_once(phi: Any, teacher: Any, batch: RealBatch, loss: str, alpha: float) 
 @pytest.mark.parametrize("full", [True, False])
 @pytest.mark.parametrize("alpha", [0.0, 0.3])
 @pytest.mark.parametrize("loss", ["bce", "softmax"])
-@pytest.mark.parametrize("rows", [None, 1, 2, 3, 7, 50])
-def test_value_parts_and_gradient(small_model: Model, rows: int | None, loss: str, alpha: float, full: bool) -> None:
-    batch, teacher = _batch(loss, full), small_model(N, 8, L, seed=5)
-    phi = small_model(N, 8, L, seed=1)
+@pytest.mark.parametrize(("rows", "more"), [*[(rows, {}) for rows in (None, 1, 2, 3, 7, 50)], (2, BOTH)])
+def test_value_parts_and_gradient(
+    small_model: Model, rows: int | None, more: dict[str, Any], loss: str, alpha: float, full: bool
+) -> None:
+    batch, teacher = _batch(loss, full), small_model(N, 8, L, seed=5, **more)
+    phi = small_model(N, 8, L, seed=1, **more)
     parameters = [p for p in phi.parameters() if p.requires_grad]
     expected, real, feature = _at_once(phi, teacher, batch, loss, alpha)
     expected_gradient = torch.autograd.grad(expected, parameters)
