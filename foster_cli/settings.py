@@ -276,7 +276,7 @@ class Settings:
         """The settings that a bundle was made with, from its bundle.json. FosterError for missing or unknown ones."""
         try:
             manifest = {"ranking": dataclasses.asdict(EARLIER), **manifest}
-            manifest["model"] = {"items": "text", **LATER, **manifest["model"]}
+            manifest["model"] = {"items": "text", "backbone": "sasrec", **LATER, **manifest["model"]}
             data, named = manifest["data"], {key: manifest[key] for key in (*SECTIONS, "seed", "method")}
             return cls.from_dict({"paths": data["path"], "prepare": data["prepare"], **named})
         except KeyError as error:

@@ -20,6 +20,7 @@ from foster_cli import bundle
 from foster_cli.bundle import FILES, SUMS, Contents, load, save
 from foster_cli.errors import FosterError
 from foster_cli.files import sha256_file
+from foster_cli.settings import ModelConfig, Settings
 
 M, L, D, N = 3, 4, 5, 11
 MANIFEST = {"method": "foster", "student": {"lr": 3e-4}, "seed": 5, "data": {"name": "Zoë's shop"}}
@@ -321,3 +322,22 @@ def test_items_that_cannot_be_read_are_refused(tmp_path: Path, reads: torch.Tens
     sign(folder)
     with pytest.raises(FosterError, match=r"do not fit|none that foster writes"):
         load(folder)
+
+
+@pytest.mark.parametrize("lacks", [("vector_dropout", "bias", "lexical"), (), ("backbone", "items", "pooling", "lora")])
+def test_an_old_manifest_means_the_recommender_of_its_time(lacks: tuple[str, ...]) -> None:
+    """SASRec on texts alone, without a bias, lexical vectors or dropped vectors; what a manifest says, holds."""
+    told: dict[str, Any] = {
+        "items": "both",
+        "backbone": "gru4rec",
+        "width": 24,
+        "vector_dropout": 0.5,
+        "bias": True,
+        "lexical": 9,
+    }
+    sections = Settings(model=ModelConfig(**told)).sections()
+    for name in lacks:
+        del sections["model"][name]
+    found = Settings.of_manifest({**sections, "data": {"path": [], "prepare": {}}, "seed": 0, "method": "foster"}).model
+    earlier = {"items": "text", "backbone": "sasrec", "vector_dropout": 0.0, "bias": False, "lexical": 0}
+    assert found == ModelConfig(**{**told, **{k: v for k, v in earlier.items() if k in lacks}})

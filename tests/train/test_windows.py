@@ -16,6 +16,7 @@ from foster_cli.data.windows import (
     Cases,
     Protocol,
     evaluation_cases,
+    expected_new,
     protocol_of,
     repeat_share,
     training_counts,
@@ -207,3 +208,39 @@ def test_take_keeps_items_and_lengths_together(dataset: Any) -> None:
     assert len(part) == 3
     assert part.items.tolist() == [windows.items[i].tolist() for i in (3, 0, 3)]
     assert part.lengths.tolist() == [windows.lengths[i] for i in (3, 0, 3)]
+
+
+def _shop(new: list[bool], tests: list[int]) -> list[tuple[int, int, int]]:
+    """Items 0 to 3 in training; then, in time order, validation targets that are new or not, and test targets."""
+    train = [(u, i, 0) for u in range(4) for i in (u, (u + 1) % 4)]
+    valid = [(k % 4, 4 + k % 3 if is_new else k % 4, 1) for k, is_new in enumerate(new)]
+    return [*train, *valid, *[(k % 4, item, 2) for k, item in enumerate(tests)]]
+
+
+@pytest.mark.parametrize(
+    ("new", "expected"),
+    [
+        ([False, False, True, False, True, True, False, True], 1.0),  # 1/4, then 3/4: 3/4 + 3/2 * 1/2 is beyond 1
+        ([True] + 9 * [False] + [True, True] + 8 * [False], 0.2 + 1.5 * 0.1),
+        ([True, True, False, False, False, False], 2 / 6),  # fewer and fewer: the share of validation
+        ([False, True, True, False], 0.5),
+        ([False, True, False], 1.0),  # halves of one and two: 0 and 1/2, so 5/4
+        ([True, False, True], 2 / 3),
+        ([True], 1.0),
+        ([False], 0.0),
+        (6 * [False], 0.0),
+    ],
+)
+def test_the_expected_share_of_new_targets_by_hand(
+    new: list[bool], expected: float, dataset_of: Callable[..., Dataset]
+) -> None:
+    for tests in ([], [7, 7, 7, 8, 8], [0, 1, 2, 3]):  # no test interaction is read
+        data = _of(_shop(new, tests), dataset_of)
+        rows = np.flatnonzero(data.interactions.split == 1)
+        assert expected_new(data, rows) == pytest.approx(expected)
+        assert expected_new(data, rows[::-1]) == pytest.approx(expected)  # by time, whatever the order
+        found = evaluation_cases(data, "valid", 4)
+        assert found.new_share == pytest.approx(expected)
+        assert found.take(np.array([0])).new_share == found.new_share
+        if tests:
+            assert evaluation_cases(data, "test", 4).new_share is None
