@@ -66,8 +66,11 @@ def test_inner_loss_is_zero_for_the_models_own_predictions(small_model: Callable
     assert inner_loss(phi, torch.cat([first, H], 1), V, torch.arange(12)).item() == pytest.approx(0.0, abs=1e-12)
 
 
-def test_inner_loss_gradient_agrees_with_finite_differences(small_model: Callable[..., Any]) -> None:
-    phi, Q = small_model(n=6, width=4, length=3, layers=1), _q(2, 3, 4).requires_grad_()
+@pytest.mark.parametrize("more", [{}, {"items": "both", "bias": True, "known": torch.arange(6) < 5}])
+def test_inner_loss_gradient_agrees_with_finite_differences(
+    small_model: Callable[..., Any], more: dict[str, Any]
+) -> None:
+    phi, Q = small_model(n=6, width=4, length=3, layers=1, **more), _q(2, 3, 4).requires_grad_()
     V, S = phi.embed_all(), torch.tensor([5, 0, 2])
     assert torch.autograd.gradcheck(lambda q: inner_loss(phi, q, V, S), (Q,))
     loss = inner_loss(phi, Q.detach(), V, S)

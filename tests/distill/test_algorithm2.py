@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from problems import make_problem
 from spying import spy
-from tiny_problem import L, M, N, changed, fresh_start, same
+from tiny_problem import D, L, M, N, changed, fresh_start, same
 
 from foster_cli.distill import algorithm2
 from foster_cli.distill.algorithm1 import inner_loss
@@ -138,7 +140,11 @@ def test_entropy_is_in_nats_over_the_subset(problem: Problem) -> None:
     assert outer_step(problem, state, 0)["entropy"] == pytest.approx(expected, rel=1e-9)
 
 
-def test_the_outer_loss_by_hand(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("more", [{}, {"items": "both", "bias": True, "known": torch.arange(N) % 5 > 0}])
+def test_the_outer_loss_by_hand(
+    problem: Problem, small_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
+    problem = make_problem(small_model, N, D, problem.windows, problem.config, (6, 7, 5), **more)
     batch: dict[str, Any] = {}
     original = algorithm2.real_batch
 
@@ -151,6 +157,7 @@ def test_the_outer_loss_by_hand(problem: Problem, monkeypatch: pytest.MonkeyPatc
     state = _state(problem)
     found = algorithm2.outer_loss(problem, state, state.synthetic(), torch.arange(6))
     real, phi, teacher = batch["is"], state.phi, problem.teacher.model
+    assert not more or not set(real.unique[real.negatives].tolist()) & {0, 5, 10}  # they are not in training
     terms, squares, drawn = [], [], iter(real.negatives.tolist())
     E, E_real = phi.embed(real.unique), teacher.embed(real.unique).detach()
     for b in range(len(real.inputs)):
