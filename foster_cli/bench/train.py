@@ -57,7 +57,7 @@ def table(plan: TrainingBench) -> dict[str, Any]:
         metrics = m["metrics"]
         entries.append({
             "bundle": str(b.path), "data": m["data"]["name"], "method": m["method"], "budget": m["distill"]["budget"],
-            "encoder": m["model"]["encoder"] if m["model"]["items"] == "text" else "ids",
+            "encoder": "ids" if m["model"]["items"] == "id" else m["model"]["encoder"],
             "train_layers": m["model"]["train_layers"], "backbone": m["model"]["backbone"],
             "made_seconds": metrics.get("seconds_distill", metrics.get("seconds_select")), "rows": rows,
         })  # fmt: skip

@@ -40,7 +40,8 @@ def command(
 
     Makes a bundle for each row: the default settings (row foster) with one thing changed. All rows share seed 0 and
     one teacher. Then ranks the held-out cases with fresh models, beside baselines: random real sequences, all the
-    data, an untrained model, popularity, nearest texts. Gives 95 % intervals and paired differences.
+    data, an untrained model, the teacher's item embeddings alone, item kNN without and with titles, popularity,
+    nearest texts. Gives 95 % intervals and paired differences.
 
     Writes ablate.json, .csv, .md and .tex and the bundles into the folder. Finished work is cached there in cells/:
     after Ctrl-C, the same command continues.
@@ -78,7 +79,7 @@ def command(
     variants = ablation.variants(picked, begun.settings, bilevel)
     plan = Comparison(
         begun.data, begun.settings, variants, grid, seeds, ks, begun.session, begun.out,
-        ablation.pairs([v.name for v in variants]), models, split=split,
+        ablation.pairs([v.name for v in variants]), models, ablation.COMMON, split,
     )  # fmt: skip
     found = ablation.ablate(plan)
     write_table(found, shared.as_json(found), begun.out, "ablate", ABLATION)

@@ -32,8 +32,8 @@ def command(
     """Find out which way of shrinking a dataset is best on yours.
 
     Makes a bundle by each method (seed 0, one teacher). Chooses on validation the learning rate for training on each
-    bundle and on all the data. Then ranks the test split once with fresh models of each, beside an untrained model,
-    popularity and nearest texts.
+    bundle and on all the data. Then ranks the test split once with fresh models of each, beside rows that no method
+    decides: those of `foster eval` but random and id.
 
     Writes compare.json, .csv, .md and .tex and the bundles into the folder. Finished work is cached there in cells/:
     after Ctrl-C, the same command continues.

@@ -1,8 +1,7 @@
 """`foster ablate`: a table of variants that each change one part of the method (the paper's Table 3 and Figure 3).
 
 In: rows (`ablation_rows.py`), the settings that they change, data. Out: the JSON of the table. Rows are the variants of
-a `Comparison` (`plan.py`). The reference rows are random real sequences, all the data, an untrained model, popularity
-and nearest texts.
+a `Comparison` (`plan.py`). The reference rows are random real sequences and those in `COMMON`.
 """
 
 from __future__ import annotations
@@ -19,6 +18,9 @@ from foster_cli.evaluate.plan import Comparison, Variant, bilevel_variant, metho
 from foster_cli.evaluate.row import Row
 from foster_cli.runtime import machine
 from foster_cli.settings import DistillConfig, ModelConfig, Settings, positive
+
+#: The rows that belong to no variant.
+COMMON = ("full", "untrained", "item_factor", "item_knn", "knn_tfidf", "popularity", "text_similarity")
 
 
 def models(picked: list[Picked], model: ModelConfig) -> dict[ModelConfig, str]:

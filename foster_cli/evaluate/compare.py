@@ -58,6 +58,7 @@ class Learned(NamedTuple):
     peak_mb: float
     chosen: Any
     valid: float
+    processor: float
 
     def on(self, fresh: Recommender) -> Trained:
         """The trained model again, restored into `fresh`."""
@@ -197,7 +198,7 @@ class _Work:
             found = self.train_on(shrunk, rate, SEED, f"{name}, rate {rate:g}")
             if found.valid is not None and all(found.valid > other.valid for other in first.values()):
                 first.clear()
-                first[rate] = Learned(found.model.learnables(), *found[1:4], found.valid)
+                first[rate] = Learned(found.model.learnables(), *found[1:4], found.valid, found.processor)
             return found
 
         rate, valid = self.best_rate(

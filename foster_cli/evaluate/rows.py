@@ -109,6 +109,8 @@ def rows(
             if reason is None or len(names) == 1:
                 raise
         if reason is not None:
+            if len(names) == 1:
+                raise FosterError(f"--rows {name}: {reason}", f"name other rows, some of {','.join(ROWS)}")
             console.note(f"row {name} is left out: {reason}")
     return out
 

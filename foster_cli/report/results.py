@@ -19,7 +19,10 @@ EVALUATION = "eval.json"
 #: Every metric, time and memory is below it.
 LARGEST = 1e15
 NAMES = {
-    "synthetic": "synthetic", "full": "full data", "random": "random real", "untrained": "untrained",
+    "synthetic": "synthetic", "full": "full data", "text": "full data, texts only", "id": "full data, ids only",
+    "teacher": "teacher", "equal_compute": "full data, equal compute", "random": "random real",
+    "untrained": "untrained", "item_factor": "item factor alone", "item_knn": "item kNN",
+    "knn_tfidf": "item kNN and titles", "ease": "EASE", "recent_popularity": "recent popularity",
     "popularity": "popularity", "text_similarity": "text similarity",
 }  # fmt: skip
 

@@ -60,12 +60,15 @@ def means(found: dict[str, Any], row: str) -> list[float]:
 
 #: What time and the machine decide in a row.
 COSTS = ("train_seconds", "peak_mb", "select_seconds", "select_peak_mb", "seconds_per_outer_step")
+#: The row that trains for a measured time.
+TIMED = "equal_compute"
 
 
 def numbers(found: dict[str, Any]) -> dict[str, Any]:
-    """All of a table's JSON but times and memory."""
+    """All of a table's JSON but times, memory and the row that they decide."""
     rows = {name: {k: v for k, v in row.items() if k not in COSTS} for name, row in found["rows"].items()}
-    return {**found, "rows": rows}
+    rows.pop(TIMED, None)
+    return {**found, "rows": rows, "paired": {k: v for k, v in found["paired"].items() if TIMED not in k.split("-")}}
 
 
 def one_line(said: Said, *words: str) -> str:

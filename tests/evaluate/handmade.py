@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from foster_cli.data.windows import Cases, Protocol
-from foster_cli.evaluate.rows import HeldOut, Row
+from foster_cli.evaluate.row import HeldOut, Row
 
 
 def row_of(ranks: ArrayLike) -> Row:

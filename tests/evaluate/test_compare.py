@@ -19,8 +19,9 @@ from foster_cli.evaluate import compare
 from foster_cli.evaluate.bootstrap import Bootstrap
 from foster_cli.evaluate.cells import Cell, Cells
 from foster_cli.evaluate.compare import Shrunk, pairs
-from foster_cli.evaluate.plan import Comparison, method_variant
-from foster_cli.evaluate.rows import Trained, summarise
+from foster_cli.evaluate.plan import COMMON, Comparison, method_variant
+from foster_cli.evaluate.row import Trained
+from foster_cli.evaluate.summary import summarise
 from foster_cli.runtime import stream_seed
 from foster_cli.session import Session
 from foster_cli.settings import DistillConfig, ModelConfig, Settings, StudentConfig
@@ -82,7 +83,7 @@ def _choose(values: dict[float, float | None], tmp_path: Path, task: Task, monke
             raise NotFinite("the loss became nan", "use a lower learning rate")
         assert seed == 0
         model = SimpleNamespace(learnables=lambda: {"rate": rate})
-        return Trained(model, 1.0, 1.0, "step 5", value)  # type: ignore[arg-type]
+        return Trained(model, 1.0, 1.0, "step 5", value, 7.0)  # type: ignore[arg-type]
 
     monkeypatch.setattr(compare._Work, "train_on", train_on)
     plan = Comparison(task.data, IDS, (method_variant("random", IDS),), tuple(values), 1, (10,), Session(), tmp_path)
@@ -107,6 +108,8 @@ def test_the_best_rate_on_validation(
     assert found.rate == rate
     assert found.valid == {f"{k:g}": v for k, v in values.items()}
     assert found.first is not None and found.first.state == {"rate": rate} and found.first.valid == values[rate]
+    restored = found.first.on(SimpleNamespace(restore=lambda state: None))  # type: ignore[arg-type]
+    assert restored[1:] == (1.0, 1.0, "step 5", values[rate], 7.0)
     again = _choose(values, tmp_path, task, monkeypatch)  # its cells are read
     assert again == replace(found, first=None)
 
@@ -149,6 +152,7 @@ class _Recorded(Cells):
     def cell(self, name: str, fields: dict[str, Any], make: Any) -> Cell:
         self.names.append(self.path(name, fields).name)
         record = {"valid": 0.1, "coverage": 0.1, "train_seconds": 1.0, "peak_mb": 1.0, "chosen": None}
+        record["processor"] = 1.0
         return Cell(record, np.array([1.0]))
 
     def bundle(self, name: str, fields: dict[str, Any], make: Any) -> Any:
@@ -160,36 +164,40 @@ def test_what_decides_a_cell_decides_its_name(
     dataset_of: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every cell has a name of its own; another split or rate of the full data gives the cells it concerns others, and
-    so does another encoder, which one row reads where items are known by their ids."""
+    so does another encoder, which two rows read where items are known by their ids, or another row that says for how
+    long one of them trains."""
     encoder = SimpleNamespace(hash="one")
     monkeypatch.setattr(compare, "find_encoder", lambda *_: encoder)
     _stand_in(tmp_path)
     data = dataset_of([(0, 0, 0), (0, 1, 0), (1, 0, 0), (1, 1, 0)], 2, ["a", "b"])
     variants = tuple(method_variant(method, IDS) for method in ("foster", "random", "rollout", "td3"))
     plan = Comparison(data, IDS, variants, (1e-3, 3e-3), 1, (20, 10), Session(), tmp_path)
-    nothing: Any = SimpleNamespace(source=None)  # a task that no cell of these reads
+    nothing: Any = SimpleNamespace(model=IDS.model)  # a task that no cell of these reads otherwise
     base, tasks, test = {IDS.model: plan.base(IDS.model)}, {IDS.model: nothing}, held_out_of([0])
 
-    def names(split: str, full: float) -> list[str]:
+    def names(split: str, full: float, first: int = 0) -> list[str]:
         cells = _Recorded(tmp_path, SILENT)
         cells.names.clear()
         work = compare._Work(replace(plan, split=split), cells, base, tasks)
-        for variant in variants:
-            work.variant_row(work.choose_rate(work.shrink(variant)), test)
-        work.common_rows(test, {IDS.model: full})
+        made = [work.choose_rate(work.shrink(variant)) for variant in variants]
+        for shrunk in made:
+            work.variant_row(shrunk, test)
+        work.common_rows(test, {IDS.model: full}, made[first], 1.0)
         return list(cells.names)
 
     plain = names("test", 1e-3)
-    assert len(set(plain)) == len(plain) == 4 * 4 + 4
+    common = [f"{name}-s0" for name in COMMON if name != "text"]
+    assert len(set(plain)) == len(plain) == 4 * 4 + len(common)
     assert names("test", 1e-3) == plain
     changed = [a.rsplit("-", 1)[0] for a, b in zip(plain, names("test", 3e-3), strict=True) if a != b]
-    assert changed == ["full-s0"]
+    assert changed == ["full-s0", "teacher-s0", "equal_compute-s0", "item_factor-s0"]
     changed = [a.rsplit("-", 1)[0] for a, b in zip(plain, names("valid", 1e-3), strict=True) if a != b]
-    assert changed == ["foster-s0", "random-s0", "rollout-s0", "td3-s0", "full-s0", "untrained-s0", "popularity-s0",
-                       "text_similarity-s0"]  # fmt: skip
+    assert changed == ["foster-s0", "random-s0", "rollout-s0", "td3-s0", *common]
+    changed = [a.rsplit("-", 1)[0] for a, b in zip(plain, names("test", 1e-3, first=1), strict=True) if a != b]
+    assert changed == ["equal_compute-s0"]
     encoder.hash = "another"
     changed = [a.rsplit("-", 1)[0] for a, b in zip(plain, names("test", 1e-3), strict=True) if a != b]
-    assert changed == ["text_similarity-s0"]
+    assert changed == ["knn_tfidf-s0", "text_similarity-s0"]
 
 
 def test_where_a_distillation_ended_decides_no_training(tmp_path: Path) -> None:

@@ -18,17 +18,10 @@ from scipy import stats
 from foster_cli.data.schema import Dataset
 from foster_cli.data.windows import Cases, Protocol, evaluation_cases
 from foster_cli.errors import FosterError
-from foster_cli.evaluate.rows import (
-    ROWS,
-    Row,
-    check_rows,
-    held_out,
-    popularity_row,
-    profiles,
-    rows,
-    summarise,
-    text_row,
-)
+from foster_cli.evaluate.references import SEEDED, popularity_row, profiles, text_row
+from foster_cli.evaluate.row import Row, held_out
+from foster_cli.evaluate.rows import DEFAULT, ROWS, check_rows, rows
+from foster_cli.evaluate.summary import summarise
 from foster_cli.settings import DistillConfig, Settings, StudentConfig, TrainConfig
 from foster_cli.synthetic.reading import SyntheticSet
 from foster_cli.synthetic.subset import uniform_subset
@@ -250,7 +243,7 @@ def test_all_rows_are_ranked_on_the_same_cases(task: Task) -> None:
     assert list(found) == list(ROWS)  # in the table's order, whatever was asked for
     cases = len(_plain_cases(task.data, 2))
     for name, row in found.items():
-        seeds = 1 if name in ("popularity", "text_similarity") else 2
+        seeds = 2 if name in (*SEEDED, "synthetic", "random") else 1
         assert row.ranks.shape == (seeds, cases)
         assert row.ranks.min() >= 1 and row.ranks.max() <= 30
         assert all(0 < share <= 1 for share in row.coverage)
@@ -277,6 +270,7 @@ def test_rows_of_training_choose_on_validation_alone(task: Task) -> None:
 
 
 def test_row_names_are_checked() -> None:
-    assert check_rows(ROWS) == ROWS
+    assert check_rows(ROWS) == check_rows(("all",)) == ROWS
+    assert set(ROWS) - set(DEFAULT) == {"id"}
     with pytest.raises(FosterError, match=r"--rows fulll.*full"):
         check_rows(("full", "fulll"))

@@ -14,7 +14,7 @@ from handmade import held_out_of, row_of
 
 from foster_cli.evaluate.compare import pairs
 from foster_cli.evaluate.formats import md_escape, metrics, ranked_words, tex_escape, to_csv, to_md, to_tex
-from foster_cli.evaluate.rows import summarise
+from foster_cli.evaluate.summary import summarise
 
 HOSTILE = [
     "a_b & 50% $x$ #1 {y} ~^\\",
