@@ -143,7 +143,7 @@ class Influence:
 
         def of(parameters: Vector) -> Tensor:
             named = dict(zip(self.names, parameters, strict=True))
-            H = self.model.outputs(functional_call(self.model.sequence, named, (E[:, :-1],)))
+            H = self.model.outputs(functional_call(self.model.sequence, named, (self.model.read(E[:, :-1]),)))
             return sample_losses((H * E[:, 1:]).sum(-1), H @ self.E[self.negatives].T, batch, self.loss)
 
         return of

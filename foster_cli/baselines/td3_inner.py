@@ -115,7 +115,7 @@ def outputs_at(model: Recommender, x: Tensor, at: list[int]) -> Tensor:
     sequence = model.sequence
     if type(sequence) is not SASRec:
         return model(x)[:, at]
-    x = sequence.dropout(x * sequence.scale + sequence.position[: x.shape[1]])
+    x = sequence.dropout(sequence.placed(model.read(x)))
     blocks = list(sequence.blocks)
     for i, block in enumerate(blocks):
         assert isinstance(block, Block)

@@ -28,7 +28,7 @@ def command(
     seeds: Seeds = 3,
     k: K = "10,20",
     backbone: Annotated[
-        str | None, opt("--backbone", "Train with another: sasrec-relative, sasrec, gru4rec, bert4rec, narm, hstu or ligr.")
+        str | None, opt("--backbone", "Train another: sasrec-relative, sasrec, gru4rec, bert4rec, narm, hstu or ligr.")
     ] = None,
     encoder: Annotated[
         str | None, opt("--encoder", "Train all rows with another text encoder: minilm, tinybert, a folder, org/name.")
@@ -64,9 +64,11 @@ def command(
 ) -> None:
     """Train fresh models on the synthetic set and compare them on the test split, over all items.
 
-    Rows: the synthetic set (or a coreset's real sequences), all the data, random real sequences at the same
-    budget, an untrained model, popularity, nearest texts. 95 % intervals and paired differences by bootstrap
-    over users and seeds.
+    Rows: the synthetic set (or a coreset's real sequences); all the data (full, text, id), the teacher, all the data
+    for as long as the set took (equal_compute); random real sequences at the same budget; an untrained model, alone
+    and with the teacher's item embeddings (item_factor); models that count (item_knn, knn_tfidf, ease,
+    recent_popularity, popularity); nearest texts. 95 % intervals and paired differences by bootstrap over users and
+    seeds.
 
     The recommenders have the bundle's settings. The options from --backbone to --precision change them, to try the
     set on other models. Those may need more steps: --student-steps, --student-patience. Validation ranks as the test

@@ -1,7 +1,7 @@
 """The recommender phi: a backbone, and item embeddings (from texts, a vector per item, or both), in and out.
 
 `embed(items (B,)) -> E (B, d)`; `forward(X (B, l, d)) -> H (B, l, d)`; the score of an item is H . e.
-With `bias`, the last coordinate of every output is 1, so the last coordinate of e is the item's bias.
+With `bias`, the last coordinate of every output is 1, so the last coordinate of e is the item's bias; it is not read.
 """
 
 from __future__ import annotations
@@ -118,15 +118,19 @@ class Recommender(nn.Module):
         return torch.cat([self.embed(part) for part in index.split(block)])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.outputs(self.sequence(x))
+        return self.outputs(self.sequence(self.read(x)))
 
     def at(self, x: Tensor, chosen: Tensor) -> Tensor:
         """H (P, d) at the P positions where `chosen` (B, l) bool is true, row by row."""
-        return self.outputs(self.sequence.at(x, chosen))
+        return self.outputs(self.sequence.at(self.read(x), chosen))
 
     def last(self, x: Tensor, last: Tensor) -> Tensor:
         """H (B, d) at positions `last` (B,)."""
-        return self.outputs(self.sequence.last(x, last))
+        return self.outputs(self.sequence.last(self.read(x), last))
+
+    def read(self, x: Tensor) -> Tensor:
+        """What the backbone reads of item embeddings x (..., d): with a bias, 0 stands in the place of the bias."""
+        return F.pad(x[..., :-1], (0, 1)) if self.bias else x
 
     def outputs(self, h: Tensor) -> Tensor:
         """H (..., d) of the backbone's outputs h: with a bias, 1 stands in the place of the last coordinate."""

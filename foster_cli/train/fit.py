@@ -64,7 +64,7 @@ class Fit:
 @dataclass(frozen=True)
 class Pool:
     """The items that may be negatives: `items` (k,), those that occur in training. `share` (n,): each item's share of
-    the interactions in the training windows, for the correction of in-batch negatives."""
+    the targets of the training windows, for the correction of in-batch negatives."""
 
     items: Int
     share: Float
@@ -72,8 +72,15 @@ class Pool:
     @classmethod
     def of(cls, model: Recommender, windows: Windows) -> Pool:
         """The pool of `model`; nobody could have had the other items, so that they are not pushed down."""
-        count = np.bincount(windows.items[windows.items >= 0], minlength=model.n)
+        targets = windows.items[:, 1:][target_positions(windows)]
+        count = np.bincount(targets, minlength=model.n)
         return cls(trained_items(model), count / max(1, count.sum()))
+
+
+def target_positions(windows: Windows) -> npt.NDArray[np.bool_]:
+    """(W, L): the positions whose next item is a target."""
+    found = windows.items[:, 1:] >= 0
+    return found if windows.first is None else found & (np.arange(found.shape[1]) >= windows.first[:, None])
 
 
 def trained_items(model: Recommender) -> Int:
@@ -134,9 +141,7 @@ def real_batch(
     """
     size = int(windows.lengths.max())
     items = windows.items[:, :size]
-    valid = items[:, 1:] >= 0
-    if windows.first is not None:
-        valid &= np.arange(size - 1) >= windows.first[:, None]
+    valid = target_positions(windows)[:, : size - 1]
     if predicted < 1.0:
         valid = some_positions(valid, predicted, rng)
     targets = items[:, 1:][valid]
@@ -392,9 +397,9 @@ def fit_real(
             fit.processor += time.process_time() - before
             if epoch % check_every and fit.processor < seconds:
                 continue
-            store.saw(epoch, best.model)
             stale = best.stale
             best.check(epoch, loss=float(np.mean(losses)))
+            store.saw(epoch, best.model)
             losses = []
             if not training.settled():
                 best.stale = min(best.stale, stale)

@@ -40,9 +40,7 @@ def verdict(task: Task, teacher: Recommender, seed: int) -> str | None:
         "an untrained model": recall(score_model(task.fresh(seed), valid), 10),
         "item kNN": recall(item_knn.fit(task.data).ranks(valid), 10),
     }
-    behind = [
-        f"{name} ({hits.mean():.4f})" for name, hits in others.items() if not beyond_noise(own, hits, valid.user)
-    ]
+    behind = [f"{name} ({hits.mean():.4f})" for name, hits in others.items() if not beyond_noise(own, hits, valid.user)]
     if not behind:
         return None
     return (

@@ -27,11 +27,11 @@ def model(small_model: Callable[..., Any]) -> Any:
 
 
 def _cases(seen: bool, seed: int = 0, count: int = C) -> Cases:
-    """Random histories of items in training, and any targets; with `seen`, the history and some more is left out, even
-    the target."""
+    """Random histories and targets, of items in training and new ones; with `seen`, the history and some more is left
+    out, even the target."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, L + 1, count)
-    history = np.where(np.arange(L) < lengths[:, None], rng.choice(np.flatnonzero(KNOWN), (count, L)), -1)
+    history = np.where(np.arange(L) < lengths[:, None], rng.integers(0, N, (count, L)), -1)
     rows = [np.r_[h[h >= 0], rng.integers(0, N, rng.integers(0, 4))] for h in history]
     row = np.arange(count)
     out = (np.concatenate(rows), np.r_[0, np.cumsum([len(r) for r in rows])]) if seen else None
