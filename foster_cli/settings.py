@@ -170,8 +170,8 @@ class DistillConfig:
     budget: int = option(20, "M, sequences to make or choose; more come closer to the full data.", "--budget", READERS)
     length: int = option(20, "L, positions of a sequence, synthetic or real; fewer save memory.", "--length", READERS)
     teacher: str = option(
-        "own", "Who answers at the start: own (the recommender), or A,B of both, text, id, item_knn, ease, tfidf, "
-        "mixed as validation says.", "--teacher",
+        "own", "Who answers at the start: own (the recommender), or several (A,B) of both, text, id, item_knn, ease, "
+        "tfidf; validation chooses their weights.", "--teacher",
     )  # fmt: skip
     steps: int = option(200, "K, outer steps; 0 returns the starting point, for a quick look.", "--steps", TABLES)
     targets: str = option(

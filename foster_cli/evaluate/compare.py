@@ -45,6 +45,8 @@ from foster_cli.train.task import Task, make_task
 PER_MODEL = ("full", "untrained")
 #: The rows that belong to no variant and depend on the learning rate on all the data.
 TRAINED = ("full", "text", "id", "teacher", "equal_compute", "item_factor")
+#: Those of what was distilled, with the rate it was trained at.
+DISTILLED = ("teacher", "item_factor")
 #: Validation R@10 for each learning rate, as text; None: training became NaN.
 ByRate = dict[str, float | None]
 
@@ -274,10 +276,11 @@ class _Work:
         for name in self.plan.common:
             for model in self.plan.models if name in PER_MODEL else list(self.plan.models)[:1]:
                 row, reason = f"{name}{self.plan.models[model]}" if name in PER_MODEL else name, None
+                rate = self.plan.settings.train.lr if name in DISTILLED else rates[model]
                 sources = Sources(
                     self.tasks[model],
                     test,
-                    replace(self.plan.settings.train, lr=rates[model]),
+                    replace(self.plan.settings.train, lr=rate),
                     SEED,
                     self.plan.settings.distill.teacher,
                     seconds,
@@ -302,7 +305,7 @@ class _Work:
             return as_cell(REFERENCES[name](sources, seed))
 
         known = with_rate(self.base[model], sources.train.lr) if name in TRAINED else self.base[model]
-        if name in ("text_similarity", "knn_tfidf") and model.items == "id":  # only these rows read texts
+        if name == "text_similarity" and model.items == "id":  # the only row that reads the encoder's vectors
             known = {**known, "texts": find_encoder(model.encoder, model.pooling).hash}
         if name == "equal_compute" and first is not None:
             known = {**known, "as_long_as": first.training_fields(first.rate, SEED)}

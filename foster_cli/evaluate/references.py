@@ -26,7 +26,7 @@ from foster_cli.ranking.full import last_outputs, ranks
 from foster_cli.runtime import peak_memory_mb, reset_peak
 from foster_cli.settings import TrainConfig
 from foster_cli.train.anchors import full_teacher
-from foster_cli.train.fit import fit_real, validate
+from foster_cli.train.fit import Best, Fit, fit_real
 from foster_cli.train.mixture import mixture_of
 from foster_cli.train.task import Task
 
@@ -58,10 +58,10 @@ def full_model(task: Task, train: TrainConfig, seed: int) -> Trained:
 
 
 def untrained_model(task: Task, seed: int) -> Trained:
-    """A fresh model."""
-    model = task.fresh(seed)
-    valid = validate(model, task.valid)["R@10"]
-    return Trained(model, 0.0, peak_memory_mb(task.device), None, valid)
+    """A fresh model, with the offset of new items that validation chooses, as for every trained one."""
+    model, fit = task.fresh(seed), Fit()
+    Best(model, task.valid, fit).begin()
+    return Trained(model, 0.0, peak_memory_mb(task.device), None, fit.untrained["R@10"])
 
 
 def popularity_row(task: Task, test: HeldOut) -> Row:

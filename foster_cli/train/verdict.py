@@ -14,6 +14,7 @@ from foster_cli.models.recommender import Recommender
 from foster_cli.neighbours import item_knn
 from foster_cli.ranking.full import score_model
 from foster_cli.ranking.metrics import recall
+from foster_cli.train.fit import Best, Fit
 from foster_cli.train.task import Task
 
 Float = npt.NDArray[np.float64]
@@ -35,9 +36,10 @@ def beyond_noise(first: Float, second: Float, users: npt.NDArray[np.int64]) -> b
 def verdict(task: Task, teacher: Recommender, seed: int) -> str | None:
     """A line that names the rows which the teacher does not beat in validation R@10, with what to try."""
     valid = task.valid
-    own = recall(score_model(teacher, valid), 10)
+    own, untrained = recall(score_model(teacher, valid), 10), task.fresh(seed)
+    Best(untrained, valid, Fit()).begin()  # chooses its offset
     others = {
-        "an untrained model": recall(score_model(task.fresh(seed), valid), 10),
+        "an untrained model": recall(score_model(untrained, valid), 10),
         "item kNN": recall(item_knn.fit(task.data).ranks(valid), 10),
     }
     behind = [f"{name} ({hits.mean():.4f})" for name, hits in others.items() if not beyond_noise(own, hits, valid.user)]
