@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from calling import Foster, numbers, read_json
 from spying import never, spy
-from watching import trainings
+from watching import TRAINING, trainings
 
 import foster_cli
 from foster_cli.errors import FosterError
@@ -53,15 +53,10 @@ def swept(folder: Path, foster: Foster, common: tuple[str | Path, ...]) -> Path:
     return out
 
 
-#: Whatever trains or makes something for a table.
-TRAINING = ("rows.fit_synthetic", "rows.fit_real", "rows.full_teacher", "compare.run", "compare.run_coreset",
-            "compare.model_row")  # fmt: skip
-
-
 def test_what_an_ablation_writes(ablated: Path) -> None:
     found = read_json(ablated / "ablate.json")
     rows = found["rows"]
-    assert list(rows) == [*ROWS.split(","), "random", "full", "untrained", "popularity", "text_similarity"]
+    assert list(rows) == [*ROWS.split(","), "random", *ablation.COMMON]
     assert list(found["paired"]) == [
         "bilevel-foster", "kmeans-foster", "start_only-foster", "foster-full", "bilevel-full", "kmeans-full",
         "start_only-full", "random-full", "foster-random",
@@ -187,7 +182,7 @@ def test_rows_with_several_layers(foster: Foster, folder: Path, common: tuple[st
     found = json.loads(text)
     assert list(found["rows"]) == [
         "start_only@last", "start_only@none", "random@last", "random@none", "full@last", "full@none", "untrained@last",
-        "untrained@none", "popularity", "text_similarity",
+        "untrained@none", *ablation.COMMON[2:],
     ]  # fmt: skip
     assert list(found["paired"])[:2] == ["start_only@last-full@last", "start_only@none-full@none"]
     assert found["split"] == "valid"

@@ -9,6 +9,13 @@ from typing import Any
 import pytest
 from spying import spy
 
+#: Whatever trains or makes something for a table, below `foster_cli.evaluate`.
+TRAINING = (
+    "rows.fit_synthetic", "rows.fit_real", "references.full_teacher", "references.fit_real", "references.mixture_of",
+    "references.counting_row", "references.ranked", "compare.run", "compare.run_coreset", "compare.model_row",
+    "references.model_row",
+)  # fmt: skip
+
 
 def trainings(
     patch: pytest.MonkeyPatch, owner: ModuleType, stop: Callable[[str], bool] = lambda label: False
