@@ -52,10 +52,11 @@ class Task:
         return evaluation_cases(self.data, split, self.length, self.protocol)
 
     def known_by(self, items: str) -> Task:
-        """The task of a recommender that knows items by `items` (`ModelConfig.items`), and is the same otherwise."""
+        """The task of a recommender that knows items by `items` (`ModelConfig.items`), and is the same otherwise, also
+        in its width."""
         if items == self.model.items:
             return self
-        model = replace(self.model, items=items)
+        model = replace(self.model, items=items, width=self.fresh(0).width)
         if items == "id":  # these are for texts
             model = replace(model, train_layers="none", lora=None, lora_alpha=None, pooling=None, cache_precision=None)
         return make_task(self.data, model, self.length, self.session, RankingConfig(**asdict(self.protocol)))
