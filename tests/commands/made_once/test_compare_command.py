@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ import pandas as pd
 import pytest
 from calling import Foster, numbers
 from spying import never, spy
-from watching import trainings
+from watching import TRAINING, trainings
 
 import foster_cli
+from foster_cli.baselines import METHODS as KNOWN
 from foster_cli.errors import FosterError
 from foster_cli.evaluate import compare
-from foster_cli.evaluate.plan import Comparison
+from foster_cli.evaluate.plan import COMMON, Comparison
 from foster_cli.settings import (
     DistillConfig,
     ModelConfig,
@@ -53,9 +55,15 @@ def done(folder: Path, foster: Foster, options: tuple[str | Path, ...]) -> Path:
     return out
 
 
+def few_rows(patch: pytest.MonkeyPatch, *names: str) -> None:
+    """From now on a comparison makes only these of the rows that belong to no method."""
+    real = compare.compare_methods
+    patch.setattr(compare, "compare_methods", lambda plan: real(replace(plan, common=names)))
+
+
 def test_what_is_written(done: Path) -> None:
     found = json.loads((done / "compare.json").read_text(encoding="utf-8"))
-    assert list(found["rows"]) == [*METHODS.split(","), "full", "untrained", "popularity", "text_similarity"]
+    assert list(found["rows"]) == [*METHODS.split(","), *COMMON]
     assert list(found["paired"]) == [
         "foster-full", "random-full", "kcenter-full", "foster-random", "kcenter-random", "foster-kcenter"
     ]  # fmt: skip
@@ -81,9 +89,8 @@ def test_what_is_written(done: Path) -> None:
 def test_the_second_run_trains_nothing(
     foster: Foster, done: Path, options: tuple[str | Path, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for where in ("evaluate.rows.fit_synthetic", "evaluate.rows.fit_real", "evaluate.rows.full_teacher",
-                  "evaluate.compare.run", "evaluate.compare.run_coreset", "evaluate.compare.model_row"):  # fmt: skip
-        monkeypatch.setattr(f"foster_cli.{where}", never)
+    for where in TRAINING:
+        monkeypatch.setattr(f"foster_cli.evaluate.{where}", never)
     before = {p.name: p.read_bytes() for p in done.glob("compare.*")}
     code, out, err = foster("compare", *options, "--json")
     assert code == 0, err
@@ -95,28 +102,30 @@ def test_the_second_run_trains_nothing(
 
 
 def test_all_the_data_train_at_the_rate_that_validation_chose(
-    foster: Foster, folder: Path, shop: Path, mean_encoder: Path
+    foster: Foster, folder: Path, shop: Path, mean_encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beside `foster distill`'s own teacher at either rate: validation picks the better, the row has its ranks."""
+    few_rows(monkeypatch, "full")
     found, teacher = {}, {}
-    for rates in ("1e-3", "1e-2", "1e-3,1e-2"):
+    long = (*SIZE[:4], "--epochs", "6", "--k-core", "2", "--width", "8", "--draws", "1")
+    for rates in ("1e-3", "3e-2", "1e-3,3e-2"):
         out = folder / f"full-{rates}"
         code, _, err = foster(
-            "compare", shop, "--methods", "random", *SIZE, "--rates", "1e-3", "--seeds", "1", "--full-rates", rates,
+            "compare", shop, "--methods", "random", *long, "--rates", "1e-3", "--seeds", "1", "--full-rates", rates,
             "--encoder", mean_encoder, "--out", out,
         )  # fmt: skip
         assert code == 0, err
         found[rates] = json.loads((out / "compare.json").read_text(encoding="utf-8"))["rows"]["full"]
-    for rate in ("1e-3", "1e-2"):
-        code, _, err = foster("distill", shop, "--method", "random", *SIZE[:8], "--lr", rate, "--width", "8",
+    for rate in ("1e-3", "3e-2"):
+        code, _, err = foster("distill", shop, "--method", "random", *long[:-2], "--lr", rate,
                               "--encoder", mean_encoder, "--out", folder / f"lr-{rate}")  # fmt: skip
         assert code == 0, err
         teacher[rate] = foster_cli.load(folder / f"lr-{rate}").manifest["metrics"]["full_valid_R@10"]
-    assert list(found["1e-3,1e-2"]["valid_by_rate"].values()) == pytest.approx(list(teacher.values()), rel=1e-12)
+    assert list(found["1e-3,3e-2"]["valid_by_rate"].values()) == pytest.approx(list(teacher.values()), rel=1e-12)
     best = max(teacher, key=lambda rate: teacher[rate])
-    assert found["1e-3,1e-2"]["rate"] == float(best)
-    assert found["1e-3,1e-2"]["R@10"] == found[best]["R@10"]
-    assert found["1e-3"]["R@10"] != found["1e-2"]["R@10"]  # else this says nothing
+    assert found["1e-3,3e-2"]["rate"] == float(best)
+    assert found["1e-3,3e-2"]["R@10"] == found[best]["R@10"]
+    assert found["1e-3"]["R@10"] != found["3e-2"]["R@10"]  # else this says nothing
 
 
 def test_an_interruption_loses_nothing(
@@ -162,17 +171,19 @@ def test_a_damaged_cell_is_made_again(foster: Foster, done: Path, options: tuple
 def test_one_method_as_distill_and_eval_give_it(
     foster: Foster, folder: Path, shop: Path, mean_encoder: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the rate of the defaults: the same bundle and the same numbers."""
+    """With the rate of the defaults, for the synthetic set or for real data: the same bundle and the same numbers."""
     from foster_cli.baselines import td3
 
+    few_rows(monkeypatch, "popularity")
     monkeypatch.setattr(td3, "TD3Config", partial(td3.TD3Config, inner_steps=6, window=3, real_batch=16))
     out, bundle = folder / f"one-{method}", folder / f"alone-{method}"
     common = (*SIZE, "--encoder", mean_encoder)
-    rest = ("--rates", "1e-3", "--seeds", "2", "--methods", method, "--out", out, "--json", "--k", "5")
+    rate = TrainConfig.lr if KNOWN[method].real else StudentConfig.lr
+    rest = ("--rates", f"{rate:g}", "--seeds", "2", "--methods", method, "--out", out, "--json", "--k", "5")
     code, text, err = foster("compare", shop, *common, *SHORT, *rest)
     assert code == 0, err
     found = json.loads(text)["rows"][method]
-    assert found["rate"] == 1e-3 and found["valid_by_rate"] == {}
+    assert found["rate"] == rate and found["valid_by_rate"] == {}
     given = {"foster": SHORT, "kcenter": (), "rollout": SHORT[2:], "td3": SHORT}[method]
     size = SIZE if method in ("foster", "rollout") else SIZE[:-2]  # the others refuse --draws
     code, _, err = foster(
@@ -194,19 +205,20 @@ def test_one_method_as_distill_and_eval_give_it(
 
 
 def test_items_by_id_and_another_rate_are_other_cells(foster: Foster, folder: Path, shop: Path) -> None:
-    """No encoder is read: text similarity is left out with a note. Bundle and common rows are not made again."""
+    """No encoder is read: text similarity is left out with a note, and so is the row of texts. Bundle and common rows
+    are not made again, but for the one that trains as long as the method's row takes."""
     common = (shop, "--methods", "random", *SIZE, "--seeds", "1", "--items", "id", "--encoder", folder / "none",
               "--full-rates", "1e-3")  # fmt: skip
     code, text, err = foster("compare", *common, "--rates", "1e-3", "--out", folder / "ids", "--json")
     assert code == 0, err
-    assert "row text_similarity is left out" in err
-    assert list(json.loads(text)["rows"]) == ["random", "full", "untrained", "popularity"]
+    assert "row text_similarity is left out" in err and "row text is left out: without texts" in err
+    assert list(json.loads(text)["rows"]) == ["random", *[x for x in COMMON if x not in ("text", "text_similarity")]]
     cells = {p.name for p in (folder / "ids" / "cells").iterdir()}
     code, text, err = foster("compare", *common, "--rates", "1e-2", "--out", folder / "ids", "--json")
     assert code == 0, err
     assert json.loads(text)["rows"]["random"]["rate"] == 1e-2
     added = {p.name for p in (folder / "ids" / "cells").iterdir()} - cells
-    assert len(added) == 2 and all(name.startswith("random-s0-") for name in added)
+    assert sorted(name.rsplit("-", 1)[0] for name in added) == ["equal_compute-s0"] * 2 + ["random-s0"] * 2
 
 
 def test_what_is_typed_reaches_the_plan(
