@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -220,11 +221,11 @@ def _shop(new: list[bool], tests: list[int]) -> list[tuple[int, int, int]]:
 @pytest.mark.parametrize(
     ("new", "expected"),
     [
-        ([False, False, True, False, True, True, False, True], 1.0),  # 1/4, then 3/4: 3/4 + 3/2 * 1/2 is beyond 1
-        ([True] + 9 * [False] + [True, True] + 8 * [False], 0.2 + 1.5 * 0.1),
+        ([False, False, True, False, True, True, False, True], 1.0),  # 1/4, then 3/4: power 1, 3/2 is beyond 1
+        ([True] + 9 * [False] + [True, True] + 8 * [False], 0.2 * 2 ** (math.log(2) / math.log(3))),
         ([True, True, False, False, False, False], 2 / 6),  # fewer and fewer: the share of validation
         ([False, True, True, False], 0.5),
-        ([False, True, False], 1.0),  # halves of one and two: 0 and 1/2, so 5/4
+        ([False, True, False], 1.0),  # halves of one and two: 0 and 1/2, the steepest power
         ([True, False, True], 2 / 3),
         ([True], 1.0),
         ([False], 0.0),
