@@ -123,7 +123,7 @@ def test_ctrl_c_and_on(foster: Foster, data: Path, whole: Path, cut: Path) -> No
     assert said.code == 2 and "--resume cut" in said.err
     for options, words in (
         (("--steps", "13"), ("--steps 13", "began with 8")), (("--items", "text"), ("--items text", "id")),
-        (("--student-items", "all"), ("--student-items all",)), (("--lr", "0.5"), ("--lr 0.5", "0.001")),
+        (("--student-items", "all"), ("--student-items all",)), (("--lr", "0.5"), ("--lr 0.5", "began with 0.003")),
         (("--k-core", "2"), ("--k-core 2", "None")), (("--method", "td3"), ("--method td3", "foster")),
         (("--out", "x"), ("--out",)), (("--extend", "2"), ("not finished",)), (("--no-cache",), ("--cache",)),
         (("--seed", "1"), ("--seed 1", "began with 0")),
