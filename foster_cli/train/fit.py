@@ -231,6 +231,15 @@ class Best:
         model.eval()
         self.fit.valid = self._all(self.fit.best)
 
+    def sampled(self) -> str:
+        """What the sampled cases said of the best state, with the standard error, and what all cases say."""
+        value = next(row["R@10"] for row in self.fit.history if row["at"] == self.fit.best)
+        error = math.sqrt(value * (1.0 - value) / len(self.some))
+        return (
+            f"validation R@10 {value:.4f} ± {error:.4f} on the {len(self.some):,} cases that chose the state, "
+            f"{self.fit.valid['R@10']:.4f} on all {len(self.cases):,}"
+        )
+
     def _all(self, at: int) -> dict[str, float]:
         """R@10 and N@10 of the present state, validated after `at` epochs, over all cases."""
         if self.sample:
@@ -408,4 +417,6 @@ def fit_real(
                 store.write({"epoch": epoch, "seconds": taken, "state": training.state_dict()})
     best.finish(model)
     fit.seconds = earlier + time.perf_counter() - began
+    if best.sample:
+        stage.note(best.sampled())
     return fit
