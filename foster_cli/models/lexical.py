@@ -29,6 +29,7 @@ def lexical_vectors(texts: list[str], dimensions: int) -> Tensor | None:
     f = min(dimensions, X.shape[0] - 1, X.shape[1] - 1)
     if f < 1:
         return None
-    vectors = TruncatedSVD(f, random_state=0).fit_transform(X)
+    with np.errstate(divide="ignore", invalid="ignore"):  # equal texts have no variance to share
+        vectors = TruncatedSVD(f, random_state=0).fit_transform(X)
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return torch.from_numpy((vectors / np.where(length > 1e-9, length, np.inf)).astype(np.float32))

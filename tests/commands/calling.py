@@ -47,9 +47,14 @@ def distilled(foster: Foster, data: Path, *options: Any, out: str = "bundle") ->
     return read_json(Path(out, "bundle.json"))
 
 
+#: Rows that are made in seconds: the most important ones, and one that reads texts.
+FEW_ROWS = ("synthetic", "full", "random", "untrained", "item_factor", "popularity", "text_similarity")
+
+
 def evaluated(foster: Foster, *options: Any, bundle: str = "bundle") -> dict[str, Any]:
-    """The JSON of `foster eval` with one seed."""
-    found: dict[str, Any] = json.loads(ok(foster("eval", bundle, "--seeds", "1", "--json", *options)))
+    """The JSON of `foster eval` with one seed, of `FEW_ROWS` unless `options` say otherwise."""
+    few = ("--seeds", "1", "--rows", ",".join(FEW_ROWS), "--json")
+    found: dict[str, Any] = json.loads(ok(foster("eval", bundle, *few, *options)))
     return found
 
 

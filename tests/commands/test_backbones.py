@@ -9,14 +9,16 @@ import json
 from pathlib import Path
 
 import pytest
-from calling import Foster, distilled, evaluated, means
+from calling import FEW_ROWS, Foster, distilled, evaluated, means
 from safetensors.torch import load_file
 
-from foster_cli.evaluate.rows import ROWS
+from foster_cli.evaluate.rows import DEFAULT
 from foster_cli.models import recommender, source
 from foster_cli.models.backbones import BACKBONES
+from foster_cli.settings import ModelConfig
 
-TRAINED = ("synthetic", "full", "random", "untrained")
+TRAINED = ("synthetic", "full", "untrained")
+OWN = ModelConfig.backbone
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -24,8 +26,8 @@ def test_distill_and_evaluate_with_every_backbone(foster: Foster, data: Path, en
     manifest = distilled(foster, data, "--encoder", encoder, "--backbone", backbone)
     assert manifest["model"]["backbone"] == backbone
     assert not manifest["metrics"]["stopped"]
-    found = evaluated(foster)
-    assert set(found["rows"]) == set(ROWS)
+    found = evaluated(foster, "--rows", "synthetic,full,untrained,item_factor")
+    assert list(found["rows"]) == ["synthetic", "full", "untrained", "item_factor"]
     assert found["backbone"] == {"distilled": backbone, "evaluated": backbone}
 
 
@@ -33,26 +35,27 @@ def test_distilled_with_one_and_evaluated_with_each_other(
     foster: Foster, data: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     distilled(foster, data, "--encoder", encoder)
-    own = evaluated(foster)
+    rows = ("--rows", ",".join((*TRAINED, "popularity", "text_similarity")))
+    own = evaluated(foster, *rows)
     trained: list[str] = []
     make = recommender.make_backbone
     monkeypatch.setattr(recommender, "make_backbone", lambda name, *a: trained.append(name) or make(name, *a))
     for backbone in BACKBONES:
         trained.clear()
-        found = evaluated(foster, "--backbone", backbone)
+        found = evaluated(foster, *rows, "--backbone", backbone)
         assert set(trained) == {backbone} and len(trained) >= len(TRAINED)
-        assert found["backbone"] == {"distilled": "sasrec", "evaluated": backbone}
+        assert found["backbone"] == {"distilled": OWN, "evaluated": backbone}
         assert found["settings"]["model"] == {**own["settings"]["model"], "backbone": backbone}
         for name in ("popularity", "text_similarity"):  # no backbone in these
             assert means(found, name) == means(own, name)
-        if backbone == "sasrec":
+        if backbone == OWN:
             assert all(means(found, name) == means(own, name) for name in TRAINED)
         if backbone in ("gru4rec", "narm"):  # without a residual path no start hands the last item through
             assert all(means(found, name) != means(own, name) for name in TRAINED)
     table = foster("eval", "bundle", "--seeds", "1", "--rows", "untrained", "--backbone", "narm")
-    assert table.code == 0 and "distilled with sasrec, evaluated with narm" in " ".join(table.out.split())
+    assert table.code == 0 and f"distilled with {OWN}, evaluated with narm" in " ".join(table.out.split())
     folders = list((Path.cwd().parent / "cache" / "teachers").glob("*/teacher.json"))
-    assert len(folders) == len(BACKBONES)  # one teacher each; SASRec's serves distill and eval
+    assert len(folders) == len(BACKBONES)  # one teacher each; the default's serves distill and eval
 
 
 @pytest.mark.parametrize("backbone", ["sasrec", "gru4rec"])
@@ -67,10 +70,10 @@ def test_items_by_id_need_no_encoder(
     assert load_file("bundle/item_factor.safetensors")["V"].shape == (25, 64)
     said = foster("eval", "bundle", "--seeds", "1", "--json")
     assert said.code == 0, said.err
-    assert set(json.loads(said.out)["rows"]) == set(ROWS) - {"text_similarity"}
+    assert set(json.loads(said.out)["rows"]) == set(DEFAULT) - {"text", "text_similarity"}
     assert "row text_similarity is left out: the encoder minilm is not installed" in said.err
-    asked = foster("eval", "bundle", "--seeds", "1", "--rows", "untrained,text_similarity")
-    assert asked.code == 2 and "minilm is not installed" in asked.err  # asked for by name
+    asked = foster("eval", "bundle", "--seeds", "1", "--rows", "text_similarity")
+    assert asked.code == 2 and "minilm is not installed" in asked.err  # without it there is no table
     assert foster("export", "bundle", "--format", "jsonl", "--out", "-").code == 0
 
 
@@ -78,7 +81,7 @@ def test_items_by_id_beside_the_texts_of_an_encoder(foster: Foster, data: Path, 
     """The row of nearest texts is the same as beside a recommender of texts; the trained rows are not."""
     distilled(foster, data, "--items", "id", "--width", "8", "--encoder", encoder)
     ids = evaluated(foster)
-    assert set(ids["rows"]) == set(ROWS)
+    assert list(ids["rows"]) == list(FEW_ROWS)
     assert load_file("bundle/item_factor.safetensors")["V"].shape == (25, 8)
     evaluated(foster, "--backbone", "hstu", "--rows", "synthetic,full")
     Path("bundle").rename("ids")

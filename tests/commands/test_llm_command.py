@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from spying import never, spy
 
 from foster_cli.models import frozen
+from foster_cli.settings import ModelConfig
 
 #: All but `random`, which takes hundreds of steps.
 ROWS = "synthetic,full,untrained,popularity,text_similarity"
@@ -40,7 +41,9 @@ def test_distill_and_evaluate_with_a_causal_lm(
     assert str(load_file(states)["x"].dtype) == "torch.bfloat16"
     anchors = [load_file(p) for p in (cache / "teachers").glob("*/anchor-*.safetensors")]
     assert len(anchors) >= 2
-    assert all(k.startswith(("sequence.", "head.")) or ".lora_" in k for state in anchors for k in state)
+    assert all(
+        k.startswith(("sequence.", "head.", "table.", "offset")) or ".lora_" in k for state in anchors for k in state
+    )
     B = [k for k in anchors[0] if ".lora_B." in k]
     moved = [max(float(state[k].abs().max()) for k in B) for state in anchors]
     assert min(moved) == 0 < max(moved)  # B is 0 before the first epoch, and learns
@@ -79,8 +82,8 @@ def test_a_set_is_evaluated_on_the_texts_of_an_llm(foster: Foster, data: Path, e
     table = foster("eval", "bundle", "--seeds", "1", "--rows", "untrained", "--encoder", lm, *LORA)
     assert table.code == 0
     title = " ".join(table.out.split())
-    assert f"distilled with sasrec on {encoder} (train layers none)" in title
-    assert f"evaluated with sasrec on {lm} (train layers 2, LoRA 4)" in title
+    assert f"distilled with {ModelConfig.backbone} on {encoder} (train layers none)" in title
+    assert f"evaluated with {ModelConfig.backbone} on {lm} (train layers 2, LoRA 4)" in title
 
 
 def test_what_eval_replaces_and_what_it_keeps(foster: Foster, data: Path, encoder: Path, lm: Path) -> None:

@@ -14,6 +14,7 @@ from calling import Foster
 from foster_cli.bundle import load
 from foster_cli.console import Console
 from foster_cli.evaluate.bundle_rows import Evaluation
+from foster_cli.settings import ModelConfig
 
 QUICK = ("--budget", "3", "--length", "6", "--steps", "4", "--epochs", "1", "--draws", "2", "--student-steps", "10",
          "--check-seeds", "1", "--check-every", "2", "--inner-steps", "1")  # fmt: skip
@@ -75,7 +76,7 @@ def test_eval_keeps_a_whole_table(foster: Foster, made: Path, monkeypatch: pytes
         assert foster("eval", made, *part).code == 0
         assert not kept.exists()  # not the bundle's whole table, or kept elsewhere
     assert json.loads(Path("mine.json").read_text())["cases"] == 3
-    for part in ((), ("--backbone", "sasrec"), ("--json",)):
+    for part in ((), ("--backbone", ModelConfig.backbone), ("--json",)):
         said = foster("eval", made, *part)
         assert said.code == 0 and f"next: foster report {made}" in " ".join(said.err.split())
         assert json.loads(kept.read_text())["cases"] == 3
