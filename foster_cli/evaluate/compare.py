@@ -307,6 +307,8 @@ class _Work:
         known = with_rate(self.base[model], sources.train.lr) if name in TRAINED else self.base[model]
         if name == "text_similarity" and model.items == "id":  # the only row that reads the encoder's vectors
             known = {**known, "texts": find_encoder(model.encoder, model.pooling).hash}
+        if name == "teacher" and sources.teacher != "own":
+            known = {**known, "teacher": sources.teacher}
         if name == "equal_compute" and first is not None:
             known = {**known, "as_long_as": first.training_fields(first.rate, SEED)}
         found = []

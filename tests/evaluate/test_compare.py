@@ -175,10 +175,10 @@ def test_what_decides_a_cell_decides_its_name(
     nothing: Any = SimpleNamespace(model=IDS.model)  # a task that no cell of these reads otherwise
     base, tasks, test = {IDS.model: plan.base(IDS.model)}, {IDS.model: nothing}, held_out_of([0])
 
-    def names(split: str, full: float, first: int = 0) -> list[str]:
+    def names(split: str, full: float, first: int = 0, settings: Settings = IDS) -> list[str]:
         cells = _Recorded(tmp_path, SILENT)
         cells.names.clear()
-        work = compare._Work(replace(plan, split=split), cells, base, tasks)
+        work = compare._Work(replace(plan, split=split, settings=settings), cells, base, tasks)
         made = [work.choose_rate(work.shrink(variant)) for variant in variants]
         for shrunk in made:
             work.variant_row(shrunk, test)
@@ -190,11 +190,14 @@ def test_what_decides_a_cell_decides_its_name(
     assert len(set(plain)) == len(plain) == 4 * 4 + len(common)
     assert names("test", 1e-3) == plain
     changed = [a.rsplit("-", 1)[0] for a, b in zip(plain, names("test", 3e-3), strict=True) if a != b]
-    assert changed == ["full-s0", "teacher-s0", "equal_compute-s0", "item_factor-s0"]
+    assert changed == ["full-s0", "equal_compute-s0"]  # what was distilled has the rate of the settings
     changed = [a.rsplit("-", 1)[0] for a, b in zip(plain, names("valid", 1e-3), strict=True) if a != b]
     assert changed == ["foster-s0", "random-s0", "rollout-s0", "td3-s0", *common]
     changed = [a.rsplit("-", 1)[0] for a, b in zip(plain, names("test", 1e-3, first=1), strict=True) if a != b]
     assert changed == ["equal_compute-s0"]
+    mixed = replace(IDS, distill=DistillConfig(teacher="id,item_knn"))
+    changed = [a.rsplit("-", 1)[0] for a, b in zip(plain, names("test", 1e-3, settings=mixed), strict=True) if a != b]
+    assert changed == ["teacher-s0"]
     encoder.hash = "another"
     changed = [a.rsplit("-", 1)[0] for a, b in zip(plain, names("test", 1e-3), strict=True) if a != b]
     assert changed == ["text_similarity-s0"]

@@ -12,6 +12,8 @@ import pytest
 
 from foster_cli.bundle import load
 from foster_cli.errors import FosterError
+from foster_cli.evaluate.rows import ROWS
+from foster_cli.evaluate.summary import PAIRS
 from foster_cli.report.results import read_evaluation, results
 
 
@@ -85,6 +87,17 @@ def test_another_bundles(made: Path, evaluation: dict[str, Any], change: Callabl
     (made / "eval.json").write_text(json.dumps(other))
     with pytest.raises(FosterError, match="the evaluation of another bundle"):
         read_evaluation(load(made), None)
+
+
+def test_every_row_has_words_of_its_own(evaluation: dict[str, Any]) -> None:
+    """Names of rows that are no words for a reader, such as `knn_tfidf`, are not shown."""
+    every = {**evaluation, "rows": dict.fromkeys(ROWS, evaluation["rows"]["full"]), "paired": {
+        f"{a}-{b}": evaluation["paired"]["synthetic-full"] for a, b in PAIRS}}  # fmt: skip
+    found = results(every, real=False, budget=20)
+    labels = [label for label, _, _ in found.rows]
+    assert len(set(labels)) == len(ROWS) and not any("_" in label for label in labels)
+    assert labels[ROWS.index("equal_compute")] == "full data, equal compute"
+    assert [x for x, _ in found.paired] == [" − ".join(labels[ROWS.index(name)] for name in pair) for pair in PAIRS]
 
 
 def test_the_table(evaluation: dict[str, Any]) -> None:
