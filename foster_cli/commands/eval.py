@@ -66,7 +66,7 @@ def command(
 
     Rows: the synthetic set (or a coreset's real sequences); all the data (full, text, id), the teacher, all the data
     for as long as the set took (equal_compute); random real sequences at the same budget; an untrained model, alone
-    and with the teacher's item embeddings (item_factor); models that count (item_knn, knn_tfidf, ease,
+    and with the teacher's item embeddings (item_factor); models that count (item_knn, knn_tfidf, tfidf, ease,
     recent_popularity, popularity); nearest texts. 95 % intervals and paired differences by bootstrap over users and
     seeds.
 

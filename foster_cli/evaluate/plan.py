@@ -24,7 +24,7 @@ from foster_cli.settings import ModelConfig, Settings
 
 #: The rows beside the variants: what all the data give, and what a user would run instead.
 COMMON = (
-    "full", "text", "teacher", "equal_compute", "untrained", "item_factor", "item_knn", "knn_tfidf", "ease",
+    "full", "text", "teacher", "equal_compute", "untrained", "item_factor", "item_knn", "knn_tfidf", "tfidf", "ease",
     "recent_popularity", "popularity", "text_similarity",
 )  # fmt: skip
 #: The seed of the bundles and of the choice of learning rates.

@@ -20,7 +20,7 @@ from foster_cli.console import Stage
 from foster_cli.data.windows import Cases
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.row import HeldOut, Row, Trained, model_row, ranked
-from foster_cli.neighbours import ease, item_knn, mixed, recent
+from foster_cli.neighbours import ease, item_knn, mixed, recent, tfidf
 from foster_cli.neighbours.registry import Choose
 from foster_cli.ranking.full import last_outputs, ranks
 from foster_cli.runtime import peak_memory_mb, reset_peak
@@ -162,6 +162,7 @@ REFERENCES: dict[str, Callable[[Sources, int], Row]] = {
     "item_factor": factor_row,
     "item_knn": lambda of, seed: counting_row(of, item_knn.choose),
     "knn_tfidf": lambda of, seed: counting_row(of, mixed.choose),
+    "tfidf": lambda of, seed: counting_row(of, tfidf.choose),
     "ease": lambda of, seed: counting_row(of, ease.choose),
     "recent_popularity": lambda of, seed: counting_row(of, recent.choose),
     "popularity": lambda of, seed: popularity_row(of.task, of.test),
@@ -179,6 +180,6 @@ def left_out(name: str, task: Task, error: FosterError | None = None) -> str | N
         return f"with --items {task.model.items} it is the row full" if task.model.items == "text" else "without texts"
     if name == "id" and task.model.items == "id":
         return "with --items id it is the row full"
-    if error is not None and name in ("text_similarity", "knn_tfidf", "ease"):
+    if error is not None and name in ("text_similarity", "knn_tfidf", "tfidf", "ease"):
         return error.message
     return None

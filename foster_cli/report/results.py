@@ -22,8 +22,8 @@ NAMES = {
     "synthetic": "synthetic", "full": "full data", "text": "full data, texts only", "id": "full data, ids only",
     "teacher": "teacher", "equal_compute": "full data, equal compute", "random": "random real",
     "untrained": "untrained", "item_factor": "item factor alone", "item_knn": "item kNN",
-    "knn_tfidf": "item kNN and titles", "ease": "EASE", "recent_popularity": "recent popularity",
-    "popularity": "popularity", "text_similarity": "text similarity",
+    "knn_tfidf": "item kNN and titles", "tfidf": "words in common", "ease": "EASE",
+    "recent_popularity": "recent popularity", "popularity": "popularity", "text_similarity": "text similarity",
 }  # fmt: skip
 
 

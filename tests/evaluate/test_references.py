@@ -16,7 +16,7 @@ from foster_cli.evaluate import references, rows
 from foster_cli.evaluate.references import REFERENCES, Sources
 from foster_cli.evaluate.row import HeldOut, Row, held_out
 from foster_cli.models.recommender import Recommender
-from foster_cli.neighbours import ease, item_knn, mixed, recent
+from foster_cli.neighbours import ease, item_knn, mixed, recent, tfidf
 from foster_cli.session import Session
 from foster_cli.settings import DistillConfig, ModelConfig, Settings, StudentConfig, TrainConfig
 from foster_cli.synthetic.reading import SyntheticSet
@@ -119,7 +119,14 @@ def test_a_mixed_teacher_by_hand(of: Sources) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "module"), [("item_knn", item_knn), ("knn_tfidf", mixed), ("ease", ease), ("recent_popularity", recent)]
+    ("name", "module"),
+    [
+        ("item_knn", item_knn),
+        ("knn_tfidf", mixed),
+        ("tfidf", tfidf),
+        ("ease", ease),
+        ("recent_popularity", recent),
+    ],
 )
 def test_models_that_count(of: Sources, name: str, module: Any) -> None:
     """The settings that validation chooses, written in the row, and the ranks of that model's scores."""
