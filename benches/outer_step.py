@@ -33,6 +33,9 @@ from foster_cli.synthetic.reading import make_reading
 from foster_cli.synthetic.subset import make_subset
 from foster_cli.train.anchors import Teacher
 
+#: The recommender of these figures: texts alone, without a bias, and SASRec.
+PAPER = ModelConfig(items="text", bias=False, lexical=0, backbone="sasrec")
+
 
 def make_problem(n: int, device: torch.device) -> tuple[Problem, State, Tensor]:
     """What an outer step needs, on generated data with n items; and Q (M, rows, d) of the starting point."""
@@ -42,7 +45,7 @@ def make_problem(n: int, device: torch.device) -> tuple[Problem, State, Tensor]:
 
     def fresh(seed: int) -> Recommender:
         text = TextEncoder(TextCache(pooled, None, None, n, 384), None, "mean", True)
-        model = Recommender(text, ModelConfig(), config.length, seed).to(device)
+        model = Recommender(text, PAPER, config.length, seed).to(device)
         model.sequence.seed_dropout(seed)
         return model.eval()
 

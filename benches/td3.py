@@ -42,6 +42,8 @@ from foster_cli.synthetic.factors import random_start
 from foster_cli.synthetic.subset import make_subset
 from foster_cli.train.anchors import Teacher
 
+#: The recommender of these figures: texts alone, without a bias, and SASRec.
+PAPER = ModelConfig(items="text", bias=False, lexical=0, backbone="sasrec")
 M, L, D, WINDOWS, WARM_UP = 30, 50, 32, 8192, 68
 METHODS = ("td3", "foster", "foster-256")
 PUBLISHED = {1683: {"seconds": 21.1, "gib": 3.9}, 17000: {"seconds": 79.0, "gib": 5.5}}
@@ -54,7 +56,7 @@ class IdEmbedding(nn.Module):
 
     def __init__(self, n: int, rng: torch.Generator) -> None:
         super().__init__()
-        self.cache = SimpleNamespace(n=n, width=D)
+        self.cache = SimpleNamespace(n=n, width=D, features=D)
         self.table = nn.Embedding.from_pretrained(torch.empty(n, D).normal_(0, 0.02, generator=rng), freeze=False)
 
     def shared(self) -> dict[int, Any]:
@@ -72,7 +74,7 @@ def make_problem(n: int) -> Problem:
 
     def fresh(seed: int) -> Recommender:
         text: Any = IdEmbedding(n, generator(seed, "ids"))
-        model = Recommender(cast(TextEncoder, text), ModelConfig(layers=2, heads=2), L, seed)
+        model = Recommender(cast(TextEncoder, text), PAPER, L, seed)
         model.sequence.seed_dropout(seed)
         return model.eval()
 
