@@ -52,7 +52,7 @@ class Sources:
 
 def full_model(task: Task, train: TrainConfig, seed: int) -> Trained:
     """A model trained on all real windows, or read from the cache."""
-    teacher = full_teacher(task, train, seed, f"full data, seed {seed}")
+    teacher = full_teacher(task, train, seed, f"full data, items by {task.model.items}, seed {seed}")
     chosen = f"{len(teacher.anchors) - 1} epochs"
     return Trained(teacher.model, teacher.seconds, teacher.peak_mb, chosen, teacher.best)
 
