@@ -109,16 +109,17 @@ def linear_squares(model: Recommender, batch: Samples, negatives: Tensor, loss: 
         texts = text_encoder(batch.items.flatten()).view(*size, -1)  # (B, l+1, w)
         texts_negative = text_encoder(negatives)  # (K, w)
         E, E_negative = head(texts), head(texts_negative)
-    X = E[:, :-1].clone().requires_grad_()
+    X = model.read(E[:, :-1]).clone().requires_grad_()
     with watched(sequence) as seen:
-        H = model(X)
+        H = model.outputs(sequence(X))
     own, others = (H * E[:, 1:]).sum(-1), H @ E_negative.T
     total = sample_losses(own, others, batch, loss).sum()
     dX, d_own, d_others, *deltas = torch.autograd.grad(total, [X, own, others, *[y for _, _, y in seen]])
     with torch.no_grad():
         scored = d_own[..., None] * texts[:, 1:] + d_others @ texts_negative  # sum_c dl/dl_tc x_c
-        bias = dX.sum(1) + ((d_own + d_others.sum(-1))[..., None] * H).sum(1)
-        left, right = torch.cat([dX, H], 1), torch.cat([texts[:, :-1], scored], 1)
+        d_input = model.read(dX)  # a bias is not read: only the positions have a gradient there
+        bias = d_input.sum(1) + ((d_own + d_others.sum(-1))[..., None] * H).sum(1)
+        left, right = torch.cat([d_input, H], 1), torch.cat([texts[:, :-1], scored], 1)
         text = outer_squares(left, right) + bias.square().sum(-1)
         squares = text + (dX / sequence.scale).square().sum((1, 2))  # positions: x scale + position_t
         for (layer, a, _), delta in zip(seen, deltas, strict=True):
