@@ -17,15 +17,13 @@ from foster_cli.data.schema import SPLITS, Dataset
 from foster_cli.data.windows import Cases
 from foster_cli.errors import FosterError
 from foster_cli.neighbours.base import Scorer
-from foster_cli.ranking.metrics import ndcg, recall
-from foster_cli.runtime import stream_seed
+from foster_cli.ranking.metrics import at_ten
+from foster_cli.ranking.sample import SAMPLE, sample
 
 Int = npt.NDArray[np.int64]
 S = TypeVar("S")
 M = TypeVar("M", bound=Scorer)
 
-#: Maximum number of validation cases that a choice reads.
-SAMPLE = 4096
 #: Decays of the weights in a history that are tried.
 DECAYS = (0.5, 0.7, 0.85)
 
@@ -64,16 +62,13 @@ class Chosen(Generic[S, M]):
 
 def some(cases: Cases, count: int = SAMPLE) -> Cases:
     """`count` of the cases, drawn uniformly and always the same ones, in their order; all of them if there are less."""
-    if len(cases) <= count:
-        return cases
-    rng = np.random.default_rng(stream_seed(0, "neighbours", "validation"))
-    return cases.take(np.sort(rng.choice(len(cases), count, replace=False)))
+    return sample(cases, "neighbours", "validation", most=count)
 
 
 def quality(model: Scorer, cases: Cases) -> tuple[float, float]:
     """R@10 and N@10 over the cases."""
-    rank = model.ranks(cases)
-    return float(recall(rank, 10).mean()), float(ndcg(rank, 10).mean())
+    found = at_ten(model.ranks(cases))
+    return found["R@10"], found["N@10"]
 
 
 def best_of(candidates: Iterable[tuple[S, M]], cases: Cases) -> tuple[S, M]:

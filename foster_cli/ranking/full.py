@@ -5,6 +5,8 @@ In: `Cases` (C) and a recommender. Out: ranks (C,) float64, 1 is best, ties coun
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -19,16 +21,21 @@ Float = npt.NDArray[np.float64]
 
 
 @torch.no_grad()
-def last_outputs(model: Recommender, E: Tensor, cases: Cases, batch: int = 1024) -> Tensor:
-    """H (C, d): the recommender's output after the last item of each history."""
-    model.eval()
-    out = torch.empty(len(cases), model.width, device=E.device, dtype=E.dtype)
+def after_last(read: Callable[[Tensor, Tensor], Tensor], cases: Cases, E: Tensor, batch: int = 1024) -> Tensor:
+    """H (C, w), as wide as E (n, w): `read(history (B, l), last (B,))` of all cases, in batches; 0 is padding."""
+    out = torch.empty(len(cases), E.shape[1], device=E.device, dtype=E.dtype)
     order = np.argsort(cases.lengths, kind="stable")  # batches of similar lengths have little padding
     for part in np.array_split(order, max(1, -(-len(order) // batch))):
         size = torch.from_numpy(cases.lengths[part]).to(E.device)
         history = torch.from_numpy(cases.history[part, : cases.lengths[part].max()]).to(E.device)
-        out[torch.from_numpy(part).to(E.device)] = model.last(E[history.clamp_min(0)], size - 1)
+        out[torch.from_numpy(part).to(E.device)] = read(history.clamp_min(0), size - 1)
     return out
+
+
+def last_outputs(model: Recommender, E: Tensor, cases: Cases, batch: int = 1024) -> Tensor:
+    """H (C, d): the recommender's output after the last item of each history."""
+    model.eval()
+    return after_last(lambda history, last: model.last(E[history], last), cases, E, batch)
 
 
 @torch.no_grad()
@@ -41,6 +48,14 @@ def ranks(H: Tensor, E: Tensor, target: npt.NDArray[np.int64], seen: Seen | None
     return (1.0 + greater.double() + 0.5 * equal.double()).cpu().numpy()
 
 
+def hide(scores: Tensor, seen: Seen, a: int = 0) -> None:
+    """Set the scores (B, n) of what the cases a to a + B leave out to -inf, in place."""
+    items, offsets = seen
+    bounds = offsets[a : a + len(scores) + 1]
+    row = torch.from_numpy(np.repeat(np.arange(len(scores)), np.diff(bounds))).to(scores.device)
+    scores[row, torch.from_numpy(items[bounds[0] : bounds[-1]]).to(scores.device)] = -torch.inf
+
+
 @torch.no_grad()
 def covered(H: Tensor, E: Tensor, k: int, seen: Seen | None = None, block: int = 1 << 26) -> int:
     """Number of different items in the top k of at least one case."""
@@ -50,10 +65,7 @@ def covered(H: Tensor, E: Tensor, k: int, seen: Seen | None = None, block: int =
         with exact():
             scores = H[a : a + rows] @ E.T
         if seen is not None:
-            items, offsets = seen
-            b = min(a + rows, len(H))
-            row = np.repeat(np.arange(b - a), np.diff(offsets[a : b + 1]))
-            scores[torch.from_numpy(row), torch.from_numpy(items[offsets[a] : offsets[b]])] = -torch.inf
+            hide(scores, seen, a)
         hit[scores.topk(min(k, len(E)), dim=1).indices.flatten()] = True
     return int(hit.sum())
 

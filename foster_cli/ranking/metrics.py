@@ -37,6 +37,11 @@ def ndcg(rank: Float, k: int) -> Float:
     return np.where(rank <= k, 1.0 / np.log2(1.0 + rank), 0.0)
 
 
+def at_ten(rank: Float) -> dict[str, float]:
+    """The means of R@10 and N@10, by which states and settings are chosen."""
+    return {"R@10": float(recall(rank, 10).mean()), "N@10": float(ndcg(rank, 10).mean())}
+
+
 def reciprocal(rank: Float) -> Float:
     """1 / rank of each case; its mean is MRR."""
     return 1.0 / rank

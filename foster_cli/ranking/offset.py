@@ -17,7 +17,7 @@ import torch
 from foster_cli.data.windows import Cases
 from foster_cli.models.recommender import Recommender
 from foster_cli.ops.precision import exact
-from foster_cli.ranking.full import last_outputs
+from foster_cli.ranking.full import hide, last_outputs
 
 Float = npt.NDArray[np.float64]
 #: The offsets to choose from, in nats: the unit of scores that were trained by cross-entropy.
@@ -46,8 +46,7 @@ def above(model: Recommender, cases: Cases, k: int = 10) -> tuple[npt.NDArray[np
         target = torch.from_numpy(part.target).to(E.device)
         score = scores.gather(1, target[:, None])
         if part.seen is not None:
-            row = np.repeat(np.arange(len(part)), np.diff(part.seen[1]))
-            scores[torch.from_numpy(row).to(E.device), torch.from_numpy(part.seen[0]).to(E.device)] = -torch.inf
+            hide(scores, part.seen)
         for new in (0, 1):
             chosen = torch.nonzero(known[target] != bool(new))[:, 0]
             same, rest = scores[chosen][:, kinds[new]], scores[chosen][:, kinds[1 - new]]

@@ -24,8 +24,9 @@ from foster_cli.errors import NotFinite
 from foster_cli.models.losses import bce, candidate_softmax
 from foster_cli.models.recommender import Recommender
 from foster_cli.ranking.full import score_model
-from foster_cli.ranking.metrics import ndcg, recall
+from foster_cli.ranking.metrics import at_ten
 from foster_cli.ranking.offset import OffsetChoice
+from foster_cli.ranking.sample import SAMPLE, sample
 from foster_cli.runtime import adamw, stream_seed
 from foster_cli.settings import TrainConfig
 from foster_cli.train.average import Average
@@ -34,8 +35,6 @@ Float = npt.NDArray[np.float64]
 
 #: The smallest number of steps between two validations.
 LEAST_STEPS = 20
-#: The most validation cases that are ranked during a training; all of them are ranked at its start and its end.
-SAMPLE = 4096
 #: Candidates of the softmax if none are asked for: items that are cheap to embed, and items whose text layers learn.
 CANDIDATES, ENCODED = 4096, 512
 #: The share of the learning rate that is left at the end of a training.
@@ -182,8 +181,7 @@ def real_loss(H: Tensor, E: Tensor, batch: RealBatch, loss: str) -> Tensor:
 
 def validate(model: Recommender, cases: Cases) -> dict[str, float]:
     """R@10 and N@10 over all `cases`."""
-    rank = score_model(model, cases)
-    return {"R@10": float(recall(rank, 10).mean()), "N@10": float(ndcg(rank, 10).mean())}
+    return at_ten(score_model(model, cases))
 
 
 def check_finite(value: float, what: str) -> None:
@@ -200,10 +198,8 @@ class Best:
 
     def __init__(self, model: Recommender, cases: Cases, fit: Fit) -> None:
         self.model, self.cases, self.fit = model, cases, fit
-        self.sample, self.some = len(cases) > SAMPLE, cases
-        if self.sample:
-            rng = np.random.default_rng(stream_seed(0, "validation sample"))
-            self.some = cases.take(np.sort(rng.choice(len(cases), SAMPLE, replace=False)))
+        self.some = sample(cases, "validation sample", most=SAMPLE)
+        self.sample = self.some is not cases
         self.offset = OffsetChoice.of(model, self.some)
         self.state: dict[str, Tensor] = {}
         self.stale = 0

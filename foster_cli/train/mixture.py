@@ -21,9 +21,9 @@ from foster_cli.models.recommender import Recommender
 from foster_cli.neighbours.base import Neighbours
 from foster_cli.neighbours.factorise import factorise
 from foster_cli.neighbours.registry import CHOOSE
-from foster_cli.ranking.full import ranks
-from foster_cli.ranking.metrics import ndcg, recall
-from foster_cli.runtime import stream_seed
+from foster_cli.ranking.full import after_last, ranks
+from foster_cli.ranking.metrics import at_ten
+from foster_cli.ranking.sample import SAMPLE, sample
 from foster_cli.settings import TrainConfig
 from foster_cli.train.anchors import full_teacher
 from foster_cli.train.task import Task
@@ -38,8 +38,6 @@ RANK = 256
 WEIGHTS = (0.1, 0.2, 0.5, 1.0, 2.0)
 #: Factors of all scores that are tried, so that their softmax is a fit distribution.
 SCALES = tuple(2.0 ** (k / 2) for k in range(-8, 9))
-#: The most validation cases that a choice reads.
-SAMPLE = 4096
 
 
 @dataclass(frozen=True)
@@ -64,14 +62,11 @@ class View:
     @torch.no_grad()
     def last(self, cases: Cases, batch: int = 1024) -> Tensor:
         """H (C, w) after the last item of each history."""
-        out = torch.empty(len(cases), self.V.shape[1], device=self.V.device)
-        order = np.argsort(cases.lengths, kind="stable")
-        for part in np.array_split(order, max(1, -(-len(order) // batch))):
-            size = torch.from_numpy(cases.lengths[part]).to(out.device)
-            history = torch.from_numpy(cases.history[part, : cases.lengths[part].max()]).to(out.device)
-            H = self.hard(history.clamp_min(0))
-            out[torch.from_numpy(part).to(out.device)] = H[torch.arange(len(part), device=out.device), size - 1]
-        return out
+
+        def read(history: Tensor, last: Tensor) -> Tensor:
+            return self.hard(history)[torch.arange(len(history), device=history.device), last]
+
+        return after_last(read, cases, self.V, batch)
 
 
 def recommender_view(name: str, model: Recommender) -> View:
@@ -137,8 +132,7 @@ class Mixture:
 
 def quality(H: Tensor, V: Tensor, cases: Cases) -> dict[str, float]:
     """R@10 and N@10 of scores H V^T."""
-    rank = ranks(H, V, cases.target, cases.seen)
-    return {"R@10": float(recall(rank, 10).mean()), "N@10": float(ndcg(rank, 10).mean())}
+    return at_ten(ranks(H, V, cases.target, cases.seen))
 
 
 def choose(views: Sequence[View], valid: Cases) -> Mixture:
@@ -148,10 +142,7 @@ def choose(views: Sequence[View], valid: Cases) -> Mixture:
     Then all scores are multiplied by the one of `SCALES` with the lowest cross-entropy of the targets, so that the
     softmax of the outputs is a distribution to learn from. The choice reads a sample of the cases.
     """
-    some = valid
-    if len(valid) > SAMPLE:
-        rng = np.random.default_rng(stream_seed(0, "mixture"))
-        some = valid.take(np.sort(rng.choice(len(valid), SAMPLE, replace=False)))
+    some = sample(valid, "mixture", most=SAMPLE)
     outputs = {view.name: view.last(some) for view in views}
     alone = {view.name: quality(view.last(valid), view.V, valid) for view in views}
     order = sorted(views, key=lambda view: -sum(alone[view.name].values()))
