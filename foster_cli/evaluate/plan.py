@@ -19,14 +19,12 @@ from foster_cli.distill.checks import check_budget, check_settings
 from foster_cli.distill.loop import Loop
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.cells import base_fields
+from foster_cli.evaluate.references import ON_REQUEST, REFERENCES
 from foster_cli.session import Session
 from foster_cli.settings import ModelConfig, Settings
 
 #: The rows beside the variants: what all the data give, and what a user would run instead.
-COMMON = (
-    "full", "text", "teacher", "equal_compute", "untrained", "item_factor", "item_knn", "knn_tfidf", "tfidf", "ease",
-    "recent_popularity", "popularity", "text_similarity",
-)  # fmt: skip
+COMMON = tuple(name for name in REFERENCES if name not in ON_REQUEST)
 #: The seed of the bundles and of the choice of learning rates.
 SEED = 0
 

@@ -20,8 +20,7 @@ from foster_cli.console import Stage
 from foster_cli.data.windows import Cases
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.row import HeldOut, Row, Trained, model_row, ranked
-from foster_cli.neighbours import ease, item_knn, mixed, recent, tfidf
-from foster_cli.neighbours.registry import Choose
+from foster_cli.neighbours.registry import CHOOSE, Choose
 from foster_cli.ranking.full import last_outputs, ranks
 from foster_cli.runtime import peak_memory_mb, reset_peak
 from foster_cli.settings import TrainConfig
@@ -142,6 +141,10 @@ def counting_row(of: Sources, choose: Choose) -> Row:
     return Row(found.rank[None], [share], [seconds], [peak_memory_mb(of.task.device)], [text], [chosen.recall], [spent])
 
 
+def _counted(name: str, of: Sources, seed: int) -> Row:
+    return counting_row(of, CHOOSE[name])
+
+
 def _trained(of: Sources, seed: int, train: Callable[[int], Trained]) -> Row:
     return model_row(of.test, seed, train)
 
@@ -160,11 +163,7 @@ REFERENCES: dict[str, Callable[[Sources, int], Row]] = {
     "equal_compute": lambda of, seed: _trained(of, seed, lambda s: equal_model(of, s)),
     "untrained": lambda of, seed: _trained(of, seed, lambda s: untrained_model(of.task, s)),
     "item_factor": factor_row,
-    "item_knn": lambda of, seed: counting_row(of, item_knn.choose),
-    "knn_tfidf": lambda of, seed: counting_row(of, mixed.choose),
-    "tfidf": lambda of, seed: counting_row(of, tfidf.choose),
-    "ease": lambda of, seed: counting_row(of, ease.choose),
-    "recent_popularity": lambda of, seed: counting_row(of, recent.choose),
+    **{name: partial(_counted, name) for name in ("item_knn", "knn_tfidf", "tfidf", "ease", "recent_popularity")},
     "popularity": lambda of, seed: popularity_row(of.task, of.test),
     "text_similarity": lambda of, seed: text_row(of.task, of.test),
 }

@@ -28,7 +28,7 @@ from foster_cli.train.task import Task
 #: Maximum number of validations of a model on a few real sequences, 20 steps apart.
 FEW_CHECKS = 15
 #: All rows in the table's order, and those that are made by default.
-ROWS = ("synthetic", "full", "text", "id", "teacher", "equal_compute", "random", *list(REFERENCES)[5:])
+ROWS = tuple(x for name in ("synthetic", *REFERENCES) for x in (("random", name) if name == "untrained" else (name,)))
 DEFAULT = tuple(name for name in ROWS if name not in ON_REQUEST)
 
 

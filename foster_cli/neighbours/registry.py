@@ -16,7 +16,7 @@ Choose = Callable[[Dataset, Cases], Chosen[Any, Any]]
 CHOOSE: dict[str, Choose] = {
     "item_knn": item_knn.choose,
     "ease": ease.choose,
+    "knn_tfidf": mixed.choose,
     "tfidf": tfidf.choose,
-    "mixed": mixed.choose,
-    "recent": recent.choose,
+    "recent_popularity": recent.choose,
 }
