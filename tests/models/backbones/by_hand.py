@@ -29,3 +29,15 @@ def gru(layer: GRU, x: np.ndarray) -> np.ndarray:
         h = (1 - update) * np.tanh(i[2 * d :] + reset * s[2 * d :]) + update * h
         out.append(h)
     return np.stack(out)
+
+
+def relative_attention(qkv: np.ndarray, r: np.ndarray) -> np.ndarray:
+    """(l, d) of queries, keys and values side by side (l, 3d), with r (heads, L) added to the scores by distance."""
+    q, k, v = np.split(qkv, 3, axis=1)
+    out, heads, d = np.zeros_like(q), len(r), q.shape[1]
+    for h in range(heads):
+        part = slice(h * d // heads, (h + 1) * d // heads)
+        for t in range(len(q)):
+            weight = np.exp([q[t, part] @ k[j, part] / np.sqrt(d / heads) + r[h, t - j] for j in range(t + 1)])
+            out[t, part] = (weight / weight.sum()) @ v[: t + 1, part]
+    return out

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from by_hand import layer_norm
+from by_hand import layer_norm, relative_attention
 from weights import enlarged
 
 from foster_cli.models.backbones.ligr import GatedBlock, LiGR
@@ -24,16 +24,9 @@ def _affine(layer: torch.nn.Linear, x: np.ndarray) -> np.ndarray:
     return x @ layer.weight.detach().numpy().T + bias
 
 
-def _block_by_hand(block: GatedBlock, x: np.ndarray, heads: int) -> np.ndarray:
-    q, k, v = np.split(_affine(block.qkv, layer_norm(x, block.norm1)), 3, axis=1)
-    attended, relative = np.zeros_like(x), block.relative.detach().numpy()
-    for h in range(heads):
-        part = slice(h * D // heads, (h + 1) * D // heads)
-        for t in range(len(x)):
-            score = [q[t, part] @ k[j, part] / math.sqrt(D / heads) + relative[h, t - j] for j in range(t + 1)]
-            weight = np.exp(score)
-            for j in range(t + 1):
-                attended[t, part] += weight[j] / weight.sum() * v[j, part]
+def _block_by_hand(block: GatedBlock, x: np.ndarray) -> np.ndarray:
+    qkv = _affine(block.qkv, layer_norm(x, block.norm1))
+    attended = relative_attention(qkv, block.relative.detach().numpy())
     x = x + _affine(block.out, attended) * _sigmoid(_affine(block.pass1, x))
     y = layer_norm(x, block.norm2)
     gate = _affine(block.gate, y)
@@ -58,7 +51,7 @@ def test_forward_is_the_published_equations(layers: int, heads: int, size: int) 
         hand = x[b].numpy() * math.sqrt(D)
         for block in model.blocks:
             assert isinstance(block, GatedBlock)
-            hand = _block_by_hand(block, hand, heads)
+            hand = _block_by_hand(block, hand)
         np.testing.assert_allclose(found[b], layer_norm(hand, model.norm), rtol=1e-9, atol=1e-10)
 
 

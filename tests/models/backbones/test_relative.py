@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from by_hand import layer_norm
+from by_hand import layer_norm, relative_attention
 from weights import enlarged
 
 from foster_cli.models.backbones.relative import RelativeBlock, RelativeSASRec, recency
@@ -19,14 +19,9 @@ def _affine(layer: torch.nn.Linear, x: np.ndarray) -> np.ndarray:
     return x @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
 
 
-def _block_by_hand(block: RelativeBlock, x: np.ndarray, heads: int) -> np.ndarray:
-    q, k, v = np.split(_affine(block.qkv, layer_norm(x, block.norm1)), 3, axis=1)
-    attended, r = np.zeros_like(x), block.relative.detach().numpy()
-    for h in range(heads):
-        part = slice(h * D // heads, (h + 1) * D // heads)
-        for t in range(len(x)):
-            weight = np.exp([q[t, part] @ k[j, part] / math.sqrt(D / heads) + r[h, t - j] for j in range(t + 1)])
-            attended[t, part] = (weight / weight.sum()) @ v[: t + 1, part]
+def _block_by_hand(block: RelativeBlock, x: np.ndarray) -> np.ndarray:
+    qkv = _affine(block.qkv, layer_norm(x, block.norm1))
+    attended = relative_attention(qkv, block.relative.detach().numpy())
     x = x + _affine(block.out, attended)
     return x + _affine(block.down, np.maximum(_affine(block.up, layer_norm(x, block.norm2)), 0))
 
@@ -41,7 +36,7 @@ def test_forward_is_the_equations(layers: int, heads: int, size: int) -> None:
         hand = x[b].numpy() * math.sqrt(D)
         for block in model.blocks:
             assert isinstance(block, RelativeBlock)
-            hand = _block_by_hand(block, hand, heads)
+            hand = _block_by_hand(block, hand)
         np.testing.assert_allclose(found[b], layer_norm(hand, model.norm), rtol=1e-9, atol=1e-10)
 
 
