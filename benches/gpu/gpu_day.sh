@@ -3,6 +3,7 @@
 #
 #   OUT=folder bash benches/gpu/gpu_day.sh          on the GPU
 #   OUT=folder DEVICE=cpu bash …                the same stages on a CPU, small: to try this script
+#   TOOLS=0 leaves out the memory checkers and the profiler.
 #
 # In: a checkout, python3 with torch, nvcc; `.gpu/minilm` (weights in 16 bits) where it was carried, else a random BERT.
 # Out, in $OUT: build.log tests.log sanitizer.log checks.json ops.json step.json distill.jsonl ncu.txt (eight files).
@@ -40,13 +41,17 @@ $PY -c 'import torch, transformers, numpy; print("torch", torch.__version__, "tr
 BUILDING=; [ "${BUILD:-1}" = 0 ] || { ( stage build 240 build.log $PY setup.py build_ext --inplace ) & BUILDING=$!; }
 ENC=.gpu/minilm
 if [ ! -f $ENC/model.safetensors ]; then ENC=$TMP/random-bert; mkdir -p $ENC
-  PYTHONPATH="$PWD/tests:$PYTHONPATH" $PY -c "from pathlib import Path; from conftest import write_encoder as w; w(Path('$ENC'), 'mean', True)" >>"$OUT/build.log" 2>&1; fi
+  PYTHONPATH="$PWD/tests:$PYTHONPATH" $PY -c "from pathlib import Path; from encoders import write_encoder as w; w(Path('$ENC'), 'mean', True)" >>"$OUT/build.log" 2>&1; fi
 if gpu; then SHOP="--users 6000 --items 3000"; RUN="--steps 60 --draws 2 --check-every 30 --epochs 6"
 else SHOP="--users 200 --items 60"; RUN="--steps 2 --draws 1 --check-every 2 --epochs 1 --budget 4 --length 6 --student-steps 20 --check-seeds 1"; fi
 rm -f $TMP/shop.parquet; $PY -m foster_cli sample --out $TMP/shop.parquet $SHOP 2>&1 | tail -1
 rm -rf $TMP/b-ref $TMP/b-ref.run $TMP/b-own $TMP/b-own.run "$FOSTER_CACHE"
-# a whole distillation by plain PyTorch needs no extension: it shows what of foster itself fails on a GPU
+# every command once, several at a time, and a whole distillation, by plain PyTorch: no extension is needed to see what of
+# foster itself fails on a GPU
+$PY -m foster_cli sample --out $TMP/tiny.parquet --users 300 --items 80 >/dev/null
+( stage "every command, small" 150 smoke.log $PY $HERE/smoke.py --device $DEVICE --encoder $ENC --data $TMP/tiny.parquet --jobs $(gpu && echo 8 || echo 2) --limit 100 ) & SMOKING=$!
 FOSTER_OPS=reference stage "distill, plain PyTorch" 150 distill.jsonl $PY -m foster_cli distill $TMP/shop.parquet --out $TMP/b-ref --encoder $ENC --device $DEVICE --json $RUN
+wait "$SMOKING"; cat "$OUT/smoke.log" >>"$OUT/build.log"; grep -A26 -E "^rc +[1-9]|^smoke:" "$OUT/smoke.log"; rm -f "$OUT/smoke.log"
 [ -z "$BUILDING" ] || wait "$BUILDING"; [ -f foster_cli/_C.json ] && SUMMARY+=("built: $(cat foster_cli/_C.json)") || SUMMARY+=("NOT BUILT: see build.log")
 tail -3 "$OUT/build.log"
 
@@ -58,13 +63,13 @@ if [ -f foster_cli/_C.json ]; then
   stage "ops, timed" 110 ops.log $PY $HERE/gpu_ops.py time --device $DEVICE --budget 80 --out "$OUT/ops.json"; tail -60 "$OUT/ops.log"; cat "$OUT/ops.log" >>"$OUT/tests.log"; rm -f "$OUT/ops.log"
   unset FOSTER_OPS
   stage "steps" 90 step.log $PY $HERE/gpu_step.py --device $DEVICE $(gpu || echo --items 300 --repeats 1) --out "$OUT/step.json"; cat "$OUT/step.log"; cat "$OUT/step.log" >>"$OUT/tests.log"; rm -f "$OUT/step.log"
-  if gpu && command -v compute-sanitizer >/dev/null; then
+  if gpu && [ "${TOOLS:-1}" = 1 ] && command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
       stage "$tool" 75 sanitizer.log compute-sanitizer --tool $tool --error-exitcode 9 --kernel-regex kns=stream $PY $HERE/gpu_ops.py small
     done
   fi
   FOSTER_OPS=native stage "distill, compiled ops" 120 distill.jsonl $PY -m foster_cli distill $TMP/shop.parquet --out $TMP/b-own --encoder $ENC --device $DEVICE --json $RUN
-  if gpu && command -v ncu >/dev/null; then
+  if gpu && [ "${TOOLS:-1}" = 1 ] && command -v ncu >/dev/null; then
     stage "ncu" 60 ncu.txt ncu --clock-control none --kernel-name regex:stream --launch-skip 20 --launch-count 12 --section SpeedOfLight --section Occupancy --section LaunchStats --section WarpStateStats $PY -c "
 import sys; sys.path.insert(0, '$HERE')
 import torch, gpu_ops as g
