@@ -1,4 +1,4 @@
-// The schemas of the ops, and the Python module. Their fake kernels and autograd formulas are in foster_cli/ops/.
+// The schemas of the ops, and the Python module. autograd.cpp has their gradients, foster_cli/ops/ their fake kernels.
 #include <Python.h>
 
 #include "ops.h"
@@ -15,6 +15,9 @@ TORCH_LIBRARY(foster, m) {
       "soft_kl_backward(Tensor grad, Tensor Q, Tensor V, Tensor H, Tensor E, Tensor mean_diff, Tensor lse_Q, "
       "Tensor lse_H, Tensor saved, bool need_Q, bool need_H, bool need_E) -> (Tensor, Tensor, Tensor)");
   m.def(
+      "softmax_ce(Tensor H, Tensor E, Tensor target, Tensor? correction=None, bool gradients=False) "
+      "-> (Tensor, Tensor, Tensor)");
+  m.def(
       "rank_counts(Tensor H, Tensor E, Tensor target, Tensor? seen_items=None, Tensor? seen_offsets=None) "
       "-> (Tensor, Tensor)");
 }
@@ -24,6 +27,7 @@ TORCH_LIBRARY_IMPL(foster, CPU, m) {
   m.impl("soft_embed_backward", &foster::cpu::soft_embed_backward);
   m.impl("soft_kl", &foster::cpu::soft_kl);
   m.impl("soft_kl_backward", &foster::cpu::soft_kl_backward);
+  m.impl("softmax_ce", &foster::cpu::softmax_ce);
   m.impl("rank_counts", &foster::cpu::rank_counts);
 }
 

@@ -33,6 +33,11 @@ std::tuple<Tensor, Tensor, Tensor> soft_kl_backward(const Tensor& grad, const Te
                                                     const Tensor& lse_Q, const Tensor& lse_H, const Tensor& saved,
                                                     bool need_Q, bool need_H, bool need_E);
 
+// The mean over rows of log sum_c exp(H . E_c + correction_c) - H . E_target, in nats, where the target has no
+// correction ((s,); none: 0). With `gradients` also its gradients to H (r, d) and E (s, d), else empty tensors.
+std::tuple<Tensor, Tensor, Tensor> softmax_ce(const Tensor& H, const Tensor& E, const Tensor& target,
+                                              const std::optional<Tensor>& correction, bool gradients);
+
 // How many of the n items of E score above, and equal to, each row's target (r,). Row i counts neither the target
 // itself nor the items seen_items[seen_offsets[i] : seen_offsets[i + 1]].
 std::tuple<Tensor, Tensor> rank_counts(const Tensor& H, const Tensor& E, const Tensor& target,

@@ -90,7 +90,7 @@ def setup_arguments() -> dict[str, Any]:
         raise FosterError(f"there is no C++ compiler ({compiler})", "install one, or set CXX")
     folder = source_folder()
     left_out = cuda_left_out()
-    sources = [folder / "ops.cpp", *sorted(folder.glob("cpu/*.cpp"))]
+    sources = [folder / "ops.cpp", folder / "autograd.cpp", *sorted(folder.glob("cpu/*.cpp"))]
     flags = {"cxx": ["-O3", "-std=c++20", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]}
     link: list[str] = []
     if os.environ.get("FOSTER_SANITIZE") == "1":
@@ -99,7 +99,7 @@ def setup_arguments() -> dict[str, Any]:
         flags["cxx"] += [*link, *checks]
     if left_out is None:
         sources += [*sorted(folder.glob("cuda/*.cu")), *sorted(folder.glob("cuda/*.cpp"))]
-        flags["nvcc"] = ["-O3", "-std=c++17", *_targets()]
+        flags["nvcc"] = ["-O3", "-std=c++20", *_targets()]
     kind = CppExtension if left_out is not None else CUDAExtension
     base = Path.cwd()
     names = [str(p.relative_to(base)) if p.is_relative_to(base) else str(p) for p in sources]

@@ -56,6 +56,9 @@ inline double exponential(double x) { return std::exp(x); }
     }                                                                                                            \
     return sum;                                                                                                  \
   }                                                                                                              \
+  FOSTER_CLONES void row_add(T* x, const T* y, int64_t n) {                                                      \
+    _Pragma("omp simd") for (int64_t i = 0; i < n; ++i) x[i] += y[i];                                            \
+  }                                                                                                              \
   FOSTER_CLONES void row_scale(T* x, int64_t n, T factor) {                                                      \
     _Pragma("omp simd") for (int64_t i = 0; i < n; ++i) x[i] *= factor;                                          \
   }                                                                                                              \

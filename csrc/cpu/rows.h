@@ -14,6 +14,10 @@ double row_max(const double* x, int64_t n);
 float row_exp(float* x, int64_t n, float max);
 double row_exp(double* x, int64_t n, double max);
 
+// x <- x + y.
+void row_add(float* x, const float* y, int64_t n);
+void row_add(double* x, const double* y, int64_t n);
+
 // x <- factor x.
 void row_scale(float* x, int64_t n, float factor);
 void row_scale(double* x, int64_t n, double factor);

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -49,21 +47,7 @@ def _fake_backward(
     return Q.new_empty(Q.shape if need_Q else (0,)), E.new_empty(E.shape if need_E else (0,))
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:3], *output)
-    ctx.mark_non_differentiable(*output[1:])
-
-
-def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    needed, rest = ctx.needs_input_grad[:3], (None,) * (len(ctx.needs_input_grad) - 3)
-    if torch.is_grad_enabled():
-        return *native.differentiable_backward(reference.soft_embed, ctx.saved_tensors[:3], needed, grad), *rest
-    dQ, dE = torch.ops.foster.soft_embed_backward(grad, *ctx.saved_tensors, needed[0], needed[2])
-    return dQ if needed[0] else None, None, dE if needed[2] else None, *rest
-
-
 @native.on_load
 def _register() -> None:
     torch.library.register_fake("foster::soft_embed", _fake)
     torch.library.register_fake("foster::soft_embed_backward", _fake_backward)
-    torch.library.register_autograd("foster::soft_embed", _backward, setup_context=_setup_context)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -38,21 +36,7 @@ def _fake_backward(
     return dQ, dH, dE
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:4], *output[1:])
-    ctx.mark_non_differentiable(*output[1:])
-
-
-def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    needed, rest = ctx.needs_input_grad[:4], (None,) * (len(ctx.needs_input_grad) - 4)
-    if torch.is_grad_enabled():
-        return *native.differentiable_backward(reference.soft_kl, ctx.saved_tensors[:4], needed, grad), *rest
-    dQ, dH, dE = torch.ops.foster.soft_kl_backward(grad, *ctx.saved_tensors, needed[0], needed[2], needed[3])
-    return dQ if needed[0] else None, None, dH if needed[2] else None, dE if needed[3] else None, *rest
-
-
 @native.on_load
 def _register() -> None:
     torch.library.register_fake("foster::soft_kl", _fake)
     torch.library.register_fake("foster::soft_kl_backward", _fake_backward)
-    torch.library.register_autograd("foster::soft_kl", _backward, setup_context=_setup_context)

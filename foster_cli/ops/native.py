@@ -1,8 +1,8 @@
 """The C++ extension: finding, checking and loading it, choosing it, and what the Python files of its ops share.
 
 Once `foster_cli._C` is loaded, its ops are found under `torch.ops.foster`. Each has one file here (`embed`, `kl`,
-`rank`) with its wrapper, its fake kernels and its backward, as in pytorch/extension-cpp. The extension may be missing
-and is loaded late, so those files register fake kernels and backward through `on_load`.
+`ce`, `rank`) with its wrapper and its fake kernels. The extension may be missing and is loaded late, so those files
+register fake kernels through `on_load`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -131,21 +131,19 @@ def accumulate_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def max_scores() -> int:
+    """The most scores that an op on a GPU has in memory at once (`FOSTER_SCORES_MB`, see csrc/cuda/binding.cpp)."""
+    return int(float(os.environ.get("FOSTER_SCORES_MB", "96")) * (1 << 18))
+
+
 def fake_saved(Q: Tensor, V: Tensor, save_scores: bool, matrices: int) -> Tensor:
-    """The shape of what a forward saves: `matrices` (r, s) score matrices of a small problem on a CPU, else empty."""
-    saves = save_scores and Q.device.type == "cpu" and 0 < len(Q) * len(V) <= MAX_SAVED
-    return Q.new_empty((matrices, len(Q), len(V)) if saves else (0,), dtype=accumulate_dtype(Q))
-
-
-def differentiable_backward(
-    definition: Callable[..., Tensor], inputs: Sequence[Tensor], needed: Sequence[bool], grad: Tensor
-) -> tuple[Tensor | None, ...]:
-    """The gradients of `definition` to the inputs that need one, with a graph for second derivatives.
-
-    They are taken at aliases of the inputs. Where one input was computed from another (H from E), the gradient to the
-    latter must not include the path through the former, which the outer graph follows itself.
-    """
-    inputs = [x.view_as(x) for x in inputs]
-    wanted = [x for x, need in zip(inputs, needed, strict=True) if need]
-    found = iter(torch.autograd.grad(definition(*inputs), wanted, grad, create_graph=True))
-    return tuple(next(found) if need else None for need in needed)
+    """The shape of what a forward saves: `matrices` matrices (r, s) of scores of a small problem, else empty."""
+    r, s, cuda = len(Q), len(V), Q.device.type == "cuda"
+    bound = max_scores() // matrices if cuda else MAX_SAVED
+    if not save_scores or r == 0 or r * s > bound:
+        return Q.new_empty((0,), dtype=Q.dtype if cuda else accumulate_dtype(Q))
+    lead = (r,) if cuda and matrices == 1 else (matrices, r)
+    if not cuda:
+        return Q.new_empty((*lead, s), dtype=accumulate_dtype(Q))
+    pack = 16 // Q.element_size()
+    return Q.new_empty((*lead, -(-s // pack) * pack))[..., :s]

@@ -6,8 +6,11 @@ over the s items of the subset S, and all losses are in nats.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 #: The most scores that `rank_counts` holds in memory: 64 Mi elements, 256 MiB in fp32.
@@ -35,6 +38,56 @@ def soft_kl(Q: Tensor, V_S: Tensor, H: Tensor, E_S: Tensor) -> Tensor:
     target = F.log_softmax(Q @ V_S.T, dim=-1)
     predicted = F.log_softmax(H @ E_S.T, dim=-1)
     return (target.exp() * (target - predicted)).sum(-1)
+
+
+#: Scores of a block of `softmax_ce`: 1 MiB in fp32, so that a block stays in the cache of a CPU core.
+CE_BLOCK = {"cpu": 1 << 18, "cuda": 1 << 25}
+
+
+class _Softmax(torch.autograd.Function):
+    """The mean cross-entropy in blocks of rows; the gradients are computed with the loss, so scores are never kept.
+
+    loss = mean_r [log(e^{s_ry} + sum_{c != y} w_c e^{s_rc}) - s_ry] with s = H E^T and weights w = e^correction.
+    dloss/ds_rc = (p_rc - [c = y]) / P, p the weighted softmax. From this, dH = (dloss/ds) E and dE = (dloss/ds)^T H.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, H: Tensor, E: Tensor, goal: Tensor, correction: Tensor | None) -> Tensor:
+        total, dH, dE = H.new_zeros(()), torch.empty_like(H), torch.zeros_like(E)
+        rows = max(16, CE_BLOCK.get(H.device.type, 1 << 18) // max(1, len(E)))
+        for a in range(0, len(H), rows):
+            h, y = H[a : a + rows], goal[a : a + rows, None]
+            s = h @ E.T
+            own = s.gather(1, y)
+            if correction is not None:
+                s += correction
+                s.scatter_(1, y, own)
+            top = s.amax(1, keepdim=True)
+            s.sub_(top).exp_()
+            z = s.sum(1, keepdim=True)
+            total += (z.log() + (top - own)).sum()
+            s.div_(z * len(H))
+            s.scatter_add_(1, y, own.new_full(own.shape, -1.0 / len(H)))
+            torch.mm(s, E, out=dH[a : a + rows])
+            dE.addmm_(s.T, h)
+        ctx.save_for_backward(dH, dE)
+        return total / len(H)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        dH, dE = ctx.saved_tensors
+        return grad * dH, grad * dE, None, None
+
+
+def softmax_ce(H: Tensor, E: Tensor, target: Tensor, correction: Tensor | None = None) -> Tensor:
+    """The mean over rows of log sum_c exp(H . E_c + correction_c) - H . E_target: a scalar, in nats.
+
+    H (r, d), E (s, d), target (r,) int64; correction (s,), which a row's target does not have. First derivatives only.
+    Raises RuntimeError for a target outside the items.
+    """
+    loss: Tensor = _Softmax.apply(H, E, target, correction)
+    return loss
 
 
 def check_finite(H: Tensor, E: Tensor) -> None:

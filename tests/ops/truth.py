@@ -43,6 +43,32 @@ def kl(Q: np.ndarray, V: np.ndarray, H: np.ndarray, E: np.ndarray, g: np.ndarray
     return [loss, da @ V, db @ E, db.T @ H]
 
 
+def labelled(
+    r: int, s: int, d: int, dtype: torch.dtype, corrected: bool, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """H, E, target and correction of a cross-entropy."""
+    _, _, H, E = inputs(r, s, d, dtype, 2.0, seed)
+    rng = torch.Generator().manual_seed(seed)
+    target = torch.randint(s, (r,), generator=rng)
+    return H, E, target, torch.rand(s, generator=rng).to(H) * 3 if corrected else None
+
+
+def ce(H: Tensor, E: Tensor, target: Tensor, correction: Tensor | None) -> list[np.ndarray]:
+    """The mean loss, and its gradients to H and E, in float64, row by row."""
+    h, e = numpy(H, E)
+    extra = np.zeros(len(e)) if correction is None else numpy(correction)[0]
+    losses, dS = [], np.zeros((len(h), len(e)))
+    for i, y in enumerate(target.tolist()):
+        scores = e @ h[i] + np.where(np.arange(len(e)) == y, 0.0, extra)
+        top = scores.max()
+        z = np.exp(scores - top).sum()
+        losses.append(np.log(z) + top - scores[y])
+        dS[i] = np.exp(scores - top) / z
+        dS[i, y] -= 1
+    dS /= len(h)
+    return [np.array(np.mean(losses)), dS @ e, dS.T @ h]
+
+
 def numpy(*tensors: Tensor) -> list[np.ndarray]:
     """The tensors as float64 arrays."""
     return [x.detach().cpu().double().numpy() for x in tensors]

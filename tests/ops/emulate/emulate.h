@@ -1,8 +1,6 @@
-// The CUDA kernels on a CPU, for the tests: what primitives.cuh takes from CUDA, in C++. Every thread of a block is a
-// fibre; fibres switch at barriers and at warp-wide operations, in a random order. Shared memory starts as NaN, and an
-// asynchronous copy overwrites its destination with NaN at once and arrives only when it is waited for, so a missing
-// barrier or wait gives wrong numbers. Fragments are as the PTX manual defines them (mma.m16n8k16 bf16, mma.m16n8k8
-// tf32, ldmatrix).
+// The CUDA kernels on a CPU, for the tests: what device.cuh takes from CUDA, in C++. Every thread of a block is a
+// fibre; fibres switch at barriers and at warp-wide operations, in a random order. Shared memory starts as NaN, so a
+// missing barrier gives wrong numbers, and 16-byte accesses are checked by the tests' alignment of the inputs.
 //
 // It does not show time, bank conflicts or registers, nor whether a GPU rounds as it does here.
 #pragma once
@@ -10,25 +8,19 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <functional>
-#include <utility>
 
 #define __global__
 #define __device__
 #define __host__
-#define __grid_constant__
 #define __launch_bounds__(...)
 #define FOSTER_SHARED(name) unsigned char* name = ::emulate::shared_memory()
 #define FOSTER_LAUNCH(kernel, grid, block, shared, stream, ...) \
-  ::emulate::launch(grid, block, shared, [=] { kernel(__VA_ARGS__); })
+  ::emulate::launch(grid, block, shared, [=] { (kernel)(__VA_ARGS__); })
 
 using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9 };
-enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
-template <class F>
-cudaError_t cudaFuncSetAttribute(F, cudaFuncAttribute, int) {
-  return cudaSuccess;
-}
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 
 namespace emulate {
@@ -50,68 +42,16 @@ void sync_threads();
 // A warp-wide operation: waits for the 32 threads of the warp; the last to arrive runs `op` with all their arguments.
 void warp_collective(void* args, void (*op)(void** lane_args));
 
-void cp_async(void* dst, const void* src, int bytes);
-void cp_async_commit();
-void cp_async_wait(int pending);
-
-struct MmaArgs {
-  float* c;
-  const uint32_t* a;
-  uint32_t b[2];
-};
-void mma_bf16(void** lane_args);
-void mma_tf32(void** lane_args);
-
-struct LdmatrixArgs {
-  uint32_t* out;
-  const void* row;
-};
-void ldmatrix(void** lane_args);
-void ldmatrix_transposed(void** lane_args);
-
-uint32_t to_tf32(float x);
-
 }  // namespace emulate
 
 #define threadIdx (::emulate::thread_index())
 #define blockIdx (::emulate::block_index())
 inline void __syncthreads() { emulate::sync_threads(); }
-inline void __threadfence() {}
-template <class T>
-T atomicAdd(T* at, T value) {
-  return std::exchange(*at, *at + value);
-}
+struct uint4 {
+  uint32_t x, y, z, w;
+};
 
 namespace foster::cuda {
-
-inline void cp_async(void* dst, const void* src, int bytes) { emulate::cp_async(dst, src, bytes); }
-inline void cp_async_commit() { emulate::cp_async_commit(); }
-template <int kPending>
-inline void cp_async_wait() {
-  emulate::cp_async_wait(kPending);
-}
-inline void ldmatrix(uint32_t (&out)[4], const void* row) {
-  emulate::LdmatrixArgs args{out, row};
-  emulate::warp_collective(&args, emulate::ldmatrix);
-}
-inline void ldmatrix_transposed(uint32_t (&out)[4], const void* row) {
-  emulate::LdmatrixArgs args{out, row};
-  emulate::warp_collective(&args, emulate::ldmatrix_transposed);
-}
-inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  emulate::MmaArgs args{c, a, {b0, b1}};
-  emulate::warp_collective(&args, emulate::mma_bf16);
-}
-inline void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  emulate::MmaArgs args{c, a, {b0, b1}};
-  emulate::warp_collective(&args, emulate::mma_tf32);
-}
-inline uint32_t to_tf32(float x) { return emulate::to_tf32(x); }
-inline float float_from_bits(uint32_t x) {
-  float value;
-  __builtin_memcpy(&value, &x, sizeof value);
-  return value;
-}
 
 // shuffle_xor of any type: a lane gets the value of lane ^ mask.
 template <class A>
