@@ -2,8 +2,8 @@
 
 A new item has no vector and is never a negative, so training does not say how its scores compare with those of other
 items. In: a recommender with an `offset`, validation cases. Out: the offset, set in the recommender. It maximises R@10
-with warm and new targets weighted by the shares expected in the test, among the offsets with which the recall of new
-targets is no worse than before training.
+with warm and new targets weighted by the shares expected in the test. After training, the recall of new targets must be
+no worse than that of the untrained recommender with its own offset.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from foster_cli.ranking.full import hide, last_outputs
 
 Float = npt.NDArray[np.float64]
 #: The offsets to choose from, in nats: the unit of scores that were trained by cross-entropy.
-OFFSETS = np.arange(-2.0, 8.01, 0.25)
+OFFSETS = np.arange(-20, 81) / 10.0
 #: The most scores in memory at once.
 BLOCK = 1 << 24
 
@@ -66,7 +66,9 @@ def new_targets(model: Recommender, cases: Cases) -> npt.NDArray[np.bool_]:
 @dataclass
 class OffsetChoice:
     """Chooses the offset of a recommender on `cases`. `new` (C,): see `new_targets`; `share`: the share of new targets
-    that is expected in the test. `floor`: the recall of new targets before training, from the first call."""
+    that is expected in the test. The first call is for the untrained recommender and chooses freely; `floor` is the
+    recall of new targets that it reached. On a sample of the cases the floor is set by `hold`, so that its noise does
+    not decide the untrained recommender's offset."""
 
     cases: Cases
     new: npt.NDArray[np.bool_]
@@ -83,17 +85,28 @@ class OffsetChoice:
             return None
         return cls(cases, new, float(new.mean()) if cases.new_share is None else cases.new_share)
 
-    def __call__(self, model: Recommender) -> dict[str, float]:
-        """Set the offset; return it, and R@10 weighted by the expected shares."""
+    def recalls(self, model: Recommender) -> tuple[Float, Float]:
+        """The recall at ten of new targets, and of the others, with each of `OFFSETS`. Leaves the offset at 0."""
         own, other = above(model, self.cases)
         sign = np.where(self.new, -1.0, 1.0)
         hit = np.stack([(own + (other + sign[:, None] * o > 0).sum(1)) < 10 for o in OFFSETS])  # (offsets, C)
-        cold, warm = hit[:, self.new].mean(1), hit[:, ~self.new].mean(1)
-        if self.floor is None:
-            self.floor = float(cold[np.argmin(np.abs(OFFSETS))])
+        return hit[:, self.new].mean(1), hit[:, ~self.new].mean(1)
+
+    def hold(self, model: Recommender) -> None:
+        """Make the recall of new targets that the untrained `model` reaches with its offset the floor."""
+        assert model.offset is not None
+        offset = float(model.offset.detach())
+        cold, _ = self.recalls(model)
+        self.floor = float(cold[np.abs(OFFSETS - offset).argmin()])
+
+    def __call__(self, model: Recommender) -> dict[str, float]:
+        """Set the offset; return it, and R@10 weighted by the expected shares."""
+        cold, warm = self.recalls(model)
         value = self.share * cold + (1.0 - self.share) * warm
-        usable = cold >= self.floor if (cold >= self.floor).any() else cold >= cold.max()
-        best = int(np.where(usable, value, -1.0).argmax())
+        least = 0.0 if self.floor is None else min(self.floor, cold.max())
+        best = int(np.where(cold >= least, value, -1.0).argmax())
+        if self.floor is None:
+            self.floor = float(cold[best])
         with torch.no_grad():
             assert model.offset is not None
             model.offset.fill_(float(OFFSETS[best]))

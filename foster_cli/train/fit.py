@@ -47,7 +47,8 @@ SETTLED = 0.01
 class Fit:
     """The course of a training. `history`: a dict per validation; `best`: the epoch or step of the best one.
 
-    `untrained`, `valid`: R@10 and N@10 over all validation cases before the training, and of its best state.
+    `untrained`, `valid`: R@10 and N@10 over all validation cases before the training, and of its best state; `value`:
+    the latter's R@10 with new targets weighted as `OffsetChoice` does, by which trainings are compared.
     `seconds` includes validation; `processor` is the processor time of the training steps alone, in seconds.
     """
 
@@ -58,6 +59,7 @@ class Fit:
     processor: float = 0.0
     untrained: dict[str, float] = field(default_factory=dict)
     valid: dict[str, float] = field(default_factory=dict)
+    value: float = -1.0
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,8 @@ def check_finite(value: float, what: str) -> None:
 class Best:
     """Validates a training and holds its best state; `stale` counts the validations since then.
 
-    Cases beyond `SAMPLE` are sampled, the same ones at every validation. `begin` and `finish` rank all of them.
+    Cases beyond `SAMPLE` are sampled, the same ones at every validation. `begin` and `finish` rank all of them, and
+    choose the offset of new items on all of them.
     """
 
     def __init__(self, model: Recommender, cases: Cases, fit: Fit) -> None:
@@ -201,12 +204,13 @@ class Best:
         self.some = sample(cases, "validation sample", most=SAMPLE)
         self.sample = self.some is not cases
         self.offset = OffsetChoice.of(model, self.some)
+        self.offset_of_all = OffsetChoice.of(model, cases) if self.sample else self.offset
         self.state: dict[str, Tensor] = {}
         self.stale = 0
 
     def check(self, at: int, **extra: float) -> float:
         """Validate now; return R@10. Raises NotFinite for NaN or Inf in the scores."""
-        found = self._validate(self.some)
+        found = self._validate(self.some, self.offset)
         self.fit.history.append({"at": float(at), **found, **extra})
         self.stale += 1
         value = found.get("weighted", found["R@10"])
@@ -216,16 +220,24 @@ class Best:
         return found["R@10"]
 
     def begin(self) -> None:
-        """Validate the untrained state."""
-        self.check(0)
+        """Validate the untrained state, and leave the model with the offset that all cases choose."""
+        if not self.sample:
+            self.check(0)
+            self.fit.untrained = self._all(0)
+            return
         self.fit.untrained = self._all(0)
+        own = self.model.learnables()
+        if self.offset is not None:
+            self.offset.hold(self.model)
+        self.check(0)
+        self.model.restore(own)
 
     def finish(self, model: Recommender) -> None:
         """Give `model` the best state, and validate it on all cases."""
-        model.restore(self.state)
         self.model.restore(self.state)
-        model.eval()
         self.fit.valid = self._all(self.fit.best)
+        model.restore(self.model.learnables())
+        model.eval()
 
     def sampled(self) -> str:
         """What the sampled cases said of the best state, with the standard error, and what all cases say."""
@@ -239,12 +251,15 @@ class Best:
     def _all(self, at: int) -> dict[str, float]:
         """R@10 and N@10 of the present state, validated after `at` epochs, over all cases."""
         if self.sample:
-            return self._validate(self.cases)
-        return next({name: row[name] for name in ("R@10", "N@10")} for row in self.fit.history if row["at"] == at)
+            found = self._validate(self.cases, self.offset_of_all)
+        else:
+            found = next(row for row in self.fit.history if row["at"] == at)
+        self.fit.value = found.get("weighted", found["R@10"])
+        return {name: found[name] for name in ("R@10", "N@10")}
 
-    def _validate(self, cases: Cases) -> dict[str, float]:
+    def _validate(self, cases: Cases, offset: OffsetChoice | None) -> dict[str, float]:
         try:
-            chosen = self.offset(self.model) if cases is self.some and self.offset is not None else {}
+            chosen = {} if offset is None else offset(self.model)
             return {**validate(self.model, cases), **chosen}
         except ValueError as error:  # rank_counts: NaN or Inf
             raise NotFinite(str(error), "use a lower learning rate") from error
@@ -326,7 +341,7 @@ class _Training:
             "optimizer": self.optimizer.state_dict(), "steps": self.steps,
             "rng": numpy_state(self.rng), "history": f.history, "best": f.best, "best_value": f.best_value,
             "untrained": f.untrained, "processor": f.processor, "best_state": self.best.state, "stale": self.best.stale,
-            "floor": None if self.best.offset is None else self.best.offset.floor,
+            "floors": [None if x is None else x.floor for x in (self.best.offset, self.best.offset_of_all)],
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -341,8 +356,9 @@ class _Training:
         f.history, f.best, f.best_value = state["history"], state["best"], state["best_value"]
         f.untrained, f.processor = state["untrained"], state["processor"]
         self.best.state, self.best.stale = state["best_state"], state["stale"]
-        if self.best.offset is not None:
-            self.best.offset.floor = state["floor"]
+        for offset, floor in zip((self.best.offset, self.best.offset_of_all), state["floors"], strict=True):
+            if offset is not None:
+                offset.floor = floor
 
 
 def candidate_count(model: Recommender, config: TrainConfig) -> int:

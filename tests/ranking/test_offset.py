@@ -91,31 +91,47 @@ def test_the_offset_is_the_best_of_full_rankings(model: Any, seen: bool, share: 
     assert choice is not None
     new = new_targets(model, cases)
     hits = {float(o): _hits(model, cases, float(o)) for o in OFFSETS}
-    expected = _best(hits, new, new.mean() if share is None else share, hits[0.0][new].mean())
+    expected = _best(hits, new, new.mean() if share is None else share, 0.0)
     with torch.no_grad():
         model.offset.fill_(3.7)  # whatever it was before
     found = choice(model)
     assert (found["offset"], found["weighted"]) == pytest.approx(expected, abs=1e-12)
-    assert model.offset.item() == found["offset"]
+    assert model.offset.item() == pytest.approx(found["offset"])
+    assert choice.floor == hits[found["offset"]][new].mean()
     assert choice(model) == found
 
 
 def test_the_recall_of_new_targets_is_no_worse_than_before_training(model: Any) -> None:
-    """With no weight on new targets every offset that helps them is a loss; the floor of the first call stays."""
-    cases = replace(_cases(False), new_share=0.0)
+    """Before training, the best offset is chosen freely; its recall of new targets is the floor from then on, even with
+    no weight on new targets, so that every offset that helps them is a loss."""
+    cases = replace(_cases(False), new_share=0.6)
     choice = OffsetChoice.of(model, cases)
     assert choice is not None
     new = new_targets(model, cases)
-    choice(model)
+    first = choice(model)["offset"]
     floor = choice.floor
-    assert floor == _hits(model, cases, 0.0)[new].mean() > 0
+    assert floor is not None and floor == _hits(model, cases, first)[new].mean() > 0
     with torch.no_grad():  # a training that pushes what it knows up
         model.table.weight[:, -1] += 3.0
     unbound = OffsetChoice(cases, new, 0.0, 0.0)(model)["offset"]
+    choice.share = 0.0
     bound = choice(model)["offset"]
     assert choice.floor == floor
     assert _hits(model, cases, unbound)[new].mean() < floor <= _hits(model, cases, bound)[new].mean()
     assert bound > unbound
+
+
+@pytest.mark.parametrize("o", [-2.0, 0.3, 5.0])
+def test_a_sample_holds_to_the_offset_of_all_cases(model: Any, o: float) -> None:
+    cases = replace(_cases(False), new_share=0.0)
+    choice = OffsetChoice.of(model, cases)
+    assert choice is not None
+    with torch.no_grad():
+        model.offset.fill_(o)
+    choice.hold(model)
+    assert choice.floor == _hits(model, cases, o)[choice.new].mean()
+    least = choice.floor
+    assert _hits(model, cases, choice(model)["offset"])[choice.new].mean() >= least == choice.floor
 
 
 def test_where_no_offset_reaches_the_floor_the_recall_of_new_targets_is_highest(model: Any) -> None:

@@ -20,6 +20,7 @@ from foster_cli.errors import NotFinite
 from foster_cli.models.encoder import TextCache, TextEncoder
 from foster_cli.models.recommender import Recommender
 from foster_cli.ranking.full import score_model
+from foster_cli.ranking.offset import OFFSETS
 from foster_cli.settings import ModelConfig, TrainConfig
 from foster_cli.train import fit as module
 from foster_cli.train.fit import (
@@ -418,7 +419,7 @@ def _new_items(cases: int) -> tuple[Callable[[], Recommender], Windows, Cases]:
 
 
 def _compared(fit: Any) -> Any:
-    return fit.history, fit.best, fit.best_value, fit.untrained, fit.valid
+    return fit.history, fit.best, fit.best_value, fit.untrained, fit.valid, fit.value
 
 
 @pytest.mark.parametrize("sample", [20, 4096])
@@ -431,15 +432,15 @@ def test_a_resumed_training_gives_the_same_numbers_with_new_items(monkeypatch: p
     whole, model, store = None, fresh(), Kept()
     whole = fit_real(model, windows, valid, QUICK, 0, store=store)
     assert len(store.written) == 3 and all("weighted" in row and "offset" in row for row in whole.history)
-    floors = {tree["state"]["floor"] for tree in store.written}
-    assert len(floors) == 1 and floors != {None}
+    floors = {tuple(tree["state"]["floors"]) for tree in store.written}
+    assert len(floors) == 1 and None not in next(iter(floors))
     for tree in store.written:
         seen[:] = [0.0] * tree["state"]["steps"]
         again, resumed = fresh(), Kept(copy.deepcopy(tree))
         found = fit_real(again, windows, valid, QUICK, 0, store=resumed)
         assert _compared(found) == _compared(whole)
         assert _is(again.learnables(), model.learnables())
-        assert all(later["state"]["floor"] in floors for later in resumed.written)
+        assert all(tuple(later["state"]["floors"]) in floors for later in resumed.written)
 
 
 def test_the_kept_state_ranks_new_items_no_worse_than_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -459,6 +460,40 @@ def test_the_kept_state_ranks_new_items_no_worse_than_before_training(monkeypatc
     )
 
 
+def _recalls(model: Recommender, valid: Cases, o: float) -> tuple[float, float]:
+    """Recall at ten of new targets and of the others at the offset o, by ranking all items."""
+    with torch.no_grad():
+        assert model.offset is not None
+        model.offset.fill_(o)
+    hit, new = score_model(model, valid) <= 10, valid.target >= 30
+    return float(hit[new].mean()), float(hit[~new].mean())
+
+
+def test_the_last_offset_is_chosen_on_all_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the sample would choose another; new targets are ranked no worse than with the offset that all cases
+    choose for the untrained recommender."""
+    monkeypatch.setattr(module, "LEAST_STEPS", 1)
+    differs = False
+    for count in (12, 20, 200):
+        monkeypatch.setattr(module, "SAMPLE", count)
+        fresh, windows, valid = _new_items(200)
+        valid = replace(valid, new_share=0.3)
+        model, plain = fresh(), fresh()
+        fit = fit_real(model, windows, valid, QUICK, 0)
+        assert model.offset is not None
+        chosen = model.offset.item()
+        before, after = ({o: _recalls(m, valid, o) for o in OFFSETS} for m in (plain, model))
+        own = max(before, key=lambda o: 0.3 * before[o][0] + 0.7 * before[o][1])
+        module.Best(plain, valid, module.Fit()).begin()
+        assert plain.offset is not None and plain.offset.item() == pytest.approx(own)
+        floor = before[own][0]
+        allowed = {o: 0.3 * cold + 0.7 * warm for o, (cold, warm) in after.items() if cold >= floor}
+        best = max(allowed, key=lambda o: allowed[o])
+        assert chosen == pytest.approx(best) and fit.value == pytest.approx(allowed[best])
+        differs |= next(row for row in fit.history if row["at"] == fit.best)["offset"] != best
+    assert differs
+
+
 @pytest.mark.parametrize("items", ["both", "text"])
 def test_more_cases_than_the_sample_are_ranked_at_the_start_and_the_end(
     monkeypatch: pytest.MonkeyPatch, task: Any, items: str
@@ -476,7 +511,7 @@ def test_more_cases_than_the_sample_are_ranked_at_the_start_and_the_end(
     windows, model = next_number_windows(120, 30, 7), _small(items)
     untrained = original(model, valid)
     fit = fit_real(model, windows, valid, QUICK, 0)
-    assert [len(cases) for cases in asked] == [20, 90, 20, 20, 20, 90]
+    assert [len(cases) for cases in asked] == [90, 20, 20, 20, 20, 90]
     few = [cases for cases in asked if len(cases) == 20]
     assert all(np.array_equal(cases.row, few[0].row) for cases in few) and len(set(few[0].row)) == 20
     assert fit.untrained == untrained and fit.valid == original(model, valid)
