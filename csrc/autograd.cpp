@@ -95,6 +95,7 @@ struct SoftmaxCe : Function<SoftmaxCe> {
     static const auto run = op<Forward>("foster::softmax_ce");
     const auto [loss, dH, dE] = run.call(H, E, target, correction, gradients);
     ctx->save_for_backward({H, E, target, correction ? *correction : Tensor(), dH, dE});
+    ctx->saved_data["gradients"] = gradients;
     ctx->mark_non_differentiable({dH, dE});
     return {loss, dH, dE};
   }
@@ -104,11 +105,12 @@ struct SoftmaxCe : Function<SoftmaxCe> {
     const Tensor &H = kept[0], &E = kept[1], &correction = kept[3];
     const bool need_H = ctx->needs_input_grad(0), need_E = ctx->needs_input_grad(1);
     Tensor dH = kept[4], dE = kept[5], grad = grads[0];
-    if (at::GradMode::is_enabled() || dH.numel() == 0) {
-      const Tensor own = at::one_hot(kept[2], E.size(0)).to(H.scalar_type());
+    if (at::GradMode::is_enabled() || !ctx->saved_data["gradients"].toBool()) {
+      const Tensor items = at::arange(at::Scalar(E.sym_size(0)), kept[2].options());
+      const Tensor own = (kept[2].unsqueeze(1) == items).to(H.scalar_type());
       Tensor S = at::matmul(H, E.t());
       if (correction.defined()) S = S + (1 - own) * correction;
-      const Tensor dS = (at::softmax(S, 1) - own) * (grad / H.size(0));
+      const Tensor dS = (at::softmax(S, 1) - own) * grad.div(at::Scalar(H.sym_size(0)));
       dH = at::matmul(dS, E);
       dE = at::matmul(dS.t(), H);
     } else {

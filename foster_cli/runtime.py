@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from foster_cli.errors import FosterError, OutOfMemory
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
 
@@ -55,12 +57,30 @@ def pick_device(name: str) -> torch.device:
 
 
 def adamw(groups: Any, lr: float = 1e-3, weight_decay: float = 0.0) -> torch.optim.AdamW:
-    """AdamW, in its fused form on devices that have it (CPU and CUDA)."""
+    """AdamW, in its fused form on devices that have it (CPU and CUDA); on CUDA a graph may hold its steps."""
     import torch
 
     groups = list(groups)
     first = groups[0]["params"][0] if isinstance(groups[0], dict) else groups[0]
-    return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=first.device.type in ("cpu", "cuda"))
+    kind = first.device.type
+    return torch.optim.AdamW(
+        groups, lr=lr, weight_decay=weight_decay, fused=kind in ("cpu", "cuda"), capturable=kind == "cuda"
+    )
+
+
+def set_gradients(parameters: Sequence[torch.nn.Parameter], gradients: Sequence[torch.Tensor]) -> None:
+    """Give each parameter its gradient, in the parameter's layout: a fused optimizer takes both as flat memory."""
+    import torch
+
+    for p, g in zip(parameters, gradients, strict=True):
+        p.grad = g if g.stride() == p.stride() else torch.empty_like(p).copy_(g)
+
+
+def sent(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`x` on `device`. A CUDA device gets it from pinned memory, and nobody waits for it."""
+    if device.type == "cuda" and x.device.type == "cpu":
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
 
 
 #: Words in the plain RuntimeErrors that torch's allocators raise when memory runs out.

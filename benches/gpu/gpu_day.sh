@@ -57,20 +57,27 @@ tail -3 "$OUT/build.log"
 
 if [ -f foster_cli/_C.json ]; then
   export FOSTER_OPS=native
+  # an error thrown in the extension must reach Python; if that ends the process, a debugger says where
+  THROW="import torch
+from foster_cli.ops import native; native.load()
+try: torch.ops.foster.soft_embed(*[torch.zeros(2, n, device='$DEVICE') for n in (1, 2, 1)])
+except RuntimeError as e: print('an error arrives:', str(e)[:60])"
+  stage "an error from the extension" 30 tests.log $PY -c "$THROW" || { ldd foster_cli/_C*.so; command -v cuda-gdb >/dev/null && timeout 60 cuda-gdb -batch -ex run -ex bt --args $PY -c "$THROW"; } >>"$OUT/tests.log" 2>&1
   if gpu; then SELECT="-m gpu"; else SELECT="-k float64"; fi
-  stage "tests" 120 tests.log $PY -m pytest -p no:cacheprovider $SELECT tests/ops/test_native.py; tail -4 "$OUT/tests.log"
+  stage "tests" 120 tests.log $PY -m pytest -p no:cacheprovider $SELECT tests/ops/test_native.py tests/distill/test_graph.py; tail -4 "$OUT/tests.log"
   stage "checks" 60 checks.log $PY $HERE/gpu_ops.py check --device $DEVICE --out "$OUT/checks.json"; cat "$OUT/checks.log" >>"$OUT/tests.log"; rm -f "$OUT/checks.log"
   stage "ops, timed" 110 ops.log $PY $HERE/gpu_ops.py time --device $DEVICE --budget 80 --out "$OUT/ops.json"; tail -60 "$OUT/ops.log"; cat "$OUT/ops.log" >>"$OUT/tests.log"; rm -f "$OUT/ops.log"
   unset FOSTER_OPS
   stage "steps" 90 step.log $PY $HERE/gpu_step.py --device $DEVICE $(gpu || echo --items 300 --repeats 1) --out "$OUT/step.json"; cat "$OUT/step.log"; cat "$OUT/step.log" >>"$OUT/tests.log"; rm -f "$OUT/step.log"
   if gpu && [ "${TOOLS:-1}" = 1 ] && command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
-      stage "$tool" 75 sanitizer.log compute-sanitizer --tool $tool --error-exitcode 9 --kernel-regex kns=stream $PY $HERE/gpu_ops.py small
+      stage "$tool" 75 sanitizer.log compute-sanitizer --tool $tool --error-exitcode 9 --kernel-regex kns=_kernel $PY $HERE/gpu_ops.py small
     done
   fi
   FOSTER_OPS=native stage "distill, compiled ops" 120 distill.jsonl $PY -m foster_cli distill $TMP/shop.parquet --out $TMP/b-own --encoder $ENC --device $DEVICE --json $RUN
+  gpu && FOSTER_OPS=native stage "an outer step, as in Table 5" 90 tests.log $PY -m foster_cli bench distill $TMP/shop.parquet --encoder $ENC --rows foster-few-last,foster-few-all --steps 5 --out $TMP/table5 --device $DEVICE && cat $TMP/table5/bench.md | tee -a "$OUT/tests.log"
   if gpu && [ "${TOOLS:-1}" = 1 ] && command -v ncu >/dev/null; then
-    stage "ncu" 60 ncu.txt ncu --clock-control none --kernel-name regex:stream --launch-skip 20 --launch-count 12 --section SpeedOfLight --section Occupancy --section LaunchStats --section WarpStateStats $PY -c "
+    stage "ncu" 60 ncu.txt ncu --clock-control none --kernel-name regex:foster --launch-skip 20 --launch-count 12 --section SpeedOfLight --section Occupancy --section LaunchStats --section WarpStateStats $PY -c "
 import sys; sys.path.insert(0, '$HERE')
 import torch, gpu_ops as g
 from foster_cli.ops import native; native.load()

@@ -47,8 +47,14 @@ def runs(op: str, way: str, made: list[Tensor]) -> Run:
     """One forward and backward, as an inner (gradients to E, H) or outer step (to Q too) asks for them."""
     Q, V, H, E, G = made
     name, _, outer = op.partition(" ")
+    target = torch.arange(len(H), device=H.device) % len(E)
+    if name == "softmax_ce":
+        h, e = (x.detach().clone().requires_grad_() for x in (H, E))
+        if way == "ours":
+            return lambda: torch.autograd.grad(torch.ops.foster.softmax_ce(h, e, target, None, True)[0], (h, e))
+        loss = torch.compile(cross_entropy, dynamic=False) if way == "compiled" else cross_entropy
+        return lambda: torch.autograd.grad(loss(h, e, target), (h, e))
     if name == "rank_counts":
-        target = torch.arange(len(H), device=H.device) % len(E)
         if way == "ours":
             return lambda: torch.ops.foster.rank_counts(H, E, target)
 
@@ -72,6 +78,11 @@ def runs(op: str, way: str, made: list[Tensor]) -> Run:
         return lambda: torch.autograd.grad(call(q, V, e), over, G)
     over = [h, e] if outer == "inner" else [q, h, e]
     return lambda: torch.autograd.grad(call(q, V, h, e).float().mean(), over)
+
+
+def cross_entropy(H: Tensor, E: Tensor, target: Tensor) -> Tensor:
+    """What `softmax_ce` stands for."""
+    return torch.nn.functional.cross_entropy(H @ E.T, target)
 
 
 def wait(device: str) -> None:
@@ -134,7 +145,7 @@ def one_size(size: tuple[int, int, int, str], device: str) -> list[dict[str, Any
     torch.set_float32_matmul_precision(precision)
     made = matrices(rows, items, width, dtype, device)
     out = []
-    for op in ("soft_embed inner", "soft_embed outer", "soft_kl inner", "soft_kl outer", "rank_counts"):
+    for op in ("soft_embed inner", "soft_embed outer", "soft_kl inner", "soft_kl outer", "softmax_ce", "rank_counts"):
         if op == "rank_counts" and kind == "tf32":
             continue
         found: dict[str, dict[str, Any]] = {}
@@ -151,7 +162,7 @@ def one_size(size: tuple[int, int, int, str], device: str) -> list[dict[str, Any
                     wait(device)
                     row["MiB"] = (torch.cuda.max_memory_allocated() - held) / 2**20
                 row["waited ms"] = waited(run, device, 11)
-                if device == "cuda" and op != "rank_counts":  # its checks ask the device: no graph may hold it
+                if device == "cuda":
                     row["device ms"] = replayed(run)
             except Exception as error:  # noqa: BLE001 - one way that fails is a row that says so
                 row["error"] = f"{type(error).__name__}: {error}"[:300]
@@ -195,7 +206,7 @@ def small(device: str) -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         for rows, items, width in ((70, 300, 65), (70, 300, 384), (1, 1, 1), (130, 70, 136)):
             made = matrices(rows, items, width, dtype, device)
-            for op in ("soft_embed outer", "soft_kl outer", "rank_counts"):
+            for op in ("soft_embed outer", "soft_kl outer", "softmax_ce", "rank_counts"):
                 runs(op, "ours", made)()
             H, E = made[2], made[3]
             size = torch.full((rows,), min(5, items), device=device)
@@ -209,7 +220,7 @@ def small(device: str) -> None:
 def check(device: str) -> dict[str, Any]:
     """What a CPU cannot show. Every entry is True, or a number that is said with its bound."""
     out: dict[str, Any] = {}
-    ops = ("soft_embed outer", "soft_kl outer")
+    ops = ("soft_embed outer", "soft_kl outer", "softmax_ce")
 
     def flat(found: Any) -> list[Tensor]:
         return [found] if isinstance(found, Tensor) else list(found)

@@ -2,7 +2,8 @@
 
     python gpu_step.py --out step.json [--device cuda] [--items 17332]
 
-For an inner step, an outer step and a student's step, with FOSTER_OPS native and reference in turns.
+For an inner step, a student's step (also from a CUDA graph) and an outer step, with FOSTER_OPS native and reference in
+turns.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import time
 import traceback
 import warnings
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,6 +28,7 @@ from outer_step import make_problem
 
 from foster_cli.distill.algorithm1 import inner_steps
 from foster_cli.distill.algorithm2 import outer_step
+from foster_cli.distill.graph import step_graph
 from foster_cli.runtime import adamw, generator
 from foster_cli.settings import StudentConfig
 from foster_cli.synthetic.reading import SyntheticSet
@@ -54,15 +57,20 @@ def main() -> None:
     student_set = SyntheticSet(Q.detach(), V, make_subset(c, V, 0, StudentConfig()), reading)
     rng = generator(0, "student")
     count = iter(range(1, 1 << 30))
-    steps: dict[str, Any] = {
-        "inner": lambda: inner_steps(ahead, inner_set, 1, inner, state.rng),
-        "student": lambda: inner_steps(student, student_set, 1, optimizer, rng, average),
-        "outer": lambda: outer_step(problem, state, next(count)),
-    }
+    many = 20  # steps of a student that are launched together
     rows = []
-    for name, step in steps.items():
+    for name in ("inner", "student", "student, graph", "outer"):
         for ops in ("native", "reference"):
             os.environ["FOSTER_OPS"] = ops
+            state.ahead = None  # a graph holds the ops with which it was recorded
+            graph = step_graph(student, print) if name == "student, graph" else None
+            steps: dict[str, Any] = {
+                "inner": lambda: inner_steps(ahead, inner_set, 1, inner, state.rng),
+                "student": lambda: inner_steps(student, student_set, many, optimizer, rng, average),
+                "student, graph": partial(inner_steps, student, student_set, many, optimizer, rng, average, graph),
+                "outer": lambda: outer_step(problem, state, next(count)),
+            }
+            step, share = steps[name], many if name.startswith("student") else 1
             row: dict[str, Any] = {"step": name, "ops": ops}
             try:
                 for _ in range(3):
@@ -76,7 +84,7 @@ def main() -> None:
                     if cuda:
                         torch.cuda.synchronize()
                     times.append(time.perf_counter() - began)
-                row["ms"] = median(times) * 1e3
+                row["ms"] = median(times) * 1e3 / share
                 if cuda:
                     from torch.profiler import ProfilerActivity, profile
 
@@ -88,10 +96,10 @@ def main() -> None:
                     names: collections.Counter[str] = collections.Counter()
                     for e in kernels:
                         names[e.name[:70]] += int(e.time_range.elapsed_us())
-                    row["kernels"] = len(kernels) / 3
-                    row["device ms"] = sum(names.values()) / 3e3
+                    row["kernels"] = len(kernels) / 3 / share
+                    row["device ms"] = sum(names.values()) / 3e3 / share
                     row["busy"] = row["device ms"] / row["ms"]
-                    row["largest, us"] = {k: v / 3 for k, v in names.most_common(12)}
+                    row["largest, us"] = {k: v / 3 / share for k, v in names.most_common(12)}
                     row["waits"] = waits(step)
             except Exception as error:  # noqa: BLE001
                 row["error"] = "".join(traceback.format_exception(error))[-1500:]

@@ -18,10 +18,12 @@ from torch import Tensor
 from foster_cli.baselines.bptt import Adam, AutogradInner, Data, Functional, draw_warm_up, joined, rat_bptt
 from foster_cli.console import SILENT, Console
 from foster_cli.distill.algorithm1 import inner_loss
-from foster_cli.distill.algorithm2 import Problem, State, entropy, norm, outer_loss, reset, resets
+from foster_cli.distill.algorithm2 import Problem, State, entropy, outer_loss, read, reset, resets
+from foster_cli.distill.barrier import norm
 from foster_cli.distill.loop import Distilled, Loop, outer_loop
 from foster_cli.distill.validation import Check
 from foster_cli.models.recommender import Recommender
+from foster_cli.runtime import set_gradients
 from foster_cli.settings import DistillConfig, Settings
 from foster_cli.synthetic.factors import Synthetic
 
@@ -43,7 +45,7 @@ class _FosterInner(AutogradInner):
 
 def bilevel_gradient(
     problem: Problem, state: State, warm_up: int, window: int
-) -> tuple[list[Tensor], dict[str, float]]:
+) -> tuple[list[Tensor], dict[str, Tensor | float]]:
     """dL_out/d(U, T, G) through `window` inner steps after `warm_up` plain ones from `state.phi`; the parts of L_out.
 
     Does not change `state.phi`; draws from `state.rng` and `state.numpy_rng`. Dropout is off.
@@ -55,7 +57,7 @@ def bilevel_gradient(
     data = Data(Q)
     draws = [(problem.subset(state.rng), reading.draw(len(Q), state.rng)) for _ in range(warm_up + window + 1)]
 
-    parts: dict[str, float] = {}
+    parts: dict[str, Tensor | float] = {}
     direct: list[Tensor] = []
 
     def outer(weights: Tensor) -> Tensor:
@@ -83,16 +85,15 @@ def bilevel_step(problem: Problem, state: State, k: int, steps: int, window: int
         reset(problem, state, k)
     warm_up = draw_warm_up(steps, window, state.rng)
     found, parts = bilevel_gradient(problem, state, warm_up, window)
-    for p, g in zip(state.synthetic.parameters(), found, strict=True):
-        p.grad = g
+    set_gradients(list(state.synthetic.parameters()), found)
     state.synthetic_optimizer.step()
     with torch.no_grad():
         last = state.synthetic()[:, -1]
-    return {
-        "step": float(k + 1), **parts, "warm_up": float(warm_up), "gradient_synthetic": norm(found),
+    scalars = {
+        **parts, "warm_up": float(warm_up), "gradient_synthetic": norm(found),
         "entropy": entropy(last, problem.V[problem.subset(state.rng)]),
-        "seconds": time.perf_counter() - began,
     }  # fmt: skip
+    return {"step": float(k + 1), **read(scalars), "seconds": time.perf_counter() - began}
 
 
 def distill_bilevel(

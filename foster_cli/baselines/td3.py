@@ -29,7 +29,7 @@ from foster_cli.baselines.bptt import Adam, Functional, draw_warm_up, joined, ra
 from foster_cli.baselines.td3_inner import Draw, make_inner
 from foster_cli.checkpoint import load_optimizer, numpy_state, set_numpy
 from foster_cli.console import SILENT, Console
-from foster_cli.distill.algorithm2 import Problem, entropy
+from foster_cli.distill.algorithm2 import Problem, entropy, read
 from foster_cli.distill.loop import Distilled, Loop, outer_loop
 from foster_cli.distill.validation import Check
 from foster_cli.errors import FosterError
@@ -219,7 +219,7 @@ def outer_gradient(
     """
     E_teacher, last, (count, length) = V[batch.unique], batch.valid.sum(1) - 1, batch.inputs.shape
 
-    def part_loss(E: Tensor, a: int, b: int) -> tuple[Tensor, dict[str, float]]:
+    def part_loss(E: Tensor, a: int, b: int) -> tuple[Tensor, dict[str, Tensor]]:
         inputs, at = batch.inputs[a:b], last[a:b]
         goal = batch.targets[a:b].gather(1, at[:, None])[:, 0]
         H = learner.last(F.embedding(inputs, E), at)
@@ -229,13 +229,13 @@ def outer_gradient(
         else:
             base = F.cross_entropy(H @ E.T, goal)
         share = len(at) / len(last)
-        loss, parts = share * base, {"outer_real": share * base.item(), "outer_feature": 0.0}
+        loss, parts = share * base, {"outer_real": share * base.detach(), "outer_feature": base.new_zeros(())}
         if settings.feature > 0:
             with torch.no_grad():
                 H_teacher = teacher.last(F.embedding(inputs, E_teacher), at)
             distance = (H - H_teacher).square().mean()
             loss = loss + share * settings.feature * distance
-            parts["outer_feature"] = share * distance.item()
+            parts["outer_feature"] = share * distance.detach()
         return loss, parts
 
     return gradient_in_parts(learner, batch.unique, count, length, part_loss, Micro(settings.chunk))
@@ -259,7 +259,7 @@ def td3_step(
     Q = state.synthetic()
     inner = make_inner(functional, Q.detach(), V, draws)
     batch = last_batch(problem, index, settings.outer_items == "sampled", state.numpy_rng)
-    parts: dict[str, float] = {}
+    parts: dict[str, Tensor | float] = {}
 
     def outer(weights: Tensor) -> Tensor:
         functional.set(weights)
@@ -282,10 +282,8 @@ def td3_step(
     state.optimizer.step()
     state.schedule.step()
     last = entropy(Q.detach()[:, -1], V if all_items else V[draws[-1].items])
-    return {
-        "step": float(k + 1), **parts, "warm_up": float(warm_up), "gradient_synthetic": norm.item(), "lr": rate,
-        "entropy": last, "seconds": time.perf_counter() - began,
-    }  # fmt: skip
+    found = {**parts, "warm_up": float(warm_up), "gradient_synthetic": norm, "lr": rate, "entropy": last}
+    return {"step": float(k + 1), **read(found), "seconds": time.perf_counter() - began}
 
 
 def distill_td3(

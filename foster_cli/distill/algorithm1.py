@@ -7,15 +7,17 @@ With `--targets own`, `Reading` gives the inputs and targets instead of P[:, :-1
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from foster_cli.console import TRAINING, Stage
 from foster_cli.data.windows import Cases
+from foster_cli.distill.graph import StepGraph, step_graph
 from foster_cli.models.recommender import Recommender
 from foster_cli.ops import soft_embed, soft_kl
-from foster_cli.runtime import adamw, generator
+from foster_cli.runtime import adamw, generator, sent
 from foster_cli.settings import StudentConfig
 from foster_cli.synthetic.reading import PAPER, Reading, SyntheticSet, mixed
 from foster_cli.train.average import Average
@@ -38,21 +40,35 @@ def inner_loss(
 
 def inner_steps(
     phi: Recommender, D: SyntheticSet, count: int, optimizer: torch.optim.Optimizer, rng: torch.Generator,
-    average: Average | None = None,
-) -> float:  # fmt: skip
-    """Take `count` steps of Algorithm 1 on phi, each with a fresh S; return the last loss. NotFinite for NaN or Inf."""
-    value = float("nan")
+    average: Average | None = None, graph: StepGraph | None = None,
+) -> Tensor:  # fmt: skip
+    """Take `count` steps of Algorithm 1 on phi, each with a fresh S; return the last loss, which is not waited for.
+
+    `graph`: of a phi, D~'s memory, optimizer and average that are always the same.
+    """
+    device = D.V.device
+    drawn = []
     for _ in range(count):
         S, mixing = D.subset(rng), D.reading.draw(len(D.Q), rng)
+        drawn.append((S, None if mixing is None else sent(mixing, device)))
+    shares: list[float | Tensor] = [] if average is None else [average.next_share() for _ in range(count)]
+    if graph is not None and average is not None:
+        shares = list(sent(torch.tensor(shares), device))
+
+    def step(S: Tensor, mixing: Tensor | None = None, share: float | Tensor = 0.0) -> Tensor:
         loss = inner_loss(phi, D.Q, D.V, S, D.reading, mixing)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         if average is not None:
-            average.update()
-        value = loss.item()
-        check_finite(value, "the inner loss")
-    return value
+            average.blend(share)
+        return loss.detach()
+
+    loss = torch.full((), torch.nan, device=device)
+    with nullcontext() if graph is None else graph.running():
+        for (S, mixing), share in zip(drawn, shares or [0.0] * count, strict=True):
+            loss = step(S, mixing, share) if graph is None else graph(step, [S, mixing, share])
+    return loss
 
 
 def fit_synthetic(
@@ -67,13 +83,15 @@ def fit_synthetic(
     best = Best(average.model, valid, fit)
     best.begin()
     optimizer = adamw(phi.groups(config.lr, config.encoder_lr), weight_decay=config.weight_decay)
+    graph = step_graph(phi, stage.note)
     phi.train(config.dropout)
     with stage.progress(config.steps) as bar:
         step = 0
         while step < config.steps:
             size = min(config.check_every, config.steps - step)
             before = time.process_time()
-            loss = inner_steps(phi, D, size, optimizer, rng, average)
+            loss = inner_steps(phi, D, size, optimizer, rng, average, graph).item()
+            check_finite(loss, "the inner loss")
             fit.processor += time.process_time() - before
             step += size
             best.check(step, loss=loss)

@@ -5,8 +5,8 @@ In: a `Problem` (teacher, V (n, d), real windows, settings) and a `State` (phi, 
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,9 +19,10 @@ from foster_cli.checkpoint import Store, load_optimizer, numpy_state, set_numpy
 from foster_cli.data.windows import Windows
 from foster_cli.distill.algorithm1 import inner_loss, inner_steps
 from foster_cli.distill.alignment import alignment_loss
-from foster_cli.distill.barrier import direction, multiplier
+from foster_cli.distill.barrier import direction, multiplier, norm
+from foster_cli.distill.graph import StepGraph, step_graph
 from foster_cli.models.recommender import Factory, Recommender
-from foster_cli.runtime import adamw, generator, stream_seed
+from foster_cli.runtime import adamw, generator, sent, set_gradients, stream_seed
 from foster_cli.settings import DistillConfig, TrainConfig
 from foster_cli.synthetic.factors import Synthetic
 from foster_cli.synthetic.reading import PAPER, Reading, SyntheticSet
@@ -64,9 +65,22 @@ class Problem:
         return candidate_count(self.teacher.model, self.train)
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """phi^T: a recommender, the Q that it learns from, its optimizer and, on a GPU, its steps as a graph."""
+
+    phi: Recommender
+    D: SyntheticSet
+    optimizer: torch.optim.Optimizer
+    graph: StepGraph | None
+
+
 @dataclass
 class State:
-    """The variables of a run: phi and D~, each with its optimizer, and the random generators. A `Resumable`."""
+    """The variables of a run: phi and D~, each with its optimizer, and the random generators. A `Resumable`.
+
+    `ahead` is memory alone: nothing in it lasts from one outer step to the next.
+    """
 
     phi: Recommender
     phi_optimizer: torch.optim.Optimizer
@@ -74,6 +88,7 @@ class State:
     synthetic_optimizer: torch.optim.Optimizer
     rng: torch.Generator
     numpy_rng: np.random.Generator
+    ahead: Ahead | None = None
 
     @classmethod
     def fresh(cls, problem: Problem, synthetic: Synthetic, stream: str = "distill") -> State:
@@ -129,7 +144,7 @@ def reset(problem: Problem, state: State, step: int) -> None:
 class OuterLoss:
     """The parts of L_out, and its gradients to phi's trainable parameters and to Q (None if no part reads D~)."""
 
-    parts: dict[str, float]
+    parts: dict[str, Tensor | float]
     to_phi: list[Tensor]
     to_Q: Tensor | None
 
@@ -146,26 +161,47 @@ def outer_loss(problem: Problem, state: State, Q: Tensor, S: Tensor) -> OuterLos
     answers, inputs = (teacher, None) if problem.view is None else (problem.view.outputs, problem.view.inputs)
     dh = alignment_loss(answers, Q, problem.V, S, c, state.rng, problem.reading, inputs)
     (to_Q,) = torch.autograd.grad(c.dh_weight * dh, Q)
-    return OuterLoss({**found.parts, "outer_dh": dh.item()}, found.gradients, to_Q)
+    return OuterLoss({**found.parts, "outer_dh": dh.detach()}, found.gradients, to_Q)
+
+
+def look_ahead(problem: Problem, state: State, Q: Tensor) -> Recommender:
+    """phi^T (line 8): phi after T inner steps on Q with a fresh optimizer, a fresh S each. Its memory is reused."""
+    c = problem.config
+    held = state.ahead
+    if held is None:
+        phi = state.phi.clone()
+        D = SyntheticSet(Q.detach().clone(), problem.V, problem.subset, problem.reading)
+        optimizer = adamw(phi.groups(c.inner_lr, c.inner_lr), weight_decay=problem.train.weight_decay)
+        held = state.ahead = Ahead(phi, D, optimizer, step_graph(phi, problem.micro.note))
+    held.D.Q.copy_(Q.detach())
+    learned = [p for group in held.optimizer.param_groups for p in group["params"]]
+    with torch.no_grad():
+        torch._foreach_copy_(list(held.phi.parameters()), list(state.phi.parameters()))
+        for kept in held.optimizer.state.values():
+            for x in kept.values():
+                x.zero_()
+    for p in learned:
+        p.requires_grad_(True)
+    inner_steps(held.phi, held.D, c.inner_steps, held.optimizer, state.rng, None, held.graph)
+    for p in learned:
+        p.requires_grad_(False)
+    return held.phi
 
 
 def outer_step(problem: Problem, state: State, k: int) -> dict[str, float]:
-    """Carry out lines 5 to 12 of Algorithm 2; return the step's row of the log."""
+    """Carry out lines 5 to 12 of Algorithm 2; return the step's row of the log, which is read from the device once."""
     c, V, reading = problem.config, problem.V, problem.reading
     began = time.perf_counter()
     if resets(c, k):  # lines 6, 7
         reset(problem, state, k)
     Q = state.synthetic()
-    ahead = state.phi.clone()  # line 8: phi^T, T inner steps from phi, a fresh S each
-    optimizer = adamw(ahead.groups(c.inner_lr, c.inner_lr), weight_decay=problem.train.weight_decay)
-    inner_steps(ahead, SyntheticSet(Q.detach(), V, problem.subset, reading), c.inner_steps, optimizer, state.rng)
+    ahead = look_ahead(problem, state, Q)  # line 8
 
     S, mixing = problem.subset(state.rng), reading.draw(len(Q), state.rng)  # line 9: q on one S
+    mixing = None if mixing is None else sent(mixing, V.device)
     phi = [p for p in state.phi.parameters() if p.requires_grad]
     factors = list(state.synthetic.parameters())
     before = inner_loss(state.phi, Q, V, S, reading, mixing)
-    for p in ahead.parameters():
-        p.requires_grad_(False)
     after = inner_loss(ahead, Q, V, S, reading, mixing)  # stop-gradient of phi^T: only D~ gets a gradient
     q = before - after
     grad_q = gradient(q, phi + factors)
@@ -174,18 +210,24 @@ def outer_step(problem: Problem, state: State, k: int) -> dict[str, float]:
     f = outer_loss(problem, state, Q, S)  # line 10
     to_factors = [torch.zeros_like(p) for p in factors] if f.to_Q is None else gradient(Q, factors, f.to_Q)
     grad_f = f.to_phi + to_factors
-    lam = multiplier(grad_f, grad_q, c.eta, c.barrier, q.item(), before.item())
+    lam = multiplier(grad_f, grad_q, c.eta, c.barrier, q.detach(), before.detach())
     step = direction(grad_f, grad_q, lam)  # line 11
-    for p, g in zip(phi + factors, step, strict=True):
-        p.grad = g
+    set_gradients(phi + factors, step)
     state.phi_optimizer.step()  # line 12
     state.synthetic_optimizer.step()
-    return {
-        "step": float(k + 1), "inner_before": before.item(), "inner_after": after.item(), "q": q.item(),
-        "q_sign": float(np.sign(q.item())), "lambda": lam, **f.parts,
+    found = {
+        "inner_before": before, "inner_after": after, "q": q, "q_sign": q.sign(), "lambda": lam, **f.parts,
         "entropy": entropy(reading.predicted(Q.detach()), V[S]), "gradient_phi": norm(step[: len(phi)]),
-        "gradient_synthetic": norm(step[len(phi) :]), "seconds": time.perf_counter() - began,
+        "gradient_synthetic": norm(step[len(phi) :]),
     }  # fmt: skip
+    return {"step": float(k + 1), **read(found), "seconds": time.perf_counter() - began}
+
+
+def read(scalars: Mapping[str, Tensor | float]) -> dict[str, float]:
+    """The numbers behind scalars on a device, read at once."""
+    on = [x for x in scalars.values() if isinstance(x, Tensor)]
+    values = iter(torch.stack([x.detach().double() for x in on]).tolist() if on else [])
+    return {name: next(values) if isinstance(x, Tensor) else x for name, x in scalars.items()}
 
 
 def gradient(of: Tensor, over: list[torch.nn.Parameter], up: Tensor | None = None) -> list[Tensor]:
@@ -194,13 +236,8 @@ def gradient(of: Tensor, over: list[torch.nn.Parameter], up: Tensor | None = Non
     return [torch.zeros_like(p) if g is None else g for p, g in zip(over, found, strict=True)]
 
 
-def norm(tensors: list[Tensor]) -> float:
-    """The Euclidean norm of all entries together, computed in float64."""
-    return math.sqrt(sum(float(x.double().square().sum()) for x in tensors))
-
-
 @torch.no_grad()
-def entropy(Q: Tensor, V_S: Tensor) -> float:
-    """The mean entropy of P = softmax(Q V_S^T) over all positions, in nats."""
+def entropy(Q: Tensor, V_S: Tensor) -> Tensor:
+    """The mean entropy of P = softmax(Q V_S^T) over all positions, in nats: a scalar."""
     log_p = torch.log_softmax(Q @ V_S.T, dim=-1)
-    return float(-(log_p.exp() * log_p).sum(-1).mean())
+    return -(log_p.exp() * log_p).sum(-1).mean()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from foster_cli.ops import soft_embed
+from foster_cli.runtime import sent
 from foster_cli.settings import DistillConfig
 from foster_cli.synthetic.reading import PAPER, Reading
 
@@ -68,7 +69,7 @@ def alignment_loss(
     L = read.shape[1] if reading.own else Q.shape[1]  # so that s[:t] and one more item fit into the recommender
     s = int(torch.randint(len(Q), (1,), generator=rng))
     t = int(torch.randint(1, L, (1,), generator=rng))
-    picked = torch.randperm(len(S), generator=rng)[: config.dh_items].to(S.device)
+    picked = sent(torch.randperm(len(S), generator=rng)[: config.dh_items], S.device)
     V_S, V_R = V[S], V[reading.read_over(S)]
     inputs = V if inputs is None else inputs
     context = soft_embed(read[s, :t].detach(), V_R, inputs[reading.read_over(S)])

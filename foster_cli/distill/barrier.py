@@ -12,26 +12,33 @@ import torch
 from torch import Tensor
 
 
-def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    """<a, b> summed over all tensors, in float64."""
-    return float(sum((x.double() * y.double()).sum() for x, y in zip(a, b, strict=True)))
+def flat(tensors: Sequence[Tensor]) -> Tensor:
+    """All entries as one vector, in float64."""
+    return torch.cat([x.reshape(-1) for x in tensors]).double()
+
+
+def norm(tensors: Sequence[Tensor]) -> Tensor:
+    """The Euclidean norm of all entries together, in float64: a scalar."""
+    return flat(tensors).square().sum().sqrt()
 
 
 def multiplier(
-    f: Sequence[Tensor], q: Sequence[Tensor], eta: float, form: str, q_value: float, inner_loss: float
-) -> float:
+    f: Sequence[Tensor], q: Sequence[Tensor], eta: float, form: str, q_value: Tensor, inner_loss: Tensor
+) -> Tensor:
     """lambda_k = max(0, (phi_k - <grad f, grad q>) / |grad q|^2).
 
     phi_k is eta |grad q|^2 (`gradient`, Eq. 7) or eta L_in (`loss`, the other form in BOME's code). lambda_k
     is 0 if the constraint has no meaning: q < 0 (the T inner steps made phi worse on D~) or a zero gradient of q.
+    All numbers are scalars on the device, in float64; none is waited for.
     """
-    square = dot(q, q)
-    if q_value < 0 or square <= 1e-24:
-        return 0.0
-    barrier = eta * square if form == "gradient" else eta * inner_loss
-    return max(0.0, (barrier - dot(f, q)) / square)
+    of_f, of_q = flat(f), flat(q)
+    square = of_q.square().sum()
+    barrier = eta * square if form == "gradient" else eta * inner_loss.double()
+    found = ((barrier - (of_f * of_q).sum()) / square).clamp_min(0.0)
+    return torch.where((q_value < 0) | (square <= 1e-24), 0.0, found)
 
 
-def direction(f: Sequence[Tensor], q: Sequence[Tensor], lam: float) -> list[Tensor]:
+def direction(f: Sequence[Tensor], q: Sequence[Tensor], lam: Tensor) -> list[Tensor]:
     """grad f + lambda_k grad q."""
-    return [torch.add(x, y, alpha=lam) for x, y in zip(f, q, strict=True)]
+    along: list[Tensor] = list(torch._foreach_mul(list(q), lam.to(q[0].dtype)))
+    return list(torch._foreach_add(list(f), along))

@@ -5,23 +5,39 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from foster_cli.errors import FosterError
-from foster_cli.runtime import stream_seed
+from foster_cli.runtime import sent, stream_seed
 from foster_cli.settings import DistillConfig, StudentConfig
 
-#: Draws the subset S (s,) of a step.
+#: Draws the subset S (s,) of a step, on the device of V.
 Subset = Callable[[torch.Generator], Tensor]
 
 
 def uniform_subset(n: int, size: int | None, device: torch.device) -> Subset:
-    """A fresh uniform sample without replacement at every call (3.1); all items if `size` is None or >= n."""
+    """A fresh uniform sample without replacement at every call (3.1); all items if `size` is None or >= n.
+
+    A draw costs O(size): from a catalogue that is much larger, items are drawn with replacement, and the first `size`
+    different ones are kept.
+    """
     if size is None or size >= n:
         everything = torch.arange(n, device=device)
         return lambda rng: everything
-    return lambda rng: torch.randperm(n, generator=rng)[:size].to(device)
+    count = size
+    if n < 4 * size:
+        return lambda rng: sent(torch.randperm(n, generator=rng)[:count], device)
+
+    def draw(rng: torch.Generator) -> Tensor:
+        found = np.empty(0, np.int64)
+        while len(found) < count:
+            more = torch.randint(n, (count + count // 4 + 8,), generator=rng).numpy()
+            found = pd.unique(np.concatenate([found, more]))  # in the order of their first appearance
+        return sent(torch.from_numpy(found[:count]), device)
+
+    return draw
 
 
 def kmeans_subset(V: Tensor, size: int, seed: int) -> Subset:

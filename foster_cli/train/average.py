@@ -19,10 +19,23 @@ class Average:
         self.source, self.horizon, self.steps = model, horizon, 0
         self.model = model.clone().eval()
 
-    @torch.no_grad()
     def update(self) -> None:
         """Include the weights after one more optimizer step; the first call replaces the initial weights."""
+        self.blend(self.next_share())
+
+    def next_share(self) -> float:
+        """The share of the weights after the next step, which is counted."""
         self.steps += 1
+        return max(1.0 / self.horizon, 1.0 / self.steps)
+
+    @torch.no_grad()
+    def blend(self, share: float | Tensor) -> None:
+        """Include the present weights with `share`: a number, or a scalar on their device."""
         into: list[Tensor] = [p for p in self.model.parameters() if p.requires_grad]
         new: list[Tensor] = [p for p in self.source.parameters() if p.requires_grad]
-        torch._foreach_lerp_(into, new, max(1.0 / self.horizon, 1.0 / self.steps))
+        if isinstance(share, Tensor):
+            apart = torch._foreach_sub(new, into)
+            torch._foreach_mul_(apart, share)
+            torch._foreach_add_(into, apart)
+        else:
+            torch._foreach_lerp_(into, new, share)

@@ -8,7 +8,6 @@ bit-identical. If memory does not hold a part, half as many windows are tried, w
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -57,15 +56,18 @@ class Micro:
 
 @dataclass(frozen=True)
 class Gradient:
-    """A loss `value` (a mean over all windows or positions), its `parts` by name and its gradient to each parameter."""
+    """A loss `value` (a mean over all windows or positions), its `parts` by name and its gradient to each parameter.
 
-    value: float
-    parts: dict[str, float]
+    The numbers are scalars on the device, which nobody has waited for.
+    """
+
+    value: Tensor
+    parts: dict[str, Tensor]
     gradients: list[Tensor]
 
 
 #: Maps embeddings E and windows a to b to their loss and its parts, both weighted by the windows' share of the batch.
-PartLoss = Callable[[Tensor, int, int], tuple[Tensor, dict[str, float]]]
+PartLoss = Callable[[Tensor, int, int], tuple[Tensor, dict[str, Tensor]]]
 
 
 def gradient_in_parts(
@@ -97,16 +99,17 @@ def _in_parts(phi: Recommender, items: Tensor, count: int, loss: PartLoss, rows:
     leaf = E.detach().requires_grad_()
     over = [*parameters, leaf]
     found: list[Tensor | None] = [None] * len(over)
-    total, parts = 0.0, defaultdict[str, float](float)
+    total = torch.zeros((), dtype=torch.float64, device=items.device)
+    parts: dict[str, Tensor] = {}
     for a in range(0, count, rows):
         with torch.enable_grad():
             value, named = loss(leaf, a, min(a + rows, count))
-        total += value.item()
+        total = total + value.detach()
         for name, number in named.items():
-            parts[name] += number
+            parts[name] = parts[name] + number if name in parts else number
         given = torch.autograd.grad(value, over, allow_unused=True)
         found = [g if f is None else f if g is None else f + g for f, g in zip(found, given, strict=True)]
-    return Gradient(total, dict(parts), _through(E, found.pop(), parameters, found))
+    return Gradient(total, parts, _through(E, found.pop(), parameters, found))
 
 
 def _through(
@@ -122,6 +125,8 @@ def _through(
 
 def _part(batch: RealBatch, a: int, b: int) -> RealBatch:
     """Windows a to b of the batch; their negatives are cut too if they are per position."""
+    if a == 0 and b == len(batch.inputs):
+        return batch
     negatives = batch.negatives
     if batch.per_position:
         before = int(batch.valid[:a].sum())
@@ -142,20 +147,20 @@ def outer_real(
     """
     with torch.no_grad():
         E_real = teacher.embed(batch.unique) if alpha > 0 else None
-    positions, (count, length) = int(batch.valid.sum()), batch.inputs.shape
+    positions, (count, length) = batch.valid.sum(), batch.inputs.shape
 
-    def part_loss(E: Tensor, a: int, b: int) -> tuple[Tensor, dict[str, float]]:
+    def part_loss(E: Tensor, a: int, b: int) -> tuple[Tensor, dict[str, Tensor]]:
         part = _part(batch, a, b)
-        share = int(part.valid.sum()) / positions
+        share = part.valid.sum().double() / positions
         H = phi.at(E[part.inputs], part.valid)
         value = base = real_loss(H, E, part, loss)
-        parts = {"outer_real": share * base.item(), "outer_feature": 0.0}
+        parts = {"outer_real": share * base.detach(), "outer_feature": base.new_zeros(())}
         if E_real is not None:
             with torch.no_grad():
                 H_real = teacher.at(E_real[part.inputs], part.valid)
             apart = F.mse_loss(H, H_real)
             value = base + alpha * apart
-            parts["outer_feature"] = share * apart.item()
+            parts["outer_feature"] = share * apart.detach()
         return value * share, parts
 
     return gradient_in_parts(phi, batch.unique, count, length, part_loss, micro)

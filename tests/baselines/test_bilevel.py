@@ -65,9 +65,9 @@ def test_bilevel_gradient_by_finite_differences(problem: Problem, own: bool, mon
             inner_loss(state.phi, Q, problem.V, S, problem.reading, mixing).backward()
             optimizer.step()
         bilevel.outer_loss(problem, state, Q, draws[-1][0])
-        return losses[-1].value
+        return float(losses[-1].value)
 
-    assert value({}) == pytest.approx(parts["outer_real"] + parts["outer_feature"], rel=1e-9)
+    assert value({}) == pytest.approx(float(parts["outer_real"] + parts["outer_feature"]), rel=1e-9)
     for i, name in enumerate(names):
         line = torch.randn(found[i].shape, generator=generator(i, "line"), dtype=torch.float64)
         slope = (value({name: 1e-7 * line}) - value({name: -1e-7 * line})) / 2e-7

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from foster_cli.distill.barrier import direction, dot, multiplier
+from foster_cli.distill import barrier
+from foster_cli.distill.barrier import direction, norm
 
 F = [torch.tensor([[1.0, -2.0]]), torch.tensor([0.5])]
 Q = [torch.tensor([[2.0, 1.0]]), torch.tensor([-2.0])]
 # <F, Q> = 2 - 2 - 1 = -1, |Q|^2 = 4 + 1 + 4 = 9
 
 
-def test_inner_product_over_all_tensors() -> None:
-    assert dot(F, Q) == -1.0
-    assert dot(Q, Q) == 9.0
-    assert dot([torch.full((3,), 1e30)], [torch.full((3,), 1e30)]) == pytest.approx(3e60)  # no fp32 overflow
+def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    return float(sum((x.double() * y.double()).sum() for x, y in zip(a, b, strict=True)))
+
+
+def multiplier(f: Sequence[Tensor], q: Sequence[Tensor], eta: float, form: str, value: float, loss: float) -> float:
+    wide = torch.tensor([value, loss], dtype=torch.float64)
+    return float(barrier.multiplier(f, q, eta, form, wide[0], wide[1]))
+
+
+def test_the_norm_is_over_all_tensors() -> None:
+    assert float(norm(Q)) == 3.0
+    assert float(norm([torch.full((3,), 1e30)])) == pytest.approx(3**0.5 * 1e30)  # no fp32 overflow
 
 
 @pytest.mark.parametrize(
@@ -50,7 +62,7 @@ def test_the_direction_lowers_q_at_the_rate_of_the_barrier(seed: int) -> None:
     rng = torch.Generator().manual_seed(seed)
     f, q = ([torch.randn(3, 2, generator=rng), torch.randn(4, generator=rng)] for _ in range(2))
     lam = multiplier(f, q, 0.5, "gradient", 1.0, 1.0)
-    step = direction(f, q, lam)
+    step = direction(f, q, torch.tensor(lam))
     for x, y, s in zip(f, q, step, strict=True):
         np.testing.assert_allclose(s.numpy(), x.numpy() + lam * y.numpy(), rtol=1e-5, atol=1e-7)
     rate = dot(step, q)
@@ -72,7 +84,7 @@ def test_a_toy_bilevel_problem_is_solved(form: str) -> None:
         grad_q = torch.tensor([2 * (w - 2 * v), -4 * (w - 2 * v) + 4 * (ahead - 2 * v)], dtype=torch.float64)
         grad_f = torch.tensor([2 * (w - 3), 2 * (v - 1)], dtype=torch.float64)
         lam = multiplier([grad_f], [grad_q], 0.5, form, q, g)
-        (step,) = direction([grad_f], [grad_q], lam)
+        (step,) = direction([grad_f], [grad_q], torch.tensor(lam))
         w, v = w - 0.01 * float(step[0]), v - 0.01 * float(step[1])
     assert v == pytest.approx(1.4, abs=0.02)
     assert w == pytest.approx(2.8, abs=0.05)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from foster_cli.models import losses
 from foster_cli.models.losses import bce, candidate_softmax
+from foster_cli.ops import reference
 
 RNG = np.random.default_rng(3)
 H, POSITIVE, NEGATIVE = (RNG.normal(size=(6, 4)) for _ in range(3))
@@ -36,12 +36,14 @@ def _plain(
 
 
 @pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize("ops", ["auto", "reference"])
 @pytest.mark.parametrize(("rows", "items"), [(1, 1), (1, 9), (5, 1), (6, 9), (16, 3), (17, 3), (40, 31)])
 def test_softmax_over_candidates_and_its_gradients(
-    rows: int, items: int, sampled: bool, monkeypatch: pytest.MonkeyPatch
+    rows: int, items: int, ops: str, sampled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A block has at least 16 rows: 17 and 40 rows need more than one. Candidates may be the target of many rows."""
-    monkeypatch.setitem(losses.BLOCK, "cpu", 1)
+    monkeypatch.setenv("FOSTER_OPS", ops)
+    monkeypatch.setitem(reference.CE_BLOCK, "cpu", 1)
     rng = np.random.default_rng(rows * items)
     h, e, goal = rng.normal(size=(rows, 4)), rng.normal(size=(items, 4)), rng.integers(0, items, rows)
     inclusion = rng.uniform(0.05, 1.0, items) if sampled else None
@@ -56,10 +58,11 @@ def test_softmax_over_candidates_and_its_gradients(
 
 
 def test_the_size_of_a_block_changes_the_rounding_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOSTER_OPS", "reference")
     h, e, goal = torch.randn(200, 8), torch.randn(50, 8), torch.randint(0, 50, (200,))
     found = []
     for block in (1, 50 * 33, 1 << 20):
-        monkeypatch.setitem(losses.BLOCK, "cpu", block)
+        monkeypatch.setitem(reference.CE_BLOCK, "cpu", block)
         a, b = h.clone().requires_grad_(), e.clone().requires_grad_()
         loss = candidate_softmax(a, b, goal)
         found.append((loss.detach(), *torch.autograd.grad(loss, (a, b))))
@@ -75,7 +78,9 @@ def test_gradients_agree_with_finite_differences() -> None:
         assert torch.autograd.gradcheck(lambda a, b, i=inclusion: candidate_softmax(a, b, goal, i), (h, c))
 
 
-def test_a_second_derivative_of_the_softmax_is_refused_instead_of_wrong() -> None:
+def test_a_second_derivative_of_the_softmax_is_refused_instead_of_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By plain PyTorch; the extension has it (tests/ops/test_native.py)."""
+    monkeypatch.setenv("FOSTER_OPS", "reference")
     h, e = _t(H).clone().requires_grad_(), _t(POSITIVE).clone().requires_grad_()
     (first,) = torch.autograd.grad(candidate_softmax(h, e, torch.arange(6)), h, create_graph=True)
     with pytest.raises(RuntimeError, match=r"does not require grad|once_differentiable"):

@@ -144,6 +144,9 @@ def test_ops_are_well_formed_for_torch(device: torch.device) -> None:
         torch.library.opcheck(torch.ops.foster.soft_kl.default, (Q, V, H, E, save))
     target = torch.tensor([0, 3, 8, 8, 1], device=device)
     torch.library.opcheck(torch.ops.foster.rank_counts.default, (H.detach(), E.detach(), target))
+    for gradients in (False, True):
+        torch.library.opcheck(torch.ops.foster.softmax_ce.default, (H.detach(), E.detach(), target, None, gradients))
+    torch.library.opcheck(torch.ops.foster.softmax_ce.default, (H, E, target, E.detach().sum(1), True))
 
 
 def test_only_the_gradients_that_are_asked_for(device: torch.device) -> None:
@@ -206,12 +209,50 @@ def test_what_does_not_fit_is_refused(device: torch.device) -> None:
             torch.ops.foster.soft_kl(*bad)
     with pytest.raises(RuntimeError, match="soft_embed"):
         torch.ops.foster.soft_embed(Q, V, E[:4])
-    for target in (torch.tensor([0, 1, 5]), torch.tensor([0, 1, -1]), torch.tensor([0, 1]), torch.tensor([0.0, 1, 2])):
+    outside = (torch.tensor([0, 1, 5]), torch.tensor([0, 1, -1]))
+    for target in (torch.tensor([0, 1]), torch.tensor([0.0, 1, 2]), *(outside if device.type == "cpu" else ())):
         with pytest.raises(RuntimeError, match="rank_counts"):
             torch.ops.foster.rank_counts(H, E, target.to(device))
+        with pytest.raises(RuntimeError, match="softmax_ce"):
+            torch.ops.foster.softmax_ce(H, E, target.to(device))
     target, offsets = torch.zeros(3, dtype=torch.int64), torch.tensor([0, 1])
     with pytest.raises(RuntimeError, match="offsets"):
         torch.ops.foster.rank_counts(H, E, target.to(device), torch.tensor([1]).to(device), offsets.to(device))
+    with pytest.raises(RuntimeError, match="correction"):
+        torch.ops.foster.softmax_ce(H, E, target.to(device), torch.zeros(4).to(device))
+    if device.type == "cuda":  # which is not asked whether indices fit
+        assert torch.ops.foster.rank_counts(H, E, outside[0].to(device))[0].tolist()[2] == -1
+        assert torch.isnan(torch.ops.foster.softmax_ce(H, E, outside[0].to(device))[0])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5), (torch.bfloat16, 2e-2)]
+)
+@pytest.mark.parametrize("corrected", [False, True])
+def test_cross_entropy_and_its_gradients_are_those_of_float64(
+    shape: tuple[int, int, int], dtype: torch.dtype, tolerance: float, corrected: bool, device: torch.device
+) -> None:
+    H, E, target, correction = truth.labelled(*shape, dtype, corrected)
+    h, e = (x.to(device).requires_grad_() for x in (H, E))
+    loss = ops.softmax_ce(h, e, target.to(device), None if correction is None else correction.to(device))
+    (3.0 * loss).backward()
+    true = truth.ce(H, E, target, correction)
+    close([loss, h.grad / 3, e.grad / 3], true, tolerance)  # type: ignore[operator]
+    with torch.no_grad():
+        plain = ops.softmax_ce(h, e, target.to(device), None if correction is None else correction.to(device))
+    close([plain], true[:1], tolerance)
+    if dtype != torch.bfloat16:
+        close([reference.softmax_ce(H, E, target, correction)], true[:1], tolerance)
+
+
+@pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
+def test_cross_entropy_by_finite_differences(check: Callable[..., bool], device: torch.device) -> None:
+    H, E, target, correction = truth.labelled(4, 7, 3, torch.float64, True)
+    assert correction is not None
+    given_ = [x.to(device) for x in (target, correction)]
+    leaves = tuple(x.to(device).requires_grad_() for x in (H, E))
+    assert check(lambda h, e: torch.ops.foster.softmax_ce(h, e, *given_, True)[0], leaves)
 
 
 def test_the_same_numbers_every_time(device: torch.device) -> None:

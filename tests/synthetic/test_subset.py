@@ -17,12 +17,14 @@ CPU = torch.device("cpu")
 CONFIG = DistillConfig(items_per_step=6)
 
 
-def test_a_subset_is_uniform_without_replacement() -> None:
-    draw, rng = uniform_subset(20, 5, CPU), torch.Generator().manual_seed(3)
+@pytest.mark.parametrize("size", [4, 5, 15])
+def test_a_subset_is_uniform_without_replacement(size: int) -> None:
+    """Few of many items, and many."""
+    draw, rng = uniform_subset(20, size, CPU), torch.Generator().manual_seed(3)
     counts, firsts = np.zeros(20), np.zeros(20)
     for _ in range(2000):
         S = draw(rng)
-        assert S.shape == (5,) and len(S.unique()) == 5 and S.min() >= 0 and S.max() < 20
+        assert S.shape == (size,) and len(S.unique()) == size and S.min() >= 0 and S.max() < 20
         counts[S.numpy()] += 1
         firsts[int(S[0])] += 1
     assert stats.chisquare(counts).pvalue > 1e-4
