@@ -29,14 +29,18 @@ COLUMNS = (*READERS, "preprocess")
 
 
 def option(
-    default: T, help: str, flag: str | None = None, on: Iterable[str] = ("distill",), text: str | None = None
-) -> T:
+    default: T, help: str, flag: str | None = None, on: Iterable[str] = ("distill",), text: str | None = None,
+    chosen: bool = False,
+) -> T:  # fmt: skip
     """A field of the settings. `help`: what it does and when to change it; this documents the field and its option.
 
     `flag`: the option's name, `--on/--off` for a bool. `on`: the commands that offer it. `text`: how the value is
-    typed, if not as the type of the field: `items` (a number, or `all` for None) or `names` (A,B).
+    typed, if not as the type of the field: `items` (a number, or `all` for None) or `names` (A,B). `chosen`: commands
+    let validation choose it (`train.trials`) unless it was given.
     """
-    return field(default=default, metadata={"help": help, "flag": flag, "on": tuple(on), "text": text})
+    return field(
+        default=default, metadata={"help": help, "flag": flag, "on": tuple(on), "text": text, "chosen": chosen}
+    )
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,8 @@ class ModelConfig:
     )  # fmt: skip
     bias: bool = option(True, "Give every item a bias, one for all new items; without it, scores are h . e (paper).")
     lexical: int = option(
-        256, "Dimensions of TF-IDF of the texts beside the encoder's vector; 0 reads by the encoder alone (paper).",
-        "--lexical", ("distill", "compare"),
+        256, "Dimensions of TF-IDF of the texts beside the encoder's vector, 0 for none (paper); by default validation "
+        "chooses 256 or 0.", "--lexical", ("distill", "compare"), chosen=True,
     )  # fmt: skip
     pooling: str | None = option(
         None, "How token states become one vector: mean, last or cls; by default as the encoder was trained.",

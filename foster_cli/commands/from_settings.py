@@ -63,13 +63,15 @@ RUN: dict[str, tuple[Any, Any]] = {"device": (Device, "auto"), "cache": (Cache, 
 
 
 class Field(NamedTuple):
-    """A field of the settings that is an option. `name`: the parameter's name; `text`: see `settings.option`."""
+    """A field of the settings that is an option. `name`: the parameter's name; `text`, `chosen`: see
+    `settings.option`."""
 
     section: str
     field: str
     name: str
     flag: str
     text: str | None
+    chosen: bool
     default: Any
     parameter: inspect.Parameter
 
@@ -81,11 +83,13 @@ def _option(section: str, of: dataclasses.Field[Any], hint: Any) -> Field:
         hint, shown = str, as_text(default)
     elif meta["text"] == "names":
         hint, shown = str | None, None
+    elif meta["chosen"]:
+        hint, shown = hint | None, None
     else:
         shown = default
     annotation = Annotated[hint, opt(meta["flag"], meta["help"], rich_help_panel=GROUPS[section])]
     parameter = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=shown, annotation=annotation)
-    return Field(section, of.name, name, meta["flag"], meta["text"], default, parameter)
+    return Field(section, of.name, name, meta["flag"], meta["text"], meta["chosen"], default, parameter)
 
 
 def fields(command: str | None = None) -> list[Field]:
@@ -120,16 +124,18 @@ def _parsed(f: Field, value: Any) -> Any:
         if not names:
             raise FosterError(f"{f.flag} names no column", f"use for example {f.flag} title,categories")
         return names
-    return value
+    return f.default if f.chosen and value is None else value
 
 
 @dataclass(frozen=True)
 class Asked:
     """The values of a command line's options that are made from fields. `typed`: the names of all options that were
-    typed, including the command's own options."""
+    typed, including the command's own options. `free`: section and name of the settings that were not given and that
+    validation chooses."""
 
     settings: Settings = field(default_factory=Settings)
     typed: frozenset[str] = frozenset()
+    free: frozenset[tuple[str, str]] = frozenset()
     device: str = "auto"
     use_cache: bool = True
     json: bool = False
@@ -152,7 +158,8 @@ class Asked:
             )
             for section, values in found.items()
         }
-        return replace(self, settings=replace(self.settings, **given))
+        named = {(section, key) for section, values in found.items() for key in values}
+        return replace(self, settings=replace(self.settings, **given), free=self.free - named)
 
     def check_same(self, began: Settings, known: dict[str, Any]) -> None:
         """Raise FosterError for the first typed option that differs from the settings that the run began with.
@@ -230,9 +237,9 @@ def asks(command: str, *run: str) -> Callable[[Callable[..., None]], Callable[..
                 **{name: from_dict(PARTS[name], v) for name, v in sections.items()},
             )
             typed = typed_names(values["ctx"], [p for p in signature.parameters if p != "ctx"])
-            asked = Asked(
-                settings, typed, values.get("device", "auto"), values.get("cache", True), values.get("json", False)
-            )
+            free = frozenset((f.section, f.field) for f in fields() if f.chosen and values.get(f.name) is None)
+            run = (values.get("device", "auto"), values.get("cache", True), values.get("json", False))
+            asked = Asked(settings, typed, free, *run)
             body(**{p.name: values[p.name] for p in own}, asked=asked)
 
         called.__doc__, called.__name__ = body.__doc__, body.__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from foster_cli.baselines import METHODS, adapted, refuse_unread
 from foster_cli.baselines.coreset import shrink
 from foster_cli.bundle import load, read_state
 from foster_cli.commands.from_settings import Asked
-from foster_cli.commands.shared import absolute, next_run
+from foster_cli.commands.shared import absolute, check_windows, decided, next_run
 from foster_cli.console import Console
 from foster_cli.data.prepare import load_dataset
 from foster_cli.data.schema import Dataset
@@ -19,7 +20,6 @@ from foster_cli.distill.run_folder import Beginning, finished, interrupted, run_
 from foster_cli.errors import FosterError
 from foster_cli.session import Session
 from foster_cli.settings import Settings, choice, positive
-from foster_cli.train.task import settled
 
 
 @dataclass(frozen=True)
@@ -91,18 +91,22 @@ def started(request: Request) -> Run | None:
     if out is not None and out.exists():
         raise FosterError(f"--out {out}: exists already", "give another name, or remove it first")
     settings = replace(adapted(asked.settings, asked.typed), paths=absolute(request.data))
-    return _read(settings, request.data, out, asked.session(events=True), Beginning(resume=False))
+    return _read(settings, request.data, out, asked.session(events=True), Beginning(resume=False), asked.free)
 
 
 def _paths(settings: Settings) -> list[Path]:
     return [Path(p) for p in settings.paths]
 
 
-def _read(settings: Settings, paths: list[Path], out: Path | None, session: Session, beginning: Beginning) -> Run:
+def _read(
+    settings: Settings, paths: list[Path], out: Path | None, session: Session, beginning: Beginning,
+    free: Collection[tuple[str, str]] = (),
+) -> Run:  # fmt: skip
     data = load_dataset(paths, settings.prepare)
     s = data.statistics
     session.console.note(f"{data.name}: {s['interactions']:,} interactions, {s['users']:,} users, {s['items']:,} items")
-    settings = settled(settings, data, session.console)
+    check_windows(data, settings)
+    settings = decided(settings, free, data, session)
     out = out or next_run(data.name, settings.method, settings.distill.budget)
     return Run(settings, data, out, session, beginning)
 

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -78,7 +78,6 @@ def begin(paths: list[Path], asked: Asked, out: Path | None, kind: str) -> Begun
     The default of `out` is runs/<data>-<kind>-b<budget>.
     """
     from foster_cli.data.prepare import load_dataset
-    from foster_cli.train.task import settled
 
     if out is not None and out.exists() and not out.is_dir():
         raise FosterError(f"--out {out}: is a file", "give the name of a folder")
@@ -86,8 +85,26 @@ def begin(paths: list[Path], asked: Asked, out: Path | None, kind: str) -> Begun
     data = load_dataset(paths, asked.settings.prepare)
     out = out or RUNS / f"{safe_name(data.name)}-{kind}-b{asked.settings.distill.budget}"
     session.console.note(f"finished work is kept in {out}; the same command continues from there")
-    settings = settled(asked.settings, data, session.console)
+    if kind != "sweep":  # its points may have budgets of their own
+        check_windows(data, asked.settings)
+    settings = decided(asked.settings, asked.free, data, session)
     return Begun(session, data, replace(settings, paths=absolute(paths)), out)
+
+
+def decided(settings: Settings, free: Collection[tuple[str, str]], data: Dataset, session: Session) -> Settings:
+    """`settings` with the ranking that the data decide, and the best of the settings in `free` (`train.trials`)."""
+    from foster_cli.train.task import settled
+    from foster_cli.train.trials import with_best
+
+    return with_best(settled(settings, data, session.console), free, data, session)
+
+
+def check_windows(data: Dataset, settings: Settings) -> None:
+    """Raise FosterError for a budget above the number of training windows, before anything slow begins."""
+    from foster_cli.data.windows import training_windows
+    from foster_cli.distill.checks import check_budget
+
+    check_budget(len(training_windows(data, settings.distill.length)), settings.distill)
 
 
 def newest_bundle(runs: Path) -> Path:

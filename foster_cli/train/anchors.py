@@ -32,14 +32,15 @@ from foster_cli.train.fit import ResumeStore, fit_real
 from foster_cli.train.task import Task
 
 #: Increased whenever a change of the code changes the teacher of a given key.
-FORMAT = 6
+FORMAT = 7
 
 
 @dataclass(frozen=True)
 class Teacher:
     """A recommender trained on the real data. `anchors`: trainable parameters, one set per validation from epoch 0.
 
-    `untrained`, `valid`: R@10 and N@10 over all validation cases, before the training and of the best state.
+    `untrained`, `valid`: R@10 and N@10 over all validation cases, before the training and of the best state; `value`:
+    see `Fit`.
     """
 
     model: Recommender
@@ -50,6 +51,7 @@ class Teacher:
     seconds: float
     peak_mb: float
     cached: bool
+    value: float = -1.0
 
     @property
     def best(self) -> float:
@@ -91,7 +93,7 @@ def full_teacher(
 
     def make() -> Teacher:
         if session.use_cache:
-            write_about(place, _about(task, seed))
+            write_about(place, _about(task, train, seed))
         teacher = _train(task, train, seed, stage, _Trail(store))
         _write(place, teacher)
         store.clear()
@@ -103,12 +105,13 @@ def full_teacher(
     return teacher
 
 
-def _about(task: Task, seed: int) -> dict[str, Any]:
+def _about(task: Task, train: TrainConfig, seed: int) -> dict[str, Any]:
     """What `foster cache list` shows about a teacher."""
     model = task.model
     return {
         "data": task.data.name, "encoder": "ids" if model.items == "id" else model.encoder,
         "backbone": model.backbone, "train_layers": model.train_layers, "length": task.length, "seed": seed,
+        "epochs": train.epochs,
     }  # fmt: skip
 
 
@@ -153,7 +156,7 @@ def _read(folder: Path, model: Recommender) -> Teacher:
             raise ValueError(f"{name} was changed")
     model.restore(load_file(folder / "best.safetensors"))
     anchors = [load_file(folder / f"anchor-{i:03d}.safetensors") for i in range(record["anchors"])]
-    found = {name: record[name] for name in ("history", "untrained", "valid", "seconds", "peak_mb")}
+    found = {name: record[name] for name in ("history", "untrained", "valid", "value", "seconds", "peak_mb")}
     return Teacher(model, anchors, cached=True, **found)
 
 
@@ -164,7 +167,7 @@ def _write(folder: Path, teacher: Teacher) -> None:
             save_tensors(state, tmp / f"anchor-{i:03d}.safetensors")
         save_tensors(teacher.model.learnables(), tmp / "best.safetensors")
         record = {"anchors": len(teacher.anchors), "history": teacher.history}
-        record |= {"untrained": teacher.untrained, "valid": teacher.valid}
+        record |= {"untrained": teacher.untrained, "valid": teacher.valid, "value": teacher.value}
         record |= {"seconds": teacher.seconds, "peak_mb": teacher.peak_mb}
         record["sha256"] = {p.name: sha256_file(p) for p in sorted(tmp.iterdir())}
         (tmp / "teacher.json").write_text(json.dumps(record))
@@ -175,4 +178,4 @@ def _train(task: Task, train: TrainConfig, seed: int, stage: Stage, trail: _Trai
     model, trail = task.fresh(seed), trail or _Trail(None)
     fit = fit_real(model, task.windows, task.valid, train, seed, stage, trail)
     peak = peak_memory_mb(model.device)
-    return Teacher(model, trail.anchors, fit.history, fit.untrained, fit.valid, fit.seconds, peak, False)
+    return Teacher(model, trail.anchors, fit.history, fit.untrained, fit.valid, fit.seconds, peak, False, fit.value)

@@ -7,6 +7,7 @@ test of its own. A new command needs an entry in `DOORS`. Alone: `pytest tests/c
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from foster_cli.settings import (
     TrainConfig,
     option,
 )
+from foster_cli.train.trials import CANDIDATES
 
 # what is typed arrives
 
@@ -219,6 +221,8 @@ def test_names_and_defaults_are_those_of_the_command_line() -> None:
     assert found["text_columns"].parameter.default is None
 
 
+#: The settings that validation chooses.
+FREE = frozenset((f.section, f.field) for f in fields() if f.chosen)
 #: What the two commands below were called with.
 SEEN: list[Any] = []
 
@@ -247,7 +251,7 @@ def test_a_command_is_a_function_too(seen: list[Any]) -> None:
     _columns(inputs=[Path("a")], k_core=2)
     inputs, length, asked = seen.pop()
     assert (inputs, length) == ([Path("a")], 3)
-    assert asked == Asked(Settings(prepare=PrepareSettings(k_core=2))) and asked.typed == frozenset()
+    assert asked == Asked(Settings(prepare=PrepareSettings(k_core=2)), free=FREE) and asked.typed == frozenset()
     _distill(data="y", student_items="all", device="cpu", cache=False)
     data, asked = seen.pop()
     assert (data, asked.device, asked.use_cache) == ("y", "cpu", False)
@@ -255,6 +259,19 @@ def test_a_command_is_a_function_too(seen: list[Any]) -> None:
     for wrong in ({}, {"inputs": [], "bugdet": 3}):
         with pytest.raises(TypeError):
             _columns(**wrong)
+
+
+def test_validation_chooses_only_what_was_not_given(seen: list[Any], tmp_path: Path) -> None:
+    """Neither on the command line, even as the default, nor in a settings file."""
+    assert CANDIDATES.keys() == FREE
+    _distill()
+    assert seen[-1][1].free == FREE and seen[-1][1].settings == Settings()
+    for value in (0, ModelConfig.lexical):
+        _distill(lexical=value)
+        assert seen[-1][1].free == FREE - {("model", "lexical")} and seen[-1][1].settings.model.lexical == value
+    for text in ('{"model": {"lexical": 0}}', json.dumps({"model": {"lexical": ModelConfig.lexical}})):
+        assert Asked(free=FREE).beneath(_file(tmp_path, text)).free == FREE - {("model", "lexical")}
+    assert Asked(free=FREE).beneath(_file(tmp_path, '{"model": {"width": 8}}')).free == FREE
 
 
 def test_the_order_of_the_parameters() -> None:
@@ -269,7 +286,13 @@ def test_the_order_of_the_parameters() -> None:
 def test_a_field_needs_a_sentence() -> None:
     made = option(3, "Some number.", "--some", ["compare"])
     assert made.default == 3  # type: ignore[attr-defined]
-    assert made.metadata == {"help": "Some number.", "flag": "--some", "on": ("compare",), "text": None}  # type: ignore[attr-defined]
+    assert made.metadata == {
+        "help": "Some number.",
+        "flag": "--some",
+        "on": ("compare",),
+        "text": None,
+        "chosen": False,
+    }  # type: ignore[attr-defined]
 
 
 # what is typed is read
@@ -345,8 +368,6 @@ def test_a_file_lies_beneath_what_was_typed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("f", [f for f in fields() if f.section in SECTIONS], ids=lambda f: f.flag)
 def test_a_typed_option_wins_over_the_file(tmp_path: Path, f: Field) -> None:
     """Each by its own name: `--lr` is the full data's rate, `--student-lr` the student's."""
-    import json
-
     _, value = other(f)
     path = _file(tmp_path, json.dumps({f.section: {f.field: value}}))
     for typed, expected in ((frozenset(), value), (frozenset({f.name}), f.default)):
