@@ -75,16 +75,11 @@ sanitize: install
 cuda-check:
 	$(PYTHON) csrc/cuda/check.py
 
-# On a machine with a GPU: the ops' tests there, CUDA's memory, race and barrier checkers, and the benchmarks.
-gpu-check: install
-	$(BIN)/foster build-ext
-	$(BIN)/foster doctor
-	FOSTER_OPS=native $(BIN)/python -m pytest -m gpu tests
-	for tool in memcheck racecheck synccheck; do \
-	  FOSTER_OPS=native compute-sanitizer --tool $$tool --error-exitcode 1 --kernel-regex kns=stream \
-	    $(BIN)/python benches/ops.py --small --device cuda || exit 1; done
-	FOSTER_OPS=native $(BIN)/python benches/ops.py --device cuda --dtypes float32,bfloat16 --out benches/results/ops-cuda.json
-	$(BIN)/python benches/whole_step.py --device cuda --out benches/results/whole-step-cuda.json
+# On a machine with a GPU and nvcc, without `make install` (PYTHON: one that has torch): the ops' tests there, CUDA's
+# memory and race checkers, times of ops and steps, two distillations, every command. In GPU_OUT, in under 8 minutes.
+GPU_OUT ?= build/gpu
+gpu-check:
+	OUT=$(GPU_OUT) PYTHON=$(PYTHON) bash benches/gpu/gpu_day.sh
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -49,7 +49,7 @@ rm -rf $TMP/b-ref $TMP/b-ref.run $TMP/b-own $TMP/b-own.run "$FOSTER_CACHE"
 # every command once, several at a time, and a whole distillation, by plain PyTorch: no extension is needed to see what of
 # foster itself fails on a GPU
 $PY -m foster_cli sample --out $TMP/tiny.parquet --users 300 --items 80 >/dev/null
-( stage "every command, small" 150 smoke.log $PY $HERE/smoke.py --device $DEVICE --encoder $ENC --data $TMP/tiny.parquet --jobs $(gpu && echo 8 || echo 2) --limit 100 ) & SMOKING=$!
+( stage "every command, small" 150 smoke.log $PY $HERE/smoke.py --device $DEVICE --encoder $ENC --data $TMP/tiny.parquet --jobs $(gpu && echo 12 || echo 2) --limit 100 ) & SMOKING=$!
 FOSTER_OPS=reference stage "distill, plain PyTorch" 150 distill.jsonl $PY -m foster_cli distill $TMP/shop.parquet --out $TMP/b-ref --encoder $ENC --device $DEVICE --json $RUN
 wait "$SMOKING"; cat "$OUT/smoke.log" >>"$OUT/build.log"; grep -A26 -E "^rc +[1-9]|^smoke:" "$OUT/smoke.log"; rm -f "$OUT/smoke.log"
 [ -z "$BUILDING" ] || wait "$BUILDING"; [ -f foster_cli/_C.json ] && SUMMARY+=("built: $(cat foster_cli/_C.json)") || SUMMARY+=("NOT BUILT: see build.log")
@@ -66,7 +66,7 @@ except RuntimeError as e: print('an error arrives:', str(e)[:60])"
   if gpu; then SELECT="-m gpu"; else SELECT="-k float64"; fi
   stage "tests" 120 tests.log $PY -m pytest -p no:cacheprovider $SELECT tests/ops/test_native.py tests/distill/test_graph.py; tail -4 "$OUT/tests.log"
   stage "checks" 60 checks.log $PY $HERE/gpu_ops.py check --device $DEVICE --out "$OUT/checks.json"; cat "$OUT/checks.log" >>"$OUT/tests.log"; rm -f "$OUT/checks.log"
-  stage "ops, timed" 110 ops.log $PY $HERE/gpu_ops.py time --device $DEVICE --budget 80 --out "$OUT/ops.json"; tail -60 "$OUT/ops.log"; cat "$OUT/ops.log" >>"$OUT/tests.log"; rm -f "$OUT/ops.log"
+  stage "ops, timed" 100 ops.log $PY $HERE/gpu_ops.py time --device $DEVICE --budget 70 --out "$OUT/ops.json"; tail -60 "$OUT/ops.log"; cat "$OUT/ops.log" >>"$OUT/tests.log"; rm -f "$OUT/ops.log"
   unset FOSTER_OPS
   stage "steps" 90 step.log $PY $HERE/gpu_step.py --device $DEVICE $(gpu || echo --items 300 --repeats 1) --out "$OUT/step.json"; cat "$OUT/step.log"; cat "$OUT/step.log" >>"$OUT/tests.log"; rm -f "$OUT/step.log"
   if gpu && [ "${TOOLS:-1}" = 1 ] && command -v compute-sanitizer >/dev/null; then

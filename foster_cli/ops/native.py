@@ -108,8 +108,13 @@ def enabled() -> bool:
     return reason is None
 
 
-def use(*tensors: Tensor) -> bool:
-    """Whether the extension computes an op on these tensors; plain PyTorch does otherwise. Raises as `enabled`."""
+def use(*tensors: Tensor, faster_on_cuda: bool = True) -> bool:
+    """Whether the extension computes an op on these tensors; plain PyTorch does otherwise. Raises as `enabled`.
+
+    With `FOSTER_OPS=auto`, an op that a GPU does not do faster (docs/ops.md) is left to plain PyTorch there.
+    """
+    if not faster_on_cuda and tensors[0].is_cuda and os.environ.get("FOSTER_OPS", "auto") == "auto":
+        return False
     return enabled() and fits(*tensors)
 
 
