@@ -90,7 +90,7 @@ def setup_arguments() -> dict[str, Any]:
         raise FosterError(f"there is no C++ compiler ({compiler})", "install one, or set CXX")
     folder = source_folder()
     left_out = cuda_left_out()
-    sources = [folder / "ops.cpp", folder / "autograd.cpp", *sorted(folder.glob("cpu/*.cpp"))]
+    sources = [*sorted(folder.glob("*.cpp")), *sorted(folder.glob("cpu/*.cpp"))]
     flags = {"cxx": ["-O3", "-std=c++20", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]}
     link: list[str] = []
     if os.environ.get("FOSTER_SANITIZE") == "1":

@@ -35,7 +35,7 @@ from foster_cli.distill.validation import Check
 from foster_cli.errors import FosterError
 from foster_cli.models.losses import candidate_softmax
 from foster_cli.models.recommender import Recommender
-from foster_cli.runtime import generator, stream_seed
+from foster_cli.runtime import generator, sent, stream_seed
 from foster_cli.settings import DistillConfig, Settings, choice, positive
 from foster_cli.synthetic.factors import Synthetic, random_start
 from foster_cli.train.fit import RealBatch, batches, real_batch
@@ -202,11 +202,13 @@ def last_batch(problem: Problem, index: np.ndarray, sampled: bool, rng: np.rando
     if sampled:
         return real_batch(windows, problem.pool, "softmax", problem.negatives, rng, device)
     size = int(windows.lengths.max())
-    items = torch.from_numpy(np.ascontiguousarray(windows.items[:, :size])).to(device)
+    valid = windows.items[:, 1:size] >= 0
+    items = sent(torch.from_numpy(np.ascontiguousarray(windows.items[:, :size])), device)
     filled = items.clamp_min(0)
     return RealBatch(
-        torch.arange(n, device=device), filled[:, :-1], filled[:, 1:], items[:, 1:] >= 0, items.new_empty(0)
-    )
+        torch.arange(n, device=device), filled[:, :-1], filled[:, 1:], items[:, 1:] >= 0,
+        sent(torch.from_numpy(np.flatnonzero(valid)), device), valid.sum(1), items.new_empty(0),
+    )  # fmt: skip
 
 
 def outer_gradient(

@@ -120,9 +120,9 @@ class Recommender(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.outputs(self.sequence(self.read(x)))
 
-    def at(self, x: Tensor, chosen: Tensor) -> Tensor:
-        """H (P, d) at the P positions where `chosen` (B, l) bool is true, row by row."""
-        return self.outputs(self.sequence.at(self.read(x), chosen))
+    def at(self, x: Tensor, places: Tensor) -> Tensor:
+        """H (P, d) at the positions `places` (P,), ascending indices into all B l ones."""
+        return self.outputs(self.sequence.at(self.read(x), places))
 
     def last(self, x: Tensor, last: Tensor) -> Tensor:
         """H (B, d) at positions `last` (B,)."""

@@ -27,7 +27,7 @@ from foster_cli.ranking.full import score_model
 from foster_cli.ranking.metrics import at_ten
 from foster_cli.ranking.offset import OffsetChoice
 from foster_cli.ranking.sample import SAMPLE, sample
-from foster_cli.runtime import adamw, stream_seed
+from foster_cli.runtime import adamw, sent, stream_seed
 from foster_cli.settings import TrainConfig
 from foster_cli.train.average import Average
 
@@ -100,14 +100,17 @@ def batches(windows: Windows, size: int, rng: np.random.Generator) -> list[np.nd
 @dataclass(frozen=True)
 class RealBatch:
     """A batch on the device. `unique` (u,): its items. `inputs`, `targets` (B, l): indices into `unique`. `valid`
-    (B, l), bool: the positions to predict. `negatives`: indices into `unique`; (P,), one for each valid position, for
-    BCE (`per_position`), else (C,) candidates, shared by the batch, among them all targets. `goals` (B, l): the targets
-    as indices into the candidates; `inclusion` (C,): see `candidate_softmax`."""
+    (B, l), bool: the positions to predict; `places` (P,): these as indices into all B l ones; `counts` (B,): how many
+    each window has, as an array. `negatives`: indices into `unique`; (P,), one for each valid position, for BCE
+    (`per_position`), else (C,) candidates, shared by the batch, among them all targets. `goals` (B, l): the targets as
+    indices into the candidates; `inclusion` (C,): see `candidate_softmax`."""
 
     unique: Tensor
     inputs: Tensor
     targets: Tensor
     valid: Tensor
+    places: Tensor
+    counts: Int
     negatives: Tensor
     per_position: bool = False
     goals: Tensor | None = None
@@ -157,9 +160,12 @@ def real_batch(
     place[items >= 0] = index[:count]
 
     def on(x: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(x)).to(device)
+        return sent(torch.from_numpy(np.ascontiguousarray(x)), device)
 
-    batch = RealBatch(on(unique), on(place[:, :-1]), on(place[:, 1:]), on(valid), on(index[count:]), loss == "bce")
+    batch = RealBatch(
+        on(unique), on(place[:, :-1]), on(place[:, 1:]), on(valid), on(np.flatnonzero(valid)), valid.sum(1),
+        on(index[count:]), loss == "bce",
+    )  # fmt: skip
     if loss == "bce":
         return batch
     goals = np.searchsorted(drawn, items[:, 1:].clip(0)).clip(0, len(drawn) - 1)
@@ -169,16 +175,16 @@ def real_batch(
 def real_outputs(model: Recommender, batch: RealBatch) -> tuple[Tensor, Tensor]:
     """H (P, d) at the valid positions, and E (u, d) of the batch's items."""
     E = model.embed(batch.unique)
-    return model.at(E[batch.inputs], batch.valid), E
+    return model.at(E[batch.inputs], batch.places), E
 
 
 def real_loss(H: Tensor, E: Tensor, batch: RealBatch, loss: str) -> Tensor:
     """The training loss of a batch in nats: the mean over its valid positions."""
     if loss == "bce":
-        return bce(H, E[batch.targets[batch.valid]], E[batch.negatives])
+        return bce(H, E[batch.targets.flatten()[batch.places]], E[batch.negatives])
     assert batch.goals is not None
     inclusion = None if batch.inclusion is None else batch.inclusion.to(H.dtype)
-    return candidate_softmax(H, E[batch.negatives], batch.goals[batch.valid], inclusion)
+    return candidate_softmax(H, E[batch.negatives], batch.goals.flatten()[batch.places], inclusion)
 
 
 def validate(model: Recommender, cases: Cases) -> dict[str, float]:

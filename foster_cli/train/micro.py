@@ -127,14 +127,12 @@ def _part(batch: RealBatch, a: int, b: int) -> RealBatch:
     """Windows a to b of the batch; their negatives are cut too if they are per position."""
     if a == 0 and b == len(batch.inputs):
         return batch
-    negatives = batch.negatives
-    if batch.per_position:
-        before = int(batch.valid[:a].sum())
-        negatives = negatives[before : before + int(batch.valid[a:b].sum())]
+    first, last = int(batch.counts[:a].sum()), int(batch.counts[:b].sum())
+    negatives = batch.negatives[first:last] if batch.per_position else batch.negatives
     goals = None if batch.goals is None else batch.goals[a:b]
     return replace(
         batch, inputs=batch.inputs[a:b], targets=batch.targets[a:b], valid=batch.valid[a:b], negatives=negatives,
-        goals=goals,
+        goals=goals, places=batch.places[first:last] - a * batch.inputs.shape[1], counts=batch.counts[a:b],
     )  # fmt: skip
 
 
@@ -147,17 +145,17 @@ def outer_real(
     """
     with torch.no_grad():
         E_real = teacher.embed(batch.unique) if alpha > 0 else None
-    positions, (count, length) = batch.valid.sum(), batch.inputs.shape
+    positions, (count, length) = int(batch.counts.sum()), batch.inputs.shape
 
     def part_loss(E: Tensor, a: int, b: int) -> tuple[Tensor, dict[str, Tensor]]:
         part = _part(batch, a, b)
-        share = part.valid.sum().double() / positions
-        H = phi.at(E[part.inputs], part.valid)
+        share = int(part.counts.sum()) / positions
+        H = phi.at(E[part.inputs], part.places)
         value = base = real_loss(H, E, part, loss)
         parts = {"outer_real": share * base.detach(), "outer_feature": base.new_zeros(())}
         if E_real is not None:
             with torch.no_grad():
-                H_real = teacher.at(E_real[part.inputs], part.valid)
+                H_real = teacher.at(E_real[part.inputs], part.places)
             apart = F.mse_loss(H, H_real)
             value = base + alpha * apart
             parts["outer_feature"] = share * apart.detach()

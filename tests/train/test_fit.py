@@ -101,7 +101,8 @@ def test_a_batch_holds_the_windows_and_negatives(task: Any, loss: str) -> None:
     batch = real_batch(windows, ALL, loss, 12, np.random.default_rng(0), torch.device("cpu"))
     items = windows.items[:, : windows.lengths.max()]
     valid = _targets(windows)
-    assert batch.valid.tolist() == valid.tolist()
+    assert batch.valid.tolist() == valid.tolist() and batch.counts.tolist() == valid.sum(1).tolist()
+    assert batch.places.tolist() == np.flatnonzero(valid).tolist()
     assert batch.unique[batch.inputs].numpy()[valid].tolist() == items[:, :-1][valid].tolist()
     assert batch.unique[batch.targets].numpy()[valid].tolist() == items[:, 1:][valid].tolist()
     negatives = batch.unique[batch.negatives]

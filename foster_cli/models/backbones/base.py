@@ -53,10 +53,10 @@ class Backbone(nn.Module):
         """H (B, l, d) of X (B, l, d)."""
         raise NotImplementedError
 
-    def at(self, x: Tensor, chosen: Tensor) -> Tensor:
-        """H (P, d) at the P positions where `chosen` (B, l) bool is true, row by row; equals `forward` there."""
-        H = self(x)
-        return H.flatten(0, 1) if bool(chosen.all()) else H[chosen]
+    def at(self, x: Tensor, places: Tensor) -> Tensor:
+        """H (P, d) at the positions `places` (P,), ascending indices into all B l ones; equals `forward` there."""
+        H: Tensor = self(x).flatten(0, 1)
+        return H if len(places) == len(H) else H.index_select(0, places)
 
     def last(self, x: Tensor, last: Tensor) -> Tensor:
         """H (B, d) at positions `last` (B,), for ranking; equals `forward` there."""

@@ -105,9 +105,9 @@ class BERT4Rec(Backbone):
             z = block.finish(ask, block.attend(*block.project(ask, z), seen=seen))
         return self._output(z[:, 0])
 
-    def at(self, x: Tensor, chosen: Tensor) -> Tensor:
-        """H (P, d) where `chosen` (B, l) is true. Encodes only those prefixes, in parts of similar length."""
-        row, last = chosen.nonzero(as_tuple=True)
+    def at(self, x: Tensor, places: Tensor) -> Tensor:
+        """See the base class. Encodes only the prefixes up to `places`, in parts of similar length."""
+        row, last = places // x.shape[1], places % x.shape[1]
         order = last.argsort(stable=True)
         found = []
         for part in order.split(max(1, PART_TOKENS // (x.shape[1] + 1))):
