@@ -7,6 +7,9 @@ from torch import Tensor
 
 from foster_cli.ops import native, reference
 
+#: Scores up to which plain PyTorch is as fast on a CPU, and takes at most 0.4 GiB. On a GPU it always is (docs/ops.md).
+PLAIN = 1 << 25
+
 
 def soft_embed(Q: Tensor, V_S: Tensor, E_S: Tensor) -> Tensor:
     """X (..., d) = softmax(Q V_S^T) E_S: the probability-weighted item embedding (Eq. 3, 19).
@@ -14,7 +17,7 @@ def soft_embed(Q: Tensor, V_S: Tensor, E_S: Tensor) -> Tensor:
     Q (..., w), V_S (s, w), E_S (s, d), with s items. There are gradients to Q and E_S; if V_S requires one too, plain
     PyTorch computes the op. Raises RuntimeError for shapes that do not fit, FosterError as `native.enabled`.
     """
-    if not native.use(Q, V_S, E_S, faster_on_cuda=False) or V_S.requires_grad:
+    if not native.use(Q, V_S, E_S, faster=_faster(Q.shape[:-1].numel(), V_S)) or V_S.requires_grad:
         return reference.soft_embed(Q, V_S, E_S)
     return _native(Q, V_S, E_S)[0]
 
@@ -25,9 +28,13 @@ def tucker_embed(U: Tensor, T: Tensor, G: Tensor, V_S: Tensor, E_S: Tensor) -> t
     U (M, d1), T (L, d2), G (d1, d2, w), V_S (s, w), E_S (s, d). The probabilities P are not stored; the entry for
     item i of S is exp(Q . V_S[i] - lse). X has gradients to U, T, G and E_S, lse has none. Raises as `soft_embed`.
     """
-    if not native.use(U, T, G, V_S, E_S, faster_on_cuda=False) or V_S.requires_grad:
+    if not native.use(U, T, G, V_S, E_S, faster=_faster(len(U) * len(T), V_S)) or V_S.requires_grad:
         return reference.tucker_embed(U, T, G, V_S, E_S)
     return _native(reference.tucker(U, T, G), V_S, E_S)
+
+
+def _faster(rows: int, V: Tensor) -> bool:
+    return not V.is_cuda and rows * len(V) > PLAIN
 
 
 def _native(Q: Tensor, V: Tensor, E: Tensor) -> tuple[Tensor, Tensor]:

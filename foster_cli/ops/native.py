@@ -108,14 +108,12 @@ def enabled() -> bool:
     return reason is None
 
 
-def use(*tensors: Tensor, faster_on_cuda: bool = True) -> bool:
+def use(*tensors: Tensor, faster: bool = True) -> bool:
     """Whether the extension computes an op on these tensors; plain PyTorch does otherwise. Raises as `enabled`.
 
-    With `FOSTER_OPS=auto`, an op that a GPU does not do faster (docs/ops.md) is left to plain PyTorch there.
+    With `FOSTER_OPS=auto`, what the extension does not do faster is left to plain PyTorch.
     """
-    if not faster_on_cuda and tensors[0].is_cuda and os.environ.get("FOSTER_OPS", "auto") == "auto":
-        return False
-    return enabled() and fits(*tensors)
+    return enabled() and (faster or os.environ.get("FOSTER_OPS") == "native") and fits(*tensors)
 
 
 def fallback(device: torch.device) -> str | None:
