@@ -10,12 +10,12 @@ import typer
 
 def command(
     out: Annotated[Path, typer.Option("--out", help="Folder to fill.")] = Path("demo"),
-    users: Annotated[int, typer.Option("--users", help="Users of the generated shop.")] = 2000,
-    items: Annotated[int, typer.Option("--items", help="Items of the generated shop.")] = 800,
+    users: Annotated[int, typer.Option("--users", help="Users of the generated shop.")] = 1500,
+    items: Annotated[int, typer.Option("--items", help="Items of the generated shop.")] = 600,
     steps: Annotated[int, typer.Option("--steps", help="Outer steps.")] = 20,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fresh models per row.")] = 2,
     seed: Annotated[int, typer.Option("--seed", help="Seed; it fixes the result on a given machine.")] = 0,
-    width: Annotated[int, typer.Option("--width", help="Width of the recommender; a small one is fast.")] = 128,
+    width: Annotated[int, typer.Option("--width", help="Width of the recommender; a small one is fast.")] = 64,
 ) -> None:
     """Generate a shop, distil it, evaluate, export and report.
 
@@ -43,7 +43,7 @@ def command(
     sample.command(out=shop, users=users, items=items, seed=seed)
     distill.command(
         data=[shop], out=bundle, seed=seed, steps=steps, width=width, draws=1, check_every=max(1, steps),
-        check_seeds=1, student_steps=400,
+        check_seeds=1, student_steps=200, epochs=6, lexical=256,
     )  # fmt: skip
     evaluate.command(bundle=bundle, seeds=seeds, out=out / "metrics.json")
     export.command(bundle=bundle, format="jsonl", out=out / "synthetic.jsonl")
