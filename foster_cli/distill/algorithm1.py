@@ -47,11 +47,7 @@ def inner_steps(
     `graph`: of a phi, D~'s memory, optimizer and average that are always the same.
     """
     device = D.V.device
-    drawn = []
-    for _ in range(count):
-        S, mixing = D.subset(rng), D.reading.draw(len(D.Q), rng)
-        drawn.append((S, None if mixing is None else sent(mixing, device)))
-    shares: list[float | Tensor] = [] if average is None else [average.next_share() for _ in range(count)]
+    shares: list[float | Tensor] = [0.0 if average is None else average.next_share() for _ in range(count)]
     if graph is not None and average is not None:
         shares = list(sent(torch.tensor(shares), device))
 
@@ -66,7 +62,9 @@ def inner_steps(
 
     loss = torch.full((), torch.nan, device=device)
     with nullcontext() if graph is None else graph.running():
-        for (S, mixing), share in zip(drawn, shares or [0.0] * count, strict=True):
+        for share in shares:
+            S, mixing = D.subset(rng), D.reading.draw(len(D.Q), rng)
+            mixing = None if mixing is None else sent(mixing, device)
             loss = step(S, mixing, share) if graph is None else graph(step, [S, mixing, share])
     return loss
 
