@@ -39,6 +39,8 @@ LEAST_STEPS = 20
 CANDIDATES, ENCODED = 4096, 512
 #: The share of the learning rate that is left at the end of a training.
 LAST_RATE = 0.05
+#: The best states on a sample of the cases among which all cases choose at the end of a training.
+FINALISTS = 3
 #: A training has settled, and patience counts, where an epoch lowers the loss by less than this share.
 SETTLED = 0.01
 
@@ -202,16 +204,17 @@ class Best:
     """Validates a training and holds its best state; `stale` counts the validations since then.
 
     Cases beyond `SAMPLE` are sampled, the same ones at every validation. `begin` and `finish` rank all of them, and
-    choose the offset of new items on all of them.
+    choose the offset of new items on all of them; `finish` also chooses among the `finalists` best states.
     """
 
-    def __init__(self, model: Recommender, cases: Cases, fit: Fit) -> None:
+    def __init__(self, model: Recommender, cases: Cases, fit: Fit, finalists: int = 1) -> None:
         self.model, self.cases, self.fit = model, cases, fit
         self.some = sample(cases, "validation sample", most=SAMPLE)
         self.sample = self.some is not cases
         self.offset = OffsetChoice.of(model, self.some)
         self.offset_of_all = OffsetChoice.of(model, cases) if self.sample else self.offset
-        self.state: dict[str, Tensor] = {}
+        self.finalists = finalists if self.sample else 1
+        self.kept: list[tuple[float, int, dict[str, Tensor]]] = []  # value, when, state; the best first
         self.stale = 0
 
     def check(self, at: int, **extra: float) -> float:
@@ -220,9 +223,11 @@ class Best:
         self.fit.history.append({"at": float(at), **found, **extra})
         self.stale += 1
         value = found.get("weighted", found["R@10"])
-        if not self.state or value > self.fit.best_value:
+        if not self.kept or value > self.fit.best_value:
             self.fit.best, self.fit.best_value, self.stale = at, value, 0
-            self.state = self.model.learnables()
+        if len(self.kept) < self.finalists or value > self.kept[-1][0]:
+            kept = [*self.kept, (value, at, self.model.learnables())]
+            self.kept = sorted(kept, key=lambda one: -one[0])[: self.finalists]
         return found["R@10"]
 
     def begin(self) -> None:
@@ -239,10 +244,15 @@ class Best:
         self.model.restore(own)
 
     def finish(self, model: Recommender) -> None:
-        """Give `model` the best state, and validate it on all cases."""
-        self.model.restore(self.state)
-        self.fit.valid = self._all(self.fit.best)
-        model.restore(self.model.learnables())
+        """Give `model` the best state by all cases."""
+        fit, found = self.fit, []
+        for value, at, state in self.kept:
+            self.model.restore(state)
+            valid = self._all(at)
+            found.append((fit.value, value, at, valid, self.model.learnables()))
+        fit.value, fit.best_value, fit.best, fit.valid, state = max(found, key=lambda one: one[0])
+        self.model.restore(state)
+        model.restore(state)
         model.eval()
 
     def sampled(self) -> str:
@@ -319,7 +329,7 @@ class _Training:
         average = Average(model, max(config.average, per_epoch))
         optimizer = adamw(model.groups(config.lr, config.encoder_lr), weight_decay=config.weight_decay)
         rng = np.random.default_rng(stream_seed(seed, "fit"))
-        return cls(model, average, optimizer, rng, Best(average.model, valid, Fit()), config.warmup)
+        return cls(model, average, optimizer, rng, Best(average.model, valid, Fit(), FINALISTS), config.warmup)
 
     def step(self, batch: RealBatch, loss: str, done: float) -> float:
         """Take one optimizer step; return the loss. `done`: the share of the training that is done."""
@@ -346,7 +356,7 @@ class _Training:
             "average": self.average.model.learnables(), "average_steps": self.average.steps,
             "optimizer": self.optimizer.state_dict(), "steps": self.steps,
             "rng": numpy_state(self.rng), "history": f.history, "best": f.best, "best_value": f.best_value,
-            "untrained": f.untrained, "processor": f.processor, "best_state": self.best.state, "stale": self.best.stale,
+            "untrained": f.untrained, "processor": f.processor, "kept": self.best.kept, "stale": self.best.stale,
             "floors": [None if x is None else x.floor for x in (self.best.offset, self.best.offset_of_all)],
         }  # fmt: skip
 
@@ -361,7 +371,7 @@ class _Training:
         f = self.best.fit
         f.history, f.best, f.best_value = state["history"], state["best"], state["best_value"]
         f.untrained, f.processor = state["untrained"], state["processor"]
-        self.best.state, self.best.stale = state["best_state"], state["stale"]
+        self.best.kept, self.best.stale = [(v, at, one) for v, at, one in state["kept"]], state["stale"]
         for offset, floor in zip((self.best.offset, self.best.offset_of_all), state["floors"], strict=True):
             if offset is not None:
                 offset.floor = floor

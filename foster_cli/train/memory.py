@@ -16,15 +16,15 @@ from torch import Tensor
 
 from foster_cli.models.recommender import Recommender
 from foster_cli.settings import TrainConfig
-from foster_cli.train.fit import candidate_count
+from foster_cli.train.fit import FINALISTS, candidate_count
 from foster_cli.train.micro import rows_at_once
 from foster_cli.train.task import Task
 
 #: The peak memory of a step, gradients of activations included, as a multiple of what the forward pass saves.
 #: From peaks measured on a CPU (`benches/memory.py`).
 PEAK = 1.6
-#: Copies of the trainable parameters during training: weights, gradient, Adam's two moments, average, best state.
-COPIES = 6
+#: Copies of the trainable parameters during training: weights, gradient, Adam's two moments, average, best states.
+COPIES = 5 + FINALISTS
 
 
 @dataclass(frozen=True)

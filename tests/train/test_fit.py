@@ -495,6 +495,33 @@ def test_the_last_offset_is_chosen_on_all_cases(monkeypatch: pytest.MonkeyPatch)
     assert differs
 
 
+def test_all_cases_choose_among_the_best_states_of_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with the offset that all cases choose for it, against full rankings; the sample's best is not always it."""
+    monkeypatch.setattr(module, "LEAST_STEPS", 1)
+    config, others = replace(QUICK, epochs=6), 0
+    for count in (10, 15, 20):
+        monkeypatch.setattr(module, "SAMPLE", count)
+        fresh, windows, valid = _new_items(200)
+        trail: dict[int, dict[str, torch.Tensor]] = {}
+        model, plain = fresh(), fresh()
+        watched = Watched(lambda at, m, trail=trail: trail.update({at: m.learnables()}))
+        fit = fit_real(model, windows, valid, config, 0, store=watched)
+        floor = max((_recalls(plain, valid, o) for o in OFFSETS), key=lambda found: found[0] + found[1])[0]
+        value = {}
+        by_sample = sorted(fit.history, key=lambda row: -row["weighted"])[: module.FINALISTS]
+        for row in by_sample:
+            plain.restore(trail[int(row["at"])])
+            recalls = [_recalls(plain, valid, o) for o in OFFSETS]
+            value[int(row["at"])] = max(0.5 * cold + 0.5 * warm for cold, warm in recalls if cold >= floor)
+        best = max(value, key=lambda at: value[at])
+        assert (fit.best, fit.value) == (best, pytest.approx(value[best]))
+        own = model.learnables()
+        assert all(torch.equal(own[k], v) for k, v in trail[best].items() if k != "offset")
+        assert fit.best_value == next(row["weighted"] for row in by_sample if row["at"] == best)
+        others += best != by_sample[0]["at"]
+    assert others
+
+
 @pytest.mark.parametrize("items", ["both", "text"])
 def test_more_cases_than_the_sample_are_ranked_at_the_start_and_the_end(
     monkeypatch: pytest.MonkeyPatch, task: Any, items: str
@@ -512,7 +539,7 @@ def test_more_cases_than_the_sample_are_ranked_at_the_start_and_the_end(
     windows, model = next_number_windows(120, 30, 7), _small(items)
     untrained = original(model, valid)
     fit = fit_real(model, windows, valid, QUICK, 0)
-    assert [len(cases) for cases in asked] == [90, 20, 20, 20, 20, 90]
+    assert [len(cases) for cases in asked] == [90, *[20] * 4, *[90] * module.FINALISTS]
     few = [cases for cases in asked if len(cases) == 20]
     assert all(np.array_equal(cases.row, few[0].row) for cases in few) and len(set(few[0].row)) == 20
     assert fit.untrained == untrained and fit.valid == original(model, valid)

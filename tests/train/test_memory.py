@@ -37,10 +37,10 @@ def test_bytes_of_a_row() -> None:
 def test_parts_grow_with_what_they_are_of(task: Any) -> None:
     first = estimate(task, TRAIN, 4, 4)
     learns = 4 * sum(p.numel() for p in task.fresh(0).parameters() if p.requires_grad)
-    assert first.weights == learns * (6 + 5)  # five anchors of four epochs
+    assert first.weights == learns * (8 + 5)  # five anchors of four epochs
     n, width = task.fresh(0).n, task.fresh(0).width
     assert first.catalogue == 4 * width * (3 * n + len(task.valid))
-    assert estimate(task, replace(TRAIN, epochs=9), 4, 4).weights == learns * (6 + 10)
+    assert estimate(task, replace(TRAIN, epochs=9), 4, 4).weights == learns * (8 + 10)
     twice = estimate(task, replace(TRAIN, batch=16), 4, 4).batch
     assert 1.5 * first.batch < twice < 2.1 * first.batch  # all but the items, which are no more than there are
     assert estimate(task, TRAIN, 4, 16).batch == twice  # students on as many sequences
