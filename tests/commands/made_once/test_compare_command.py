@@ -240,7 +240,8 @@ def test_what_is_typed_reaches_the_plan(
     sizes = ("--budget", "7", "--length", "9", "--steps", "11", "--draws", "3", "--width", "32", "--epochs", "4")
     rest = ("--encoder", "tinybert", "--backbone", "gru4rec", "--train-layers", "2", "--precision", "bf16",
             "--student-items", "all", "--student-steps", "33", "--seeds", "5", "--rates", "1e-4,1e-5", "--k", "1,3",
-            "--methods", "kcenter, rollout", "--device", "cpu", "--no-cache", "--cases", "first")  # fmt: skip
+            "--methods", "kcenter, rollout", "--device", "cpu", "--no-cache", "--cases", "first",
+            "--lexical", "128")  # fmt: skip
     assert foster("compare", tmp_path / "raw.csv", *columns, *sizes, *rest).code == 2
     assert foster("compare", shop, "--items", "id", "--k-core", "2", "--out", tmp_path / "x").code == 2
     a, b = plans
@@ -248,7 +249,7 @@ def test_what_is_typed_reaches_the_plan(
         paths=(str(tmp_path / "raw.csv"),),
         prepare=PrepareSettings("who", "what", "when", ("name",), "none", 2),
         model=ModelConfig(
-            width=32, encoder="tinybert", backbone="gru4rec", train_layers="2", precision="bf16"
+            width=32, encoder="tinybert", backbone="gru4rec", train_layers="2", precision="bf16", lexical=128
         ),
         train=TrainConfig(epochs=4),
         distill=DistillConfig(budget=7, length=9, steps=11, draws=3),
