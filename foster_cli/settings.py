@@ -105,7 +105,7 @@ class ModelConfig:
     bias: bool = option(True, "Give every item a bias, one for all new items; without it, scores are h . e (paper).")
     lexical: int = option(
         256, "Dimensions of TF-IDF of the texts beside the encoder's vector, 0 for none (paper); by default validation "
-        "chooses 256 or 0.", "--lexical", ("distill", "compare"), chosen=True,
+        "chooses 256 or 0.", "--lexical", TABLES, chosen=True,
     )  # fmt: skip
     pooling: str | None = option(
         None, "How token states become one vector: mean, last or cls; by default as the encoder was trained.",

@@ -23,7 +23,7 @@ MAP_WIDTH = 1000
 def linear_ticks(low: float, high: float) -> list[float]:
     """Round numbers (1, 2, 2.5 or 5 times a power of ten apart) from at or below `low` to at or above `high`."""
     size = max(abs(low), abs(high))
-    if not high - low > 1e-9 * size:  # no range, or one that doubles cannot divide
+    if not high - low > max(1e-9 * size, 1e-300):  # no range, or one that doubles cannot divide
         pad = size * 0.1 or 1.0
         low, high = low - pad, high + pad
     rough = (high - low) / 4  # about five ticks

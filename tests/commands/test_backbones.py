@@ -34,7 +34,7 @@ def test_distill_and_evaluate_with_every_backbone(foster: Foster, data: Path, en
 def test_distilled_with_one_and_evaluated_with_each_other(
     foster: Foster, data: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    distilled(foster, data, "--encoder", encoder)
+    distilled(foster, data, "--encoder", encoder, "--lexical", "256")
     rows = ("--rows", ",".join((*TRAINED, "popularity", "text_similarity")))
     own = evaluated(foster, *rows)
     trained: list[str] = []

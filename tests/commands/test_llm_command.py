@@ -34,7 +34,7 @@ def test_distill_and_evaluate_with_a_causal_lm(
     foster: Foster, data: Path, lm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = Path.cwd().parent / "cache"
-    manifest = distilled(foster, data, "--encoder", lm, *LORA)
+    manifest = distilled(foster, data, "--encoder", lm, *LORA, "--lexical", "256")
     assert manifest["encoder"]["pooling"] == "last" and manifest["encoder"]["lora"] == 4
     assert manifest["item_factor"]["shape"] == [25, 16] and not manifest["metrics"]["stopped"]
     (states,) = (cache / "texts").glob("*.safetensors")
@@ -50,7 +50,7 @@ def test_distill_and_evaluate_with_a_causal_lm(
 
     monkeypatch.setattr(frozen.Frozen, "_states", never)  # nothing is computed again
     shutil.rmtree(cache / "teachers")
-    distilled(foster, data, "--encoder", lm, *LORA, out="again")
+    distilled(foster, data, "--encoder", lm, *LORA, "--lexical", "256", out="again")
     for name in ("factors.safetensors", "item_factor.safetensors"):  # dropout included, a seed fixes the result
         assert Path("bundle", name).read_bytes() == Path("again", name).read_bytes()
 

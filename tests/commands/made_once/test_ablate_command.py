@@ -280,7 +280,7 @@ def test_what_is_typed_reaches_the_plan(
              "--items-per-step", "15", "--inner-steps", "2", "--reset-every", "8", "--dh-weight", "0.3")  # fmt: skip
     rest = ("--encoder", "tinybert", "--backbone", "gru4rec", "--precision", "bf16", "--student-items", "all",
             "--student-steps", "33", "--seeds", "5", "--rates", "1e-4,1e-5", "--k", "1,3", "--device", "cpu",
-            "--no-cache", "--k-core", "2", "--out", tmp_path / "x")  # fmt: skip
+            "--no-cache", "--k-core", "2", "--lexical", "128", "--out", tmp_path / "x")  # fmt: skip
     own = ("--rows", "bilevel,no_dh", "--layers", "2", "--bilevel-steps", "9", "--bilevel-window", "4")
     assert foster("ablate", shop, *sizes, *rest, *own, "--split", "valid").code == 2
     over = ("--over", "T=2,4", "--train-layers", "2", "--split", "test")
@@ -293,7 +293,7 @@ def test_what_is_typed_reaches_the_plan(
         assert (s.train, s.student) == (TrainConfig(epochs=4), StudentConfig(steps=33, items_per_step=None))
         (model,) = plan.models
         assert model == ModelConfig(
-            width=32, encoder="tinybert", backbone="gru4rec", train_layers="2", precision="bf16"
+            width=32, encoder="tinybert", backbone="gru4rec", train_layers="2", precision="bf16", lexical=128
         )
         assert (s.paths, s.prepare, s.seed) == ((str(shop),), PrepareSettings(k_core=2), 0)
         assert (plan.seeds, plan.rates, plan.ks, plan.session.use_cache) == (5, (1e-4, 1e-5), (1, 3), False)

@@ -259,7 +259,7 @@ def test_what_is_typed_reaches_the_plan(
     rest = ("--trials", "7", "--timeout", "90", "--seeds", "4", "--budget", "7", "--length", "9", "--steps", "11",
             "--check-every", "5", "--draws", "3", "--student-steps", "33", "--encoder", mean_encoder, "--backbone",
             "narm", "--train-layers", "2", "--width", "32", "--epochs", "4", "--seed", "6", "--device", "cpu",
-            "--k-core", "2", "--split-column", "none")  # fmt: skip
+            "--k-core", "2", "--split-column", "none", "--lexical", "128")  # fmt: skip
     assert foster("tune", shop, *rest).code == 2
     assert foster("tune", shop, "--items", "id", "--out", tmp_path / "x", "--k-core", "2").code == 2
     a, b = plans
@@ -267,7 +267,7 @@ def test_what_is_typed_reaches_the_plan(
     assert a.settings == Settings(
         paths=(str(shop),),
         prepare=PrepareSettings(k_core=2, split_column="none"),
-        model=ModelConfig(encoder=str(mean_encoder), backbone="narm", train_layers="2", width=32),
+        model=ModelConfig(encoder=str(mean_encoder), backbone="narm", train_layers="2", width=32, lexical=128),
         train=TrainConfig(epochs=4),
         distill=DistillConfig(budget=7, length=9, steps=11, check_every=5, draws=3),
         student=StudentConfig(steps=33),
