@@ -157,7 +157,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> soft_kl(const Tensor& Q, cons
     for (int64_t a = 0; a < r; a += size) {
       const int64_t n = std::min(size, r - a);
       const Tensor A = scores(memory[0], Q.narrow(0, a, n), V), B = scores(memory[1], H.narrow(0, a, n), E);
-      C10_CUDA_CHECK(kl_rows(rows_of(A), A.data_ptr(), B.data_ptr(), save, save, row_at(loss, a), row_at(mean_diff, a),
+      C10_CUDA_CHECK(kl_rows(rows_of(A), A.data_ptr(), B.data_ptr(), save, row_at(loss, a), row_at(mean_diff, a),
                              row_at(lse_Q, a), row_at(lse_H, a)));
     }
     if (save) saved = memory;

@@ -176,8 +176,8 @@ struct Pair {
 };
 
 template <class T, class A = Accumulate<T>>
-__global__ void __launch_bounds__(512) kl_rows_kernel(Rows x, int threads, T* A_, T* B_, bool save_a, bool save_b,
-                                                       A* loss, A* mean_diff, A* lse_a, A* lse_b) {
+__global__ void __launch_bounds__(512) kl_rows_kernel(Rows x, int threads, T* A_, T* B_, bool save, A* loss,
+                                                       A* mean_diff, A* lse_a, A* lse_b) {
   FOSTER_SHARED(shared);
   constexpr int kPack = 16 / sizeof(T);
   T *row_a = A_ + blockIdx.x * x.ld, *row_b = B_ + blockIdx.x * x.ld;
@@ -199,13 +199,13 @@ __global__ void __launch_bounds__(512) kl_rows_kernel(Rows x, int threads, T* A_
     lse_a[blockIdx.x] = la;
     lse_b[blockIdx.x] = lb;
   }
-  if (!save_b) return;
+  if (!save) return;
   for_each_pack<T>(x.n, threadIdx.x, threads, [&](int64_t i, int count) {
     A a[kPack], b[kPack];
     load(row_a + i, a, count);
     load(row_b + i, b, count);
     kl_gradients(a, b, la, lb, mean, A(1));
-    if (save_a) store(row_a + i, a, count);
+    store(row_a + i, a, count);
     store(row_b + i, b, count);
   });
 }
@@ -337,9 +337,8 @@ cudaError_t softmax_backward_rows(Rows x, const void* P, void* dP) {
 cudaError_t softmax_backward_tile(Rows x, void* S, void* dP, const void* lse, const void* delta) {
   return FOSTER_TILE(softmax_backward_tile_kernel, (T*)S, (T*)dP, (const A*)lse, (const A*)delta);
 }
-cudaError_t kl_rows(Rows x, void* A_, void* B_, bool save_a, bool save_b, void* loss, void* mean_diff, void* lse_a,
-                    void* lse_b) {
-  return FOSTER_ROWS(kl_rows_kernel, 512, Pair<A>, (T*)A_, (T*)B_, save_a, save_b, (A*)loss, (A*)mean_diff, (A*)lse_a,
+cudaError_t kl_rows(Rows x, void* A_, void* B_, bool save, void* loss, void* mean_diff, void* lse_a, void* lse_b) {
+  return FOSTER_ROWS(kl_rows_kernel, 512, Pair<A>, (T*)A_, (T*)B_, save, (A*)loss, (A*)mean_diff, (A*)lse_a,
                      (A*)lse_b);
 }
 cudaError_t kl_backward_tile(Rows x, void* A_, void* B_, bool need_a, const void* grad, const void* mean_diff,

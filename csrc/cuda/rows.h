@@ -34,10 +34,8 @@ cudaError_t softmax_backward_rows(Rows x, const void* P, void* dP);
 cudaError_t softmax_backward_tile(Rows x, void* S, void* dP, const void* lse, const void* delta);
 
 // loss = KL(softmax(A) || softmax(B)) of each row, mean_diff = the mean of A - B under softmax(A), and both lse. With
-// `save_b`, B <- softmax(B) - softmax(A), the gradient of the loss to B; with `save_a` also
-// A <- softmax(A) (A - B - mean_diff), that to A.
-cudaError_t kl_rows(Rows x, void* A, void* B, bool save_a, bool save_b, void* loss, void* mean_diff, void* lse_a,
-                    void* lse_b);
+// `save`, the gradients of the loss to both: A <- softmax(A) (A - B - mean_diff) and B <- softmax(B) - softmax(A).
+cudaError_t kl_rows(Rows x, void* A, void* B, bool save, void* loss, void* mean_diff, void* lse_a, void* lse_b);
 
 // The gradients of grad . loss to the scores of some items, in place of them; A stays as it is without `need_a`.
 cudaError_t kl_backward_tile(Rows x, void* A, void* B, bool need_a, const void* grad, const void* mean_diff,

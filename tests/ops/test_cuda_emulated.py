@@ -89,8 +89,7 @@ class Emulated:
         """The losses and the gradients to Q, H and E."""
         loss, *known = (torch.empty(len(Q), dtype=accumulate_dtype(Q)) for _ in range(4))
         A, B = _scores(Q, V), _scores(H, E)
-        flags = (ctypes.c_bool(self.whole), ctypes.c_bool(self.whole))
-        self.call("kl_rows", A, B, *flags, loss, *known)
+        self.call("kl_rows", A, B, ctypes.c_bool(self.whole), loss, *known)
         if self.whole:
             g = g.to(Q.dtype)[:, None]
             return [loss, (A @ V) * g, (B @ E) * g, B.T @ (H * g)]

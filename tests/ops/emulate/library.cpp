@@ -12,9 +12,8 @@ int foster_softmax_backward_rows(Rows x, const void* P, void* dP) { return softm
 int foster_softmax_backward_tile(Rows x, void* S, void* dP, const void* lse, const void* delta) {
   return softmax_backward_tile(x, S, dP, lse, delta);
 }
-int foster_kl_rows(Rows x, void* A, void* B, bool save_a, bool save_b, void* loss, void* mean_diff, void* lse_a,
-                   void* lse_b) {
-  return kl_rows(x, A, B, save_a, save_b, loss, mean_diff, lse_a, lse_b);
+int foster_kl_rows(Rows x, void* A, void* B, bool save, void* loss, void* mean_diff, void* lse_a, void* lse_b) {
+  return kl_rows(x, A, B, save, loss, mean_diff, lse_a, lse_b);
 }
 int foster_kl_backward_tile(Rows x, void* A, void* B, bool need_a, const void* grad, const void* mean_diff,
                             const void* lse_a, const void* lse_b) {
