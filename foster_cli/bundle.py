@@ -1,17 +1,17 @@
 """The bundle: a folder with the synthetic set (or a coreset) and all that is needed to train on it elsewhere.
 
     bundle.json               settings, identities of data and encoder, learning rate, metrics, versions
-    factors.safetensors       U (M, d1), T (L, d2), G (d1, d2, d); with separate targets: T (2L, d2), and reads (r,)
-                              int64, the items of the inputs
+    factors.safetensors       U (M, d1), T (L, d2), G (d1, d2, d), in 16 or 32 bits; with separate targets: T (2L, d2),
+                              and reads (r,) int64, the items of the inputs
     windows.safetensors       in a coreset, instead of the factors: items (M, L+1) int64, indices into V padded with -1
                               on the right, and lengths (M,) int64
-    item_factor.safetensors   V (n, d)
+    item_factor.safetensors   V (n, d), in 16 or 32 bits, or as codes of 8 (`synthetic/quantise.py`)
     items.parquet             item_id, title of the n items, in the order of V
     log.csv, checks.csv       a row per outer step; a row per validation
-    state.json, state.safetensors   the state from which more outer steps continue (`checkpoint.py`), if they can
+    state.json, state.safetensors   the state from which more outer steps continue (`checkpoint.py`), if it was kept
     SHA256SUMS                sha256 of each of the above
 
-`load` verifies every byte that it reads. The format is 2 with factors, 3 with windows.
+`load` verifies every byte that it reads. The format is 4 with factors (2: always in 32 bits), 3 with windows.
 This module needs torch, safetensors and pyarrow, but not the command line.
 """
 
@@ -22,7 +22,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,13 @@ from foster_cli.errors import FosterError
 from foster_cli.files import save_tensors, sha256_file, writing_dir
 from foster_cli.ops import tucker
 from foster_cli.runtime import generator
-from foster_cli.settings import SECTIONS, PrepareSettings, Settings
+from foster_cli.settings import SECTIONS, PrepareSettings, Settings, StudentConfig
+from foster_cli.synthetic.quantise import restored
 from foster_cli.synthetic.reading import Reading, mixed
 
-FORMAT = 2
+FORMAT = 4
+#: The formats with factors that are read.
+READABLE = (2, FORMAT)
 FILES = (
     "bundle.json",
     "factors.safetensors",
@@ -117,6 +120,13 @@ class Bundle:
         return self.reading.own
 
     @property
+    def recipe(self) -> StudentConfig:
+        """How to train on the set: rate, items per step, averaging, and the number of steps that validation chose when
+        it was made. A set of an earlier version has the largest number of steps that was tried."""
+        made = self.made.student
+        return replace(made, steps=int(self.manifest["metrics"].get("student_steps", made.steps)))
+
+    @property
     def learning_rate(self) -> float:
         """The AdamW learning rate that validation was done with."""
         return float(self.manifest["student"]["lr"])
@@ -164,13 +174,15 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Contents:
-    """What every bundle holds: its manifest, the item factor V (n, d), the items of V's rows, and the two tables."""
+    """What a bundle holds: its manifest, the item factor V (n, d), the items of V's rows, and the two tables."""
 
     manifest: dict[str, Any]
     V: Tensor
     items: Catalogue
     log: Sequence[dict[str, Any]]
     checks: Sequence[dict[str, float]] = ()
+    stored: dict[str, Tensor] | None = None
+    """The tensors that store V (`synthetic/quantise.py`); None: V itself."""
 
 
 def save(
@@ -179,9 +191,12 @@ def save(
 ) -> None:  # fmt: skip
     """Write a bundle beside `path` (or in the folder `beside`), then rename it. Raises FosterError if the disk fails.
 
-    `reads` (r,): the items of the inputs, with separate targets; else None. `state`: the tree for more outer steps.
+    The factors have 16 bits if V does not have 32. `reads` (r,): the items of the inputs, with separate targets; else
+    None. `state`: the tree for more outer steps.
     """
-    tensors = factors | ({} if reads is None else {"reads": reads})
+    exact = contents.stored is None or contents.stored.get("V") is contents.V
+    tensors = factors if exact else {name: x.half() for name, x in factors.items()}
+    tensors = tensors | ({} if reads is None else {"reads": reads})
     with _saving(path, contents, FORMAT, tensors, beside) as tmp:
         if state is not None:
             for name, content in zip(STATE_FILES, to_bytes(state), strict=True):
@@ -193,7 +208,7 @@ def read_state(path: Path) -> dict[str, Any]:
     stated = stated_sums(path)
     if STATE_FILES[0] not in stated:
         raise FosterError(
-            f"{path}: does not hold where its last step ended", "more steps need a bundle made by --method foster"
+            f"{path}: does not hold where its last step ended", "distill with --keep-state to add steps later"
         )
     check_files(path, stated, STATE_FILES)
     try:
@@ -220,9 +235,9 @@ def _saving(
     files = CORESET_FILES if version == CORESET_FORMAT else FILES
     with writing_dir(path, beside) as folder:
         save_tensors(tensors, folder / files[1])
-        save_tensors({"V": contents.V}, folder / files[2])
+        save_tensors(contents.stored or {"V": contents.V}, folder / files[2])
         items = pd.DataFrame({"item_id": contents.items.ids, "title": contents.items.titles})
-        items.to_parquet(folder / files[3], index=False)
+        items.to_parquet(folder / files[3], index=False, compression="gzip", use_dictionary=False)
         pd.DataFrame(contents.log).to_csv(folder / files[4], index=False)
         pd.DataFrame(contents.checks).to_csv(folder / files[5], index=False)
         text = json.dumps({"format": version, **contents.manifest}, indent=1, ensure_ascii=False, allow_nan=False)
@@ -290,15 +305,16 @@ def load(path: str | Path) -> Bundle:
     path = Path(path)
     stated = stated_sums(path)
     coreset = WINDOWS in stated
-    files, version = (CORESET_FILES, CORESET_FORMAT) if coreset else (FILES, FORMAT)
+    files, versions = (CORESET_FILES, (CORESET_FORMAT,)) if coreset else (FILES, READABLE)
     check_files(path, stated, files)
     try:
         manifest = read_manifest(path / FILES[0], SETTINGS)
-        check_format(path, manifest, version)
-        V = read_tensors(path / FILES[2], {"V": 2})["V"]
+        check_format(path, manifest, versions)
+        V = _factor(path / FILES[2])
         tensors = read_tensors(
             path / files[1], {"items": 2, "lengths": 1} if coreset else {"U": 2, "T": 2, "G": 3, "reads": 1}
         )
+        tensors = {name: x.float() if x.dtype == torch.float16 else x for name, x in tensors.items()}
         ids, titles = read_items(path / FILES[3], len(V))
         if coreset:
             return Bundle(path, manifest, {}, V, ids, titles, Reading(), _windows(tensors, len(V)))
@@ -314,14 +330,24 @@ def load(path: str | Path) -> Bundle:
     )
 
 
-def check_format(path: Path, manifest: dict[str, Any], version: int) -> None:
-    """Raise FosterError if the bundle does not have the format `version`."""
+def _factor(path: Path) -> Tensor:
+    """V (n, d). Raises ValueError for tensors that `quantise.stored` does not make."""
+    found = read_tensors(path, {"V": 2, "codes": 2, "low": 1, "step": 1})
+    if set(found) == {"V"}:
+        return restored(found)
+    if set(found) != {"codes", "low", "step"} or not found["codes"].shape[1] == len(found["low"]) == len(found["step"]):
+        raise ValueError(f"{path.name}: neither V nor its codes")
+    return restored(found)
+
+
+def check_format(path: Path, manifest: dict[str, Any], versions: tuple[int, ...]) -> None:
+    """Raise FosterError if the bundle has none of the formats `versions`."""
     found = manifest.get("format")
-    if found == version and not isinstance(found, bool):
+    if found in versions and not isinstance(found, bool):
         return
     older = found == 1 and not isinstance(found, bool)
     hint = "distill again (what format 1 held was trained on in another way)" if older else "upgrade foster-cli"
-    raise FosterError(f"{path}: bundle format {str(found)[:40]}, this foster reads {version}", hint)
+    raise FosterError(f"{path}: bundle format {str(found)[:40]}, this foster reads {versions[-1]}", hint)
 
 
 def _check_factors(tensors: dict[str, Tensor], reads: Tensor | None, V: Tensor) -> None:

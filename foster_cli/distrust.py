@@ -27,9 +27,13 @@ MOST_JSON, MOST_HEADER = 16 << 20, 1 << 16
 #: The largest number of characters in all ids and titles together.
 MOST_TEXT = 1 << 30
 DEEPEST = 32
-_FLOATS = {torch.float32, torch.float64}
-#: What pyarrow and pandas write. Others could turn a kilobyte into a gigabyte (a codec) or repeat text (an encoding).
-_CODECS = {"UNCOMPRESSED", "SNAPPY"}
+_FLOATS = {torch.float16, torch.float32, torch.float64}
+_NUMBERS, _CODES = {*_FLOATS, torch.int64}, {torch.uint8}
+#: Tensors that a bundle may lack: items of the inputs, and one of the ways to store V.
+OPTIONAL = {"reads", "V", "codes", "low", "step"}
+#: What foster, pyarrow and pandas write. Others could turn a kilobyte into a gigabyte (a codec; gzip makes at most a
+#: thousand bytes of one) or repeat text (an encoding).
+_CODECS = {"UNCOMPRESSED", "SNAPPY", "GZIP"}
 _ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED", "RLE_DICTIONARY", "PLAIN_DICTIONARY"}
 
 
@@ -142,8 +146,9 @@ class _Encoder:
 
 
 def read_tensors(path: Path, dims: dict[str, int]) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Names and numbers of dimensions are those of `dims`; `reads` may be missing.
-    All are float32, float64 or int64, finite and not empty. Raises ValueError for anything else."""
+    """The tensors of a safetensors file. Names and numbers of dimensions are those of `dims`; `OPTIONAL` ones may be
+    missing. All are of a float type or int64 (`codes`: uint8), finite and not empty. Raises ValueError for anything
+    else."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         if size > min(MOST_HEADER, path.stat().st_size):
@@ -158,11 +163,11 @@ def read_tensors(path: Path, dims: dict[str, int]) -> dict[str, Tensor]:
         tensors = load_file(path)
     except (SafetensorError, KeyError, TypeError, OverflowError, RuntimeError) as error:
         raise ValueError(f"{path.name}: {type(error).__name__}: {error}") from error
-    missing = [name for name in dims if name not in tensors and name != "reads"]
+    missing = [name for name in dims if name not in tensors and name not in OPTIONAL]
     if missing:
         raise ValueError(f"{path.name}: {missing[0]} is missing")
     for name, x in tensors.items():
-        if x.dim() != dims[name] or x.numel() == 0 or x.dtype not in {*_FLOATS, torch.int64}:
+        if x.dim() != dims[name] or x.numel() == 0 or x.dtype not in (_CODES if name == "codes" else _NUMBERS):
             raise ValueError(f"{path.name}: {name} {list(x.shape)} of {x.dtype} is none that foster writes")
         if x.dtype in _FLOATS and not torch.isfinite(x).all():
             raise ValueError(f"{path.name}: {name} holds NaN or Inf")

@@ -135,6 +135,10 @@ class TrainConfig:
         "--negatives", ("distill", "compare"),
     )  # fmt: skip
     batch: int = option(256, "Windows per step.")
+    recency: float | None = option(
+        0.5, "An epoch holds a training window with probability exp(-age / this), its age being the share of windows "
+        "that end later; None: always.",
+    )  # fmt: skip
     lr: float = option(3e-3, "AdamW learning rate on real data; it falls to a twentieth in half a cosine.", "--lr")
     encoder_lr: float = option(5e-5, "AdamW learning rate of the text encoder's own layers.")
     weight_decay: float = option(1e-4, "AdamW weight decay.")
@@ -155,12 +159,19 @@ class StudentConfig:
     weight_decay: float = option(1e-4, "AdamW weight decay.")
     average: int = option(20, "Steps over which weights are averaged; the average is validated and returned.")
     dropout: bool = option(True, "Train with the recommender's dropout.")
-    steps: int = option(600, "Maximum steps on the synthetic set; bert4rec may need more.", "--student-steps", TABLES)
+    item_start: str = option(
+        "V", "Where item vectors start: V (the item factor, which the set holds) or text.", "--item-start",
+        ("distill", "compare"),
+    )  # fmt: skip
+    steps: int = option(
+        400, "Maximum steps on the synthetic set; validation chooses how many when the set is made.", "--student-steps",
+        TABLES,
+    )  # fmt: skip
     items_per_step: int | None = option(
-        2048, "Items drawn at each of these steps, or all; fewer make the gradients noisier.", "--student-items",
+        512, "Items drawn at each of these steps, or all; fewer make the gradients noisier.", "--student-items",
         ("distill", "compare", "ablate", "sweep"), text="items",
     )  # fmt: skip
-    check_every: int = option(100, "Steps between validations; the best state wins, step 0 included.")
+    check_every: int = option(50, "Steps between validations, where there are any.")
     patience: int = option(3, "Stop after this many validations without a better R@10.")
 
 
@@ -187,7 +198,7 @@ class DistillConfig:
         "Start of D~: probe, guided, rollout, real or random; of several (A,B) validation chooses one.",
         "--init",
     )
-    draws: int = option(6, "Random draws of each start; validation chooses one. 1 is fastest.", "--draws", TABLES)
+    draws: int = option(4, "Random draws of each start; validation chooses one. 1 is fastest.", "--draws", TABLES)
     gain: float = option(40.0, "Length of the vector of one item at the start; a larger one makes P sharper.", "--gain")
     rank_user: int | None = option(None, "d1, rank of the user factor; by default full.", "--rank-user")
     rank_time: int | None = option(None, "d2, rank of the time factor; by default full.", "--rank-time")
@@ -220,6 +231,14 @@ class DistillConfig:
     real_batch: int = option(256, "Real windows per outer step; more are slower.", "--real-batch", ("bench distill",))
     check_every: int = option(100, "Outer steps between validations of D~.", "--check-every", ("distill", "tune"))
     check_seeds: int = option(2, "Fresh models per validation, with fixed seeds; more reduce noise.", "--check-seeds")
+    exact: bool = option(
+        False, "Store the item factor and the factors in 32 bits; by default in as few as validation allows.",
+        "--exact/--no-exact",
+    )  # fmt: skip
+    keep_state: bool = option(
+        False, "Keep where the last outer step ended in the bundle, so that --extend can add steps.",
+        "--keep-state/--no-keep-state",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -233,6 +252,8 @@ class RankingConfig:
     cases: str = option("all", "Held-out interactions to rank: all, or each user's first or last.", "--cases", TABLES)
 
 
+#: Where the item vectors of a student start.
+ITEM_STARTS = ("V", "text")
 #: The ranking of bundles from before it was recorded.
 EARLIER = RankingConfig(mask_seen=False)
 #: The sections of settings in a bundle, a settings file and every result, by name.
@@ -278,6 +299,8 @@ class Settings:
         try:
             manifest = {"ranking": dataclasses.asdict(EARLIER), **manifest}
             manifest["model"] = {"items": "text", "backbone": "sasrec", **LATER, **manifest["model"]}
+            manifest["train"] = {"recency": None, **manifest["train"]}
+            manifest["student"] = {"item_start": "text", **manifest["student"]}
             data, named = manifest["data"], {key: manifest[key] for key in (*SECTIONS, "seed", "method")}
             return cls.from_dict({"paths": data["path"], "prepare": data["prepare"], **named})
         except KeyError as error:

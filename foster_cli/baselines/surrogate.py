@@ -19,7 +19,7 @@ from foster_cli.models.recommender import Recommender
 from foster_cli.ranking.full import last_outputs
 from foster_cli.settings import TrainConfig
 from foster_cli.train.anchors import Teacher
-from foster_cli.train.fit import ENCODED, trained_items
+from foster_cli.train.batch import ENCODED, trained_items
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from foster_cli.models.recommender import Recommender
 from foster_cli.runtime import generator, sent, stream_seed
 from foster_cli.settings import DistillConfig, Settings, choice, positive
 from foster_cli.synthetic.factors import Synthetic, random_start
-from foster_cli.train.fit import RealBatch, batches, real_batch
+from foster_cli.train.batch import RealBatch, batches, real_batch
 from foster_cli.train.micro import Gradient, Micro, gradient_in_parts
 
 

@@ -43,7 +43,7 @@ def command(
     sample.command(out=shop, users=users, items=items, seed=seed)
     distill.command(
         data=[shop], out=bundle, seed=seed, steps=steps, width=width, draws=1, check_every=max(1, steps),
-        check_seeds=1, student_steps=200, epochs=6, lexical=256,
+        check_seeds=1, epochs=6, lexical=256,
     )  # fmt: skip
     evaluate.command(bundle=bundle, seeds=seeds, out=out / "metrics.json")
     export.command(bundle=bundle, format="jsonl", out=out / "synthetic.jsonl")

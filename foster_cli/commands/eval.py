@@ -42,14 +42,11 @@ def command(
     width: Annotated[str | None, opt("--width", "Width of the recommenders, or own: the encoder's width.")] = None,
     precision: Annotated[str | None, opt("--precision", "fp32, or bf16 for the trained encoder layers.")] = None,
     student_steps: Annotated[
-        int | None, opt("--student-steps", "Maximum training steps on the synthetic set; by default as in the bundle.")
+        int | None, opt("--student-steps", "Training steps on the synthetic set; by default as the bundle says.")
     ] = None,
-    student_patience: Annotated[
-        int | None,
-        opt(
-            "--student-patience", "Stop after this many validations without a better R@10; by default as in the bundle."
-        ),
-    ] = None,
+    validate: Annotated[
+        bool, opt("--validate", "Let validation choose the best state of each training on the synthetic set.")
+    ] = False,
     mask_seen: Annotated[
         bool | None,
         opt(
@@ -64,15 +61,15 @@ def command(
 ) -> None:
     """Train fresh models on the synthetic set and compare them on the test split, over all items.
 
-    Rows: the synthetic set (or a coreset's real sequences); all the data (full, text, id), the teacher, all the data
+    Rows: the synthetic set (or a coreset's real sequences), with item vectors that start at its item factor and without
+    (without_factor); all the data (full, text, id), the teacher, all the data
     for as long as the set took (equal_compute); random real sequences at the same budget; an untrained model, alone
     and with the teacher's item embeddings (item_factor); models that count (item_knn, knn_tfidf, tfidf, ease,
     recent_popularity, popularity); nearest texts. 95 % intervals and paired differences by bootstrap over users and
     seeds.
 
     The recommenders have the bundle's settings. The options from --backbone to --precision change them, to try the
-    set on other models. Those may need more steps: --student-steps, --student-patience. Validation ranks as the test
-    does.
+    set on other models. Those may need more steps: --student-steps, --validate. Validation ranks as the test does.
 
     A complete table (all rows, the bundle's settings) is stored in BUNDLE/eval.json, where foster report finds it.
 
@@ -86,10 +83,9 @@ def command(
 
     names = DEFAULT if rows is None else check_rows(tuple(r.strip() for r in rows.split(",") if r.strip()))
     other = Other(
-        backbone, encoder, pooling, train_layers, lora, lora_alpha, width, precision, student_steps, student_patience,
-        mask_seen, cases,
+        backbone, encoder, pooling, train_layers, lora, lora_alpha, width, precision, student_steps, mask_seen, cases,
     )  # fmt: skip
-    wanted = Evaluation(names, seeds, shared.numbers("--k", k), other)
+    wanted = Evaluation(names, seeds, shared.numbers("--k", k), other, validate)
     session = asked.session(events=True)
     loaded = load(shared.resolve_bundle(bundle, session.console))
     if out is not None:
@@ -104,7 +100,7 @@ def command(
         with writing(out) as tmp:
             tmp.write_text(shared.as_json(found), encoding="utf-8")
     made = loaded.made
-    if out is None and other.settings(made) == made and set(names) >= set(DEFAULT):
+    if out is None and other.settings(made) == made and not validate and set(names) >= set(DEFAULT):
         _store(loaded.path, shared.as_json(found), session.console)
 
 
@@ -135,6 +131,7 @@ def _models(found: dict[str, Any], stage: str) -> str:
 
 def show(console: Any, found: dict[str, Any], ks: tuple[int, ...]) -> None:
     """Print the table and the paired differences."""
+    from foster_cli.evaluate.economics import line
     from foster_cli.evaluate.formats import interval, ranked_words
     from foster_cli.ranking.metrics import shown
 
@@ -158,3 +155,5 @@ def show(console: Any, found: dict[str, Any], ks: tuple[int, ...]) -> None:
             m: found["rows"]["synthetic"][m]["mean"] / max(found["rows"]["full"][m]["mean"], 1e-12) for m in metrics[:2]
         }
         console.result("synthetic / full: " + ", ".join(f"{m} {v:.3f}" for m, v in share.items()))
+    if found["economics"] is not None:
+        console.result(line(found["economics"]))

@@ -16,6 +16,7 @@ from foster_cli.errors import FosterError
 from foster_cli.settings import RankingConfig
 
 Int = npt.NDArray[np.int64]
+Float = npt.NDArray[np.float64]
 #: The items that each of C cases leaves out of its ranking: flat items, and offsets (C+1,).
 Seen = tuple[Int, Int]
 #: Items that a user already has are left out of the ranking if fewer than one in this many training interactions is of
@@ -28,21 +29,25 @@ CASES = ("all", "first", "last")
 @dataclass(frozen=True)
 class Windows:
     """`items` (W, L+1) int64, right-padded with -1; `lengths` (W,) in 2…L+1. `first` (W,): the first position whose
-    next item is a target; None: 0. Overlapping windows have no target twice."""
+    next item is a target; None: 0. Overlapping windows have no target twice. `age` (W,) in 0…1: the share of all
+    windows that end later; None: 0."""
 
     items: Int
     lengths: Int
     first: Int | None = None
+    age: Float | None = None
 
     def __len__(self) -> int:
         return len(self.items)
 
     def take(self, index: Int) -> Windows:
         """The windows at `index` (B,)."""
-        return Windows(self.items[index], self.lengths[index], None if self.first is None else self.first[index])
+        first = None if self.first is None else self.first[index]
+        age = None if self.age is None else self.age[index]
+        return Windows(self.items[index], self.lengths[index], first, age)
 
     def alone(self) -> Windows:
-        """The same windows, each with all its targets, as if there were no others."""
+        """The same windows, each with all its targets and of no age, as if there were no others."""
         return Windows(self.items, self.lengths)
 
 
@@ -118,7 +123,9 @@ def training_windows(data: Dataset, length: int, stride: int | None = None) -> W
     start, size = _spans(user, length, stride or max(1, length // 2))
     before = np.r_[0, (start + size)[:-1]]  # where the window before ends; below `start` if it is another user's
     first = np.maximum(before - start - 1, 0)
-    return Windows(_gather(data.interactions.item[keep], start, size, length + 1), size, first)
+    end = data.interactions.time[keep][start + size - 1]
+    age = 1.0 - np.searchsorted(np.sort(end), end, side="right") / len(end)
+    return Windows(_gather(data.interactions.item[keep], start, size, length + 1), size, first, age)
 
 
 def window_users(data: Dataset, length: int, stride: int | None = None) -> Int:

@@ -15,13 +15,14 @@ from torch import Tensor
 from foster_cli.console import TRAINING, Stage
 from foster_cli.data.windows import Cases
 from foster_cli.distill.graph import StepGraph, step_graph
+from foster_cli.models.item_start import every_item, start_at
 from foster_cli.models.recommender import Recommender
 from foster_cli.ops import soft_embed, soft_kl
 from foster_cli.runtime import adamw, generator, sent
 from foster_cli.settings import StudentConfig
 from foster_cli.synthetic.reading import PAPER, Reading, SyntheticSet, mixed
 from foster_cli.train.average import Average
-from foster_cli.train.fit import Best, Fit, check_finite
+from foster_cli.train.best import Best, Fit, check_finite
 
 
 def inner_loss(
@@ -70,16 +71,26 @@ def inner_steps(
 
 
 def fit_synthetic(
-    phi: Recommender, D: SyntheticSet, valid: Cases, config: StudentConfig, seed: int,
+    phi: Recommender, D: SyntheticSet, valid: Cases | None, config: StudentConfig, seed: int,
     stage: Stage = TRAINING,
 ) -> Fit:  # fmt: skip
-    """Train a fresh phi on D~ and leave it in its best validated state (averaged weights; step 0 is a candidate)."""
+    """Train a fresh phi on D~ for `config.steps` steps, and leave it with the weights averaged over the last ones.
+
+    Its items start as `config.item_start` says. With `valid`, it is validated every `config.check_every` steps, and
+    left in its best state; step 0 is a candidate, and `config.patience` may end the training.
+    """
     began = time.perf_counter()
     rng = generator(seed, "student")
     fit = Fit()
+    every_item(phi)
+    if config.item_start == "V" and not start_at(phi, D.V):
+        stage.note(
+            "item vectors start at their texts: all layers of the text encoder learn, and no head is there to fit"
+        )
     average = Average(phi, config.average)
-    best = Best(average.model, valid, fit)
-    best.begin()
+    best = None if valid is None else Best(average.model, valid, fit)
+    if best is not None:
+        best.begin()
     optimizer = adamw(phi.groups(config.lr, config.encoder_lr), weight_decay=config.weight_decay)
     graph = step_graph(phi, stage.note)
     phi.train(config.dropout)
@@ -92,10 +103,16 @@ def fit_synthetic(
             check_finite(loss, "the inner loss")
             fit.processor += time.process_time() - before
             step += size
-            best.check(step, loss=loss)
-            bar.at(step, f"loss {loss:.3f} valid R@10 {fit.history[-1]['R@10']:.4f}")
-            if best.stale >= config.patience:
+            if best is not None:
+                best.check(step, loss=loss)
+            bar.at(step, f"loss {loss:.3f}" + (f" valid R@10 {fit.history[-1]['R@10']:.4f}" if best else ""))
+            if best is not None and best.stale >= config.patience:
                 break
-    best.finish(phi)
+    if best is not None:
+        best.finish(phi)
+    else:
+        fit.best = config.steps
+        phi.restore(average.model.learnables())
+        phi.eval()
     fit.seconds = time.perf_counter() - began
     return fit

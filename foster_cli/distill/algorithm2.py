@@ -28,7 +28,7 @@ from foster_cli.synthetic.factors import Synthetic
 from foster_cli.synthetic.reading import PAPER, Reading, SyntheticSet
 from foster_cli.synthetic.subset import Subset
 from foster_cli.train.anchors import Teacher
-from foster_cli.train.fit import Pool, batches, candidate_count, real_batch
+from foster_cli.train.batch import Pool, batches, candidate_count, real_batch
 from foster_cli.train.micro import Micro, outer_real
 from foster_cli.train.mixture import View
 

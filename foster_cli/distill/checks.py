@@ -8,7 +8,7 @@ from foster_cli.models.backbones import BACKBONES
 from foster_cli.models.encoder import check_encoder
 from foster_cli.models.recommender import ITEMS
 from foster_cli.ops.precision import PRECISIONS
-from foster_cli.settings import DistillConfig, ModelConfig, Settings, choice, positive
+from foster_cli.settings import ITEM_STARTS, DistillConfig, ModelConfig, Settings, choice, positive
 from foster_cli.train.mixture import MEMBERS
 
 STARTS = ("probe", "guided", "rollout", "real", "random")
@@ -56,6 +56,7 @@ def check_settings(settings: Settings) -> None:
         ("--targets", config.targets, ("own", "next")), ("--subset", config.subset, ("fly", "kmeans")),
         ("--barrier", config.barrier, ("gradient", "loss")), ("--reset", config.reset, ("anchor", "random", "never")),
         ("--dh-form", config.dh_form, ("rank", "mean", "raw")), ("--outer-loss", config.outer_loss, ("bce", "softmax")),
+        ("--item-start", student.item_start, ITEM_STARTS),
         ("--loss", train.loss, ("softmax", "bce")), ("--cases", settings.ranking.cases, CASES),
     ):  # fmt: skip
         choice(option, value, allowed)
@@ -69,6 +70,7 @@ def check_settings(settings: Settings) -> None:
         ("--check-seeds", config.check_seeds, 1), ("--epochs", train.epochs, 1), ("--patience", train.patience, 1),
         ("train average", train.average, 1), ("student average", student.average, 1),
         ("student patience", student.patience, 1), ("batch", train.batch, 1),
+        ("recency", 1.0 if train.recency is None else train.recency, 1e-6),
         ("--negatives", 1 if train.negatives is None else train.negatives, 1),
         ("student check_every", student.check_every, 1), ("--real-batch", config.real_batch, 1),
         ("dh_items", config.dh_items, 2), ("--length", config.length, 2), ("--steps", config.steps, 0),

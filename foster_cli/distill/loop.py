@@ -34,6 +34,11 @@ class Distilled:
     last: dict[str, Any] | None = None
     """The state after the last step, from which more steps can continue; None if they cannot."""
 
+    @property
+    def best_check(self) -> dict[str, float]:
+        """The validation of the best D~: the first of those with the highest R@10."""
+        return max(self.checks, key=lambda row: row["R@10"])
+
 
 #: Improves D~ from a start and returns the best by validation: Algorithm 2 (`distill`), or a baseline's loop.
 Loop = Callable[[Problem, Synthetic, Check, Console], Distilled]
@@ -74,7 +79,7 @@ class _Progress:
         """Validate D~ after `number` steps, remember the best one, and store the run."""
         out = self.out
         found = self.check(self.synthetic().detach(), number)
-        if not out.checks or found["R@10"] > max(row["R@10"] for row in out.checks):
+        if not out.checks or found["R@10"] > out.best_check["R@10"]:
             out.factors, out.best_step = self.synthetic.factors(), number
         out.checks.append({"step": float(number), **found})
         self.console.event(event="check", step=number, **found)

@@ -26,15 +26,17 @@ from foster_cli.distill.starts import best_start, starting_points
 from foster_cli.distill.validation import Check, FreshCheck, ValidationCache, no_cache
 from foster_cli.files import sha256_json
 from foster_cli.ops.precision import matmul_precision
+from foster_cli.ranking.sample import sample
 from foster_cli.runtime import machine, peak_memory_mb, reset_peak
 from foster_cli.session import Session
 from foster_cli.settings import Settings
+from foster_cli.synthetic.quantise import restored, rounded, stored
 from foster_cli.synthetic.reading import Reading
 from foster_cli.synthetic.subset import make_subset
 from foster_cli.train.anchors import Teacher, full_teacher
 from foster_cli.train.memory import note_memory
 from foster_cli.train.micro import Micro
-from foster_cli.train.mixture import Mixture, mixture_of, recommender_view
+from foster_cli.train.mixture import Mixture, View, mixture_of, quality, recommender_view
 from foster_cli.train.task import Task, make_task, settled
 from foster_cli.train.verdict import verdict
 
@@ -92,7 +94,9 @@ class _Distillation:
         before, store = time.perf_counter() - self.began, self.folder.distilling()
         mixture = self.mixture()
         view = recommender_view("own", teacher.model) if mixture is None else mixture.view
-        V = view.V
+        stored = self.stored(view)
+        V = restored(stored)
+        view = dataclasses.replace(view, V=V)
         students = make_subset(s.distill, V, s.seed, s.student)
 
         def check_of(reading: Reading, count: int) -> Check:
@@ -116,9 +120,9 @@ class _Distillation:
             metrics["teacher"] = {"weights": mixture.weights, "alone": mixture.alone, "valid": mixture.valid}
         manifest = {**identity(s, task, V), "metrics": metrics, "machine": machine()}
         state = None
-        if result.last is not None and s.method == "foster":
+        if result.last is not None and s.method == "foster" and s.distill.keep_state:
             state = {"outer": result.last, "start": {**start_tree(start, reading, V), "factors": None}}
-        contents = bundle.Contents(manifest, V, task.data.catalogue, result.log, result.checks)
+        contents = bundle.Contents(manifest, V, task.data.catalogue, result.log, result.checks, stored)
         bundle.save(out, contents, result.factors, reading.items, state, self.folder.folder)
         self.folder.finish()
         return manifest
@@ -135,6 +139,17 @@ class _Distillation:
             console.note(line)
         return teacher
 
+    def stored(self, view: View) -> dict[str, Tensor]:
+        """The tensors that store the item factor: exact, or rounded as far as validation allows."""
+        if self.settings.distill.exact:
+            return stored(view.V, 32)
+        cases = sample(self.task.valid, "validation sample")
+        H = view.last(cases)
+        found = rounded(view.V, lambda V: quality(H, V, cases)["R@10"])
+        bits = 8 * next(iter(found.values())).element_size()
+        self.task.session.console.note(f"the item factor is stored in {bits} bits per number")
+        return found
+
     def mixture(self) -> Mixture | None:
         """The mixture of `--teacher`, with a note of what was chosen; None if the recommender answers itself."""
         s, console = self.settings, self.task.session.console
@@ -148,11 +163,12 @@ class _Distillation:
         """The manifest's metrics. `before`: seconds until the teacher was ready."""
         steps, seconds = [row["seconds"] for row in result.log], store.elapsed
         return {
-            "best_step": result.best_step, "valid_R@10": max(row["R@10"] for row in result.checks),
+            "best_step": result.best_step, "valid_R@10": result.best_check["R@10"],
             "valid_R@10_step_0": result.checks[0]["R@10"], "full_valid_R@10": teacher.best,
             "untrained_valid_R@10": teacher.untrained["R@10"], "start": start.name, "rank_error": start.error,
             "contexts": start.contexts, "stopped": result.stopped, "seconds_distill": seconds,
             "seconds_total": before + seconds,
             "seconds_per_outer_step": float(np.median(steps)) if steps else None,
             "peak_mb": peak_memory_mb(self.task.device), "teacher_seconds": teacher.seconds,
+            "teacher_way": teacher.way, "student_steps": int(result.best_check["student_steps"]),
         }  # fmt: skip

@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from foster_cli.bundle import SUMS, Bundle
@@ -17,8 +18,9 @@ from foster_cli.data.windows import CASES, Windows
 from foster_cli.distill.checks import check_model, check_settings
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.cells import Cells, as_cell, as_row, base_fields
+from foster_cli.evaluate.economics import economics
 from foster_cli.evaluate.row import Row, RowCache, held_out, make_now
-from foster_cli.evaluate.rows import DEFAULT, rows
+from foster_cli.evaluate.rows import DEFAULT, Student, rows
 from foster_cli.evaluate.summary import summarise
 from foster_cli.models.source import find_encoder
 from foster_cli.ops.precision import matmul_precision
@@ -62,9 +64,9 @@ class Other:
     """Settings that replace the bundle's in an evaluation; None: the bundle's own.
 
     For another encoder, `pooling` None is the pooling it was trained with. `train_layers` alone turns LoRA off.
-    `width`: a number, or `own`, that of the encoder. `student_steps` and `student_patience`: how long a fresh model
-    trains on the synthetic set (`StudentConfig.steps`, `.patience`); another recommender may need more. `mask_seen` and
-    `cases`: another ranking (`RankingConfig`), in validation too.
+    `width`: a number, or `own`, that of the encoder. `student_steps`: how long a fresh model trains on the synthetic
+    set (`StudentConfig.steps`); another recommender may need more. `mask_seen` and `cases`: another ranking
+    (`RankingConfig`), in validation too.
     """
 
     backbone: str | None = None
@@ -76,7 +78,6 @@ class Other:
     width: str | None = None
     precision: str | None = None
     student_steps: int | None = None
-    student_patience: int | None = None
     mask_seen: bool | None = None
     cases: str | None = None
 
@@ -89,12 +90,10 @@ class Other:
 
     def student(self, own: StudentConfig) -> StudentConfig:
         """`own` with the replacements. Raises FosterError for a number below 1."""
-        for option, value in (("--student-steps", self.student_steps), ("--student-patience", self.student_patience)):
-            if value is not None:
-                positive(option, value)
-        return dataclasses.replace(
-            own, steps=self.student_steps or own.steps, patience=self.student_patience or own.patience
-        )
+        if self.student_steps is None:
+            return own
+        positive("--student-steps", self.student_steps)
+        return dataclasses.replace(own, steps=self.student_steps)
 
     def of(self, model: ModelConfig) -> ModelConfig:
         """`model` with the replacements. Raises FosterError for a value that is unknown or does not fit the others."""
@@ -127,13 +126,15 @@ class Other:
 @dataclass(frozen=True)
 class Evaluation:
     """The options of an evaluation. `names`: rows; `seeds`: number of models per row, from the bundle's seed on; `ks`:
-    cut-offs; `other`: recommenders (Table 4) or a ranking that are not the bundle's own; `resumable`: finished rows are
-    stored during the run."""
+    cut-offs; `other`: recommenders (Table 4) or a ranking that are not the bundle's own; `validate`: validation chooses
+    the best state of a training on the synthetic set, which else takes as many steps as the set says; `resumable`:
+    finished rows are stored during the run."""
 
     names: tuple[str, ...] = DEFAULT
     seeds: int = 3
     ks: tuple[int, ...] = (10, 20)
     other: Other = Other()
+    validate: bool = False
     resumable: bool = True
 
 
@@ -176,11 +177,12 @@ def evaluate_bundle(bundle: Bundle, data: Dataset, asked: Evaluation, session: S
     """
     made = bundle.made
     settings, other_encoder = asked.other.settings(made), asked.other.encoder is not None
-    if bundle.windows is not None and settings.student != made.student:
+    if bundle.windows is not None and (settings.student != made.student or asked.validate):
         raise FosterError(
-            f"{bundle.path} holds real sequences, which --student-steps and --student-patience are not for",
+            f"{bundle.path} holds real sequences, which --student-steps and --validate are not for",
             "leave them out: validation says when their training ends",
         )
+    student = settings.student if asked.validate or bundle.windows is not None else asked.other.student(bundle.recipe)
     with matmul_precision(settings.model.precision, session.device):
         task = bundle_task(bundle, data, settings, session, other_encoder)
         seeds = [made.seed + i for i in range(asked.seeds)]
@@ -189,14 +191,18 @@ def evaluate_bundle(bundle: Bundle, data: Dataset, asked: Evaluation, session: S
         sums = (bundle.path / SUMS).read_text(encoding="utf-8")
         fields = {
             **base_fields(settings, data, session.device), "threads": torch.get_num_threads(), "bundle": sums,
-            "k": min(asked.ks), "student": dataclasses.asdict(settings.student),
+            "k": min(asked.ks), "student": dataclasses.asdict(student), "validate": asked.validate,
         }  # fmt: skip
         with row_cache(bundle, fields, session) if asked.resumable else nullcontext(make_now) as cache:
-            found = rows(task, test, source, settings, asked.names, seeds, cache)
+            trained = Student(student, asked.validate)
+            found = rows(task, test, source, settings, trained, asked.names, seeds, cache)
+    spent = {name: float(np.mean(found[name].train_seconds)) for name in ("full", "synthetic") if name in found}
+    costs = economics(bundle, spent["full"], spent["synthetic"]) if len(spent) == 2 else None
     return {
         "data": {"name": data.name, "hash": data.hash}, "bundle": str(bundle.path), "method": made.method,
         "backbone": {"distilled": made.model.backbone, "evaluated": settings.model.backbone},
         "encoder": {"distilled": bundle.manifest.get("encoder"), "evaluated": task.encoder_identity()},
+        "student": {**dataclasses.asdict(student), "validated": asked.validate}, "economics": costs,
         **summarise(found, test, asked.ks, seeds), "settings": settings.sections(), "machine": machine(),
     }  # fmt: skip
 

@@ -31,7 +31,7 @@ from foster_cli.evaluate.plan import SEED, Comparison, Variant, check_plan, make
 from foster_cli.evaluate.references import REFERENCES, SEEDED, Sources, full_model, left_out
 from foster_cli.evaluate.remembered import Remembered
 from foster_cli.evaluate.row import HeldOut, Row, Trained, held_out, joined, model_row
-from foster_cli.evaluate.rows import few_model, synthetic_model
+from foster_cli.evaluate.rows import Student, few_model, synthetic_model
 from foster_cli.evaluate.summary import summarise
 from foster_cli.files import writing_dir
 from foster_cli.models.recommender import Recommender
@@ -186,7 +186,7 @@ class _Work:
         source = training_source(bundle.load(shrunk.path), replace(own, student=student, seed=SEED), task.device)
         if isinstance(source, Windows):
             return few_model(task, replace(plan.train, lr=rate), source, seed, label)
-        return synthetic_model(task, source, student, seed, label)
+        return synthetic_model(task, source, Student(student, validated=True), seed, label)
 
     def choose_rate(self, shrunk: Shrunk) -> Shrunk:
         """The learning rate whose model (seed 0) validates best, the first of equal ones. A rate that ends in NaN is

@@ -25,7 +25,8 @@ from foster_cli.ranking.full import last_outputs, ranks
 from foster_cli.runtime import peak_memory_mb, reset_peak
 from foster_cli.settings import TrainConfig
 from foster_cli.train.anchors import full_teacher
-from foster_cli.train.fit import Best, Fit, fit_real
+from foster_cli.train.best import Best, Fit
+from foster_cli.train.fit import fit_real
 from foster_cli.train.mixture import mixture_of
 from foster_cli.train.task import Task
 

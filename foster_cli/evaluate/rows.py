@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -22,13 +23,20 @@ from foster_cli.models.recommender import Recommender
 from foster_cli.runtime import peak_memory_mb, reset_peak, stream_seed
 from foster_cli.settings import Settings, StudentConfig, TrainConfig
 from foster_cli.synthetic.reading import SyntheticSet
+from foster_cli.synthetic.subset import make_subset
 from foster_cli.train.fit import fit_real
 from foster_cli.train.task import Task
 
 #: Maximum number of validations of a model on a few real sequences, 20 steps apart.
 FEW_CHECKS = 15
+#: How long training on a synthetic set takes if item vectors do not start at V, and with how many items per step.
+WITHOUT_FACTOR: dict[str, Any] = {"steps": 600, "items_per_step": 2048}
 #: All rows in the table's order, and those that are made by default.
-ROWS = tuple(x for name in ("synthetic", *REFERENCES) for x in (("random", name) if name == "untrained" else (name,)))
+ROWS = tuple(
+    x
+    for name in ("synthetic", "without_factor", *REFERENCES)
+    for x in (("random", name) if name == "untrained" else (name,))
+)
 DEFAULT = tuple(name for name in ROWS if name not in ON_REQUEST)
 
 
@@ -55,18 +63,30 @@ def few_model(task: Task, config: TrainConfig, windows: Windows, seed: int, labe
     return Trained(best[1], seconds, peak_memory_mb(task.device), best[2], best[0], spent / 2)
 
 
-def synthetic_model(task: Task, D: SyntheticSet, student: StudentConfig, seed: int, label: str) -> Trained:
+@dataclass(frozen=True)
+class Student:
+    """How a fresh model trains on the synthetic set: for all steps of `config`, or to its best `validated` state."""
+
+    config: StudentConfig
+    validated: bool = False
+
+    def without_factor(self) -> Student:
+        """The same with item vectors that do not start at V, and the steps and items that this needs."""
+        return replace(self, config=replace(self.config, item_start="text", **WITHOUT_FACTOR))
+
+
+def synthetic_model(task: Task, D: SyntheticSet, student: Student, seed: int, label: str) -> Trained:
     """A fresh model trained on the synthetic set."""
     reset_peak()
-    model = task.fresh(seed)
-    fit = fit_synthetic(model, D, task.valid, student, seed, Stage(task.session.console, label))
+    model, valid = task.fresh(seed), task.valid if student.validated else None
+    fit = fit_synthetic(model, D, valid, student.config, seed, Stage(task.session.console, label))
     peak, chosen = peak_memory_mb(task.device), f"step {fit.best}"
-    return Trained(model, fit.seconds, peak, chosen, fit.valid["R@10"], fit.processor)
+    return Trained(model, fit.seconds, peak, chosen, fit.valid.get("R@10"), fit.processor)
 
 
 def rows(
-    task: Task, test: HeldOut, source: SyntheticSet | Windows, settings: Settings, names: tuple[str, ...],
-    seeds: list[int], cache: RowCache = make_now,
+    task: Task, test: HeldOut, source: SyntheticSet | Windows, settings: Settings, student: Student,
+    names: tuple[str, ...], seeds: list[int], cache: RowCache = make_now,
 ) -> dict[str, Row]:  # fmt: skip
     """The rows of `names`, in the table's order. `source`: the training data of the row `synthetic`, a synthetic set or
     the real windows of a coreset; on the latter it trains as the row `random` does.
@@ -84,25 +104,39 @@ def rows(
         label = f"synthetic, seed {seed}"
         if isinstance(source, Windows):
             return few_model(task, settings.train, source, seed, label)
-        return synthetic_model(task, source, settings.student, seed, label)
+        return synthetic_model(task, source, student, seed, label)
+
+    def without_factor(seed: int) -> Trained:
+        assert not isinstance(source, Windows)
+        other = student.without_factor()
+        subset = make_subset(settings.distill, source.V, settings.seed, other.config)
+        D, label = replace(source, subset=subset), f"synthetic without its item factor, seed {seed}"
+        return synthetic_model(task, D, other, seed, label)
 
     def trained(name: str, train: Callable[[int], Trained]) -> Row:
         return joined([cache(name, seed, partial(model_row, test, seed, train)) for seed in seeds])
 
-    own = {"synthetic": synthetic, "random": random}
+    def missing(name: str) -> str | None:
+        """Why these data have no row `name`."""
+        if name == "without_factor" and isinstance(source, Windows):
+            return "real sequences bring no item factor"
+        if name == "without_factor" and student.config.item_start == "text":
+            return "it is the row synthetic"
+        return left_out(name, task)
+
+    own = {"synthetic": synthetic, "without_factor": without_factor, "random": random}
     sources, out = Sources(task, test, settings.train, settings.seed, settings.distill.teacher), dict[str, Row]()
     for name in [n for n in ROWS if n in names]:
         console.note(f"row {name}")
-        if name in own:
-            out[name] = trained(name, own[name])
-            continue
+        reason = missing(name)
         if name == "equal_compute":
             measured = out["synthetic"] if "synthetic" in out else trained("synthetic", synthetic)
             sources = replace(sources, seconds=float(np.mean(measured.processor)))
-        make, used = REFERENCES[name], seeds if name in SEEDED else seeds[:1]
-        reason = left_out(name, task)
         try:
-            if reason is None:
+            if reason is None and name in own:
+                out[name] = trained(name, own[name])
+            elif reason is None:
+                make, used = REFERENCES[name], seeds if name in SEEDED else seeds[:1]
                 out[name] = joined([cache(name, seed, partial(make, sources, seed)) for seed in used])
         except FosterError as error:
             reason = left_out(name, task, error)

@@ -23,7 +23,7 @@ from foster_cli.runtime import generator, machine
 from foster_cli.session import Session
 from foster_cli.synthetic.reading import Reading, SyntheticSet
 from foster_cli.synthetic.subset import Subset
-from foster_cli.train.fit import Fit
+from foster_cli.train.best import Fit
 
 #: Each item is a random unit vector of this width. With the factor GAIN a softmax over the items selects one item.
 WIDTH, GAIN = 64, 1e4

@@ -90,10 +90,7 @@ class Recommender(nn.Module):
 
     def embed(self, items: Tensor) -> Tensor:
         """E (B, d) of items (B,), with gradient."""
-        e: Tensor | None = None
-        if self.text is not None:
-            e = self.text(items)
-            e = e if self.head is None else self.head(e)
+        e = self.of_text(items)
         known = None if self.known is None else self.known[items, None]
         if self.table is not None:
             r = self.table(items)
@@ -105,6 +102,13 @@ class Recommender(nn.Module):
         if self.offset is not None and known is not None:
             e = e + F.pad(torch.where(known, 0.0, self.offset), (self.width - 1, 0))
         return e
+
+    def of_text(self, items: Tensor) -> Tensor | None:
+        """(B, d): the part of E that is made of the texts of items (B,); None without texts."""
+        if self.text is None:
+            return None
+        e: Tensor = self.text(items)
+        return e if self.head is None else self.head(e)
 
     def frozen_texts(self) -> Tensor | None:
         """The frozen text vectors B (n, w) if the item embeddings are head(B) and nothing else, else None."""
@@ -139,6 +143,10 @@ class Recommender(nn.Module):
     def learnables(self) -> dict[str, Tensor]:
         """The learnable parameters by name, as detached copies on the CPU. An anchor stores these."""
         return {k: v.detach().cpu().clone() for k, v in self.named_parameters() if v.requires_grad}
+
+    def backbone_state(self) -> dict[str, Tensor]:
+        """The part of `learnables` that is the backbone's, by the same names."""
+        return {name: value for name, value in self.learnables().items() if name.startswith("sequence.")}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Set the learnable parameters to `state` (from `learnables`)."""

@@ -33,27 +33,29 @@ def above(model: Recommender, cases: Cases, k: int = 10) -> tuple[npt.NDArray[np
     """
     assert model.offset is not None and model.known is not None
     model.offset.zero_()
-    E, known = model.eval().embed_all(), model.known
-    H = last_outputs(model, E, cases)
-    kinds = [torch.nonzero(known)[:, 0], torch.nonzero(~known)[:, 0]]
+    E = model.eval().embed_all()
+    H, goal = last_outputs(model, E, cases), torch.from_numpy(cases.target).to(E.device)
+    order = torch.argsort(~model.known, stable=True)  # the items in training first, so that either kind is one slice
+    place, count = torch.argsort(order), int(model.known.sum())
+    places = place.cpu().numpy()
+    E, goal, known = E[order], place[goal], model.known[goal].cpu().numpy()
     own = np.zeros(len(cases), np.int64)
     other = np.full((len(cases), k), -np.inf)
     rows = max(1, BLOCK // len(E))
-    for a in range(0, len(H), rows):
-        part = cases.take(np.arange(a, min(a + rows, len(H))))
-        with exact():
-            scores = H[a : a + rows] @ E.T
-        target = torch.from_numpy(part.target).to(E.device)
-        score = scores.gather(1, target[:, None])
-        if part.seen is not None:
-            hide(scores, part.seen)
-        for new in (0, 1):
-            chosen = torch.nonzero(known[target] != bool(new))[:, 0]
-            same, rest = scores[chosen][:, kinds[new]], scores[chosen][:, kinds[1 - new]]
-            index = a + chosen.cpu().numpy()
-            own[index] = (same > score[chosen]).sum(1).cpu().numpy()
-            best = rest.topk(min(k, rest.shape[1]), dim=1).values - score[chosen]
-            other[index, : best.shape[1]] = best.double().cpu().numpy()
+    for kind in (True, False):
+        chosen = np.flatnonzero(known == kind)
+        for part in np.split(chosen, range(rows, len(chosen), rows)):
+            index = torch.from_numpy(part).to(E.device)
+            with exact():
+                scores = H[index] @ E.T
+            score = scores.gather(1, goal[index, None])
+            seen = cases.take(part).seen
+            if seen is not None:
+                hide(scores, (places[seen[0]], seen[1]))
+            same, rest = (scores[:, :count], scores[:, count:]) if kind else (scores[:, count:], scores[:, :count])
+            own[part] = (same > score).sum(1).cpu().numpy()
+            best = rest.topk(min(k, rest.shape[1]), dim=1).values - score
+            other[part, : best.shape[1]] = best.double().cpu().numpy()
     return own, other
 
 

@@ -32,15 +32,15 @@ from foster_cli.train.fit import ResumeStore, fit_real
 from foster_cli.train.task import Task
 
 #: Increased whenever a change of the code changes the teacher of a given key.
-FORMAT = 8
+FORMAT = 9
 
 
 @dataclass(frozen=True)
 class Teacher:
     """A recommender trained on the real data. `anchors`: trainable parameters, one set per validation from epoch 0.
 
-    `untrained`, `valid`: R@10 and N@10 over all validation cases, before the training and of the best state; `value`:
-    see `Fit`.
+    `untrained`, `valid`: R@10 and N@10 over all validation cases, before the training and of the best state; `value`
+    and `way`: see `Fit`.
     """
 
     model: Recommender
@@ -52,6 +52,7 @@ class Teacher:
     peak_mb: float
     cached: bool
     value: float = -1.0
+    way: float = 1.0
 
     @property
     def best(self) -> float:
@@ -156,8 +157,8 @@ def _read(folder: Path, model: Recommender) -> Teacher:
             raise ValueError(f"{name} was changed")
     model.restore(load_file(folder / "best.safetensors"))
     anchors = [load_file(folder / f"anchor-{i:03d}.safetensors") for i in range(record["anchors"])]
-    found = {name: record[name] for name in ("history", "untrained", "valid", "value", "seconds", "peak_mb")}
-    return Teacher(model, anchors, cached=True, **found)
+    names = ("history", "untrained", "valid", "value", "seconds", "peak_mb", "way")
+    return Teacher(model, anchors, cached=True, **{name: record[name] for name in names})
 
 
 def _write(folder: Path, teacher: Teacher) -> None:
@@ -167,7 +168,7 @@ def _write(folder: Path, teacher: Teacher) -> None:
             save_tensors(state, tmp / f"anchor-{i:03d}.safetensors")
         save_tensors(teacher.model.learnables(), tmp / "best.safetensors")
         record = {"anchors": len(teacher.anchors), "history": teacher.history}
-        record |= {"untrained": teacher.untrained, "valid": teacher.valid, "value": teacher.value}
+        record |= {"untrained": teacher.untrained, "valid": teacher.valid, "value": teacher.value, "way": teacher.way}
         record |= {"seconds": teacher.seconds, "peak_mb": teacher.peak_mb}
         record["sha256"] = {p.name: sha256_file(p) for p in sorted(tmp.iterdir())}
         (tmp / "teacher.json").write_text(json.dumps(record))
@@ -178,4 +179,6 @@ def _train(task: Task, train: TrainConfig, seed: int, stage: Stage, trail: _Trai
     model, trail = task.fresh(seed), trail or _Trail(None)
     fit = fit_real(model, task.windows, task.valid, train, seed, stage, trail)
     peak = peak_memory_mb(model.device)
-    return Teacher(model, trail.anchors, fit.history, fit.untrained, fit.valid, fit.seconds, peak, False, fit.value)
+    return Teacher(
+        model, trail.anchors, fit.history, fit.untrained, fit.valid, fit.seconds, peak, False, fit.value, fit.way
+    )

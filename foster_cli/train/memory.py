@@ -16,7 +16,8 @@ from torch import Tensor
 
 from foster_cli.models.recommender import Recommender
 from foster_cli.settings import TrainConfig
-from foster_cli.train.fit import FINALISTS, candidate_count
+from foster_cli.train.batch import candidate_count
+from foster_cli.train.best import FINALISTS
 from foster_cli.train.micro import rows_at_once
 from foster_cli.train.task import Task
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from foster_cli.errors import OutOfMemory
 from foster_cli.models.recommender import Recommender
 from foster_cli.runtime import out_of_memory
-from foster_cli.train.fit import RealBatch, real_loss
+from foster_cli.train.batch import RealBatch, real_loss
 
 #: Elements of one activation (windows x positions x width) in a part.
 ELEMENTS = 1 << 21

@@ -14,7 +14,7 @@ from foster_cli.models.recommender import Recommender
 from foster_cli.neighbours import item_knn
 from foster_cli.ranking.full import score_model
 from foster_cli.ranking.metrics import recall
-from foster_cli.train.fit import Best, Fit
+from foster_cli.train.best import Best, Fit
 from foster_cli.train.task import Task
 
 Float = npt.NDArray[np.float64]

@@ -1,0 +1,80 @@
+"""Where a student's item embeddings start: at the item factor V of the synthetic set it trains on.
+
+In: a fresh recommender, V (n, w). Out: the same recommender, with item embeddings E = V, or as near as its texts allow.
+The backbone stays as it is. Every item then has a vector of its own, also one that does not occur in training: V, and
+the targets of the set, speak of all items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from foster_cli.models.recommender import Recommender
+
+#: The ridge of the least squares, as a share of the mean of the normal equations' diagonal.
+RIDGE = 1e-3
+#: Items at a time.
+BLOCK = 8192
+
+
+def every_item(model: Recommender) -> None:
+    """Give every item of `model` a vector of its own, without an offset of new items or items left on their text."""
+    model.known = model.offset = None
+    model.vector_dropout.p = 0.0
+
+
+@torch.no_grad()
+def start_at(model: Recommender, V: Tensor) -> bool:
+    """Start the item embeddings of `model` at V (n, w); False if it has nothing to start there.
+
+    The table takes what the texts do not give, r = V - head(text). Without a table, the head is fitted by least
+    squares. A text encoder whose layers learn, with neither, is left as it is.
+    """
+    E = resized(V, model.width, model.bias)
+    index = torch.arange(model.n, device=E.device)
+    if model.table is not None:
+        for part in index.split(BLOCK):
+            text = model.of_text(part)
+            model.table.weight[part] = E[part] if text is None else E[part] - text
+        return True
+    if model.head is None or model.text is None:
+        return False
+    weight, bias = least_squares((model.text(part) for part in index.split(BLOCK)), E)
+    model.head.weight.copy_(weight)
+    model.head.bias.copy_(bias)
+    return True
+
+
+def resized(V: Tensor, width: int, bias: bool) -> Tensor:
+    """V (n, w) at another width: its principal directions if that is smaller, else with zeros. With `bias`, the last
+    coordinate stays the last one. V itself if the widths are equal."""
+    if V.shape[1] == width:
+        return V
+    body, last = (V[:, :-1], V[:, -1:]) if bias else (V, V[:, :0])
+    room = width - last.shape[1]
+    if body.shape[1] > room:
+        X = body.double()
+        body = (X @ torch.linalg.eigh(X.T @ X).eigenvectors.flip(1)[:, :room]).to(V)
+    return torch.cat([F.pad(body, (0, room - body.shape[1])), last], dim=1)
+
+
+def least_squares(blocks: Iterable[Tensor], E: Tensor) -> tuple[Tensor, Tensor]:
+    """The linear map of text vectors X (n, w), given in blocks of rows, that is nearest to E (n, d): weight (d, w) and
+    bias (d,), by ridge regression."""
+    gram: Tensor | None = None
+    goal: Tensor | None = None
+    at = 0
+    for X in blocks:
+        A = F.pad(X.double(), (0, 1), value=1.0)
+        e = E[at : at + len(A)].double()
+        at += len(A)
+        gram = A.T @ A if gram is None else gram + A.T @ A
+        goal = A.T @ e if goal is None else goal + A.T @ e
+    assert gram is not None and goal is not None
+    gram.diagonal().add_(RIDGE * gram.diagonal().mean())
+    found = torch.linalg.solve(gram, goal).T.to(E)
+    return found[:, :-1], found[:, -1]

@@ -1,0 +1,168 @@
+"""The course of a training, and its best state: what is validated, on which cases, and which state wins.
+
+In: a recommender in training and validation cases. Out: a `Fit` with the trajectory, and the recommender in its best
+state.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foster_cli.data.windows import Cases
+from foster_cli.errors import NotFinite
+from foster_cli.models.recommender import Recommender
+from foster_cli.ranking.full import score_model
+from foster_cli.ranking.metrics import at_ten
+from foster_cli.ranking.offset import OffsetChoice
+from foster_cli.ranking.sample import SAMPLE, sample
+
+#: The best states on a sample of the cases among which all cases choose at the end of a training.
+FINALISTS = 3
+#: How far the backbone goes from its untrained state towards the trained one, the best of which is kept. A backbone
+#: that goes part of the way ranks later interactions better where a trained one has learnt what no longer holds
+#: (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022). The whole way is tried last.
+WAYS = (0.5, 0.75, 1.0)
+
+
+@dataclass
+class Fit:
+    """The course of a training. `history`: a dict per validation; `best`: the epoch or step of the best one.
+
+    `untrained`, `valid`: R@10 and N@10 over all validation cases before the training, and of its best state; `value`:
+    the latter's R@10 with new targets weighted as `OffsetChoice` does, by which trainings are compared. `way`: how far
+    the best state's backbone goes (`WAYS`).
+    `seconds` includes validation; `processor` is the processor time of the training steps alone, in seconds.
+    """
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: int = 0
+    best_value: float = -1.0
+    seconds: float = 0.0
+    processor: float = 0.0
+    untrained: dict[str, float] = field(default_factory=dict)
+    valid: dict[str, float] = field(default_factory=dict)
+    value: float = -1.0
+    way: float = 1.0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A validated state: its `value` on the cases that were ranked, `at` which epoch or step, and its `way`."""
+
+    value: float
+    at: int
+    way: float
+    state: dict[str, Tensor]
+
+
+def validate(model: Recommender, cases: Cases) -> dict[str, float]:
+    """R@10 and N@10 over all `cases`."""
+    return at_ten(score_model(model, cases))
+
+
+def check_finite(value: float, what: str) -> None:
+    """Raise NotFinite, which names `what`, if `value` is NaN or Inf."""
+    if not np.isfinite(value):
+        raise NotFinite(f"{what} became {value}", "use a lower learning rate")
+
+
+class Best:
+    """Validates a training and holds its best state; `stale` counts the validations since then.
+
+    Cases beyond `SAMPLE` are sampled, the same ones at every validation. `begin` and `finish` rank all of them, and
+    choose the offset of new items on all of them; `finish` also chooses among the `finalists` best states. `model` is
+    untrained at first, and `ways` are tried from there.
+    """
+
+    def __init__(
+        self, model: Recommender, cases: Cases, fit: Fit, finalists: int = 1, ways: tuple[float, ...] = (1.0,)
+    ) -> None:
+        self.model, self.cases, self.fit = model, cases, fit
+        self.some = sample(cases, "validation sample", most=SAMPLE)
+        self.sample = self.some is not cases
+        self.offset = OffsetChoice.of(model, self.some)
+        self.offset_of_all = OffsetChoice.of(model, cases) if self.sample else self.offset
+        self.finalists = finalists if self.sample else 1
+        self.kept: list[Candidate] = []  # the best first
+        self.ways, self.untrained = ways, model.backbone_state()
+        self.stale = 0
+
+    def check(self, at: int, **extra: float) -> float:
+        """Validate now; return R@10. Raises NotFinite for NaN or Inf in the scores."""
+        own, best, row = self.model.learnables(), None, dict[str, float]()
+        for way in self.ways if self.kept else self.ways[-1:]:
+            self.model.restore(self._along(own, way))
+            found = self._validate(self.some, self.offset)
+            value = found.get("weighted", found["R@10"])
+            if best is None or value >= best.value:
+                best, row = Candidate(value, at, way, self.model.learnables()), {**found, "way": way}
+        assert best is not None
+        self.fit.history.append({"at": float(at), **row, **extra})
+        self.stale += 1
+        if not self.kept or best.value > self.fit.best_value:
+            self.fit.best, self.fit.best_value, self.fit.way, self.stale = at, best.value, best.way, 0
+        if len(self.kept) < self.finalists or best.value > self.kept[-1].value:
+            self.kept = sorted([*self.kept, best], key=lambda one: -one.value)[: self.finalists]
+        return row["R@10"]
+
+    def begin(self) -> None:
+        """Validate the untrained state, and leave the model with the offset that all cases choose."""
+        if not self.sample:
+            self.check(0)
+            self.fit.untrained = self._all(0)
+            return
+        self.fit.untrained = self._all(0)
+        own = self.model.learnables()
+        if self.offset is not None:
+            self.offset.hold(self.model)
+        self.check(0)
+        self.model.restore(own)
+
+    def finish(self, model: Recommender) -> None:
+        """Give `model` the best state by all cases."""
+        fit, found = self.fit, []
+        for one in self.kept:
+            self.model.restore(one.state)
+            valid = self._all(one.at)
+            found.append((fit.value, valid, replace(one, state=self.model.learnables())))
+        fit.value, fit.valid, best = max(found, key=lambda one: one[0])
+        fit.best_value, fit.best, fit.way = best.value, best.at, best.way
+        self.model.restore(best.state)
+        model.restore(best.state)
+        model.eval()
+
+    def sampled(self) -> str:
+        """What the sampled cases said of the best state, with the standard error, and what all cases say."""
+        value = next(row["R@10"] for row in self.fit.history if row["at"] == self.fit.best)
+        error = math.sqrt(value * (1.0 - value) / len(self.some))
+        return (
+            f"validation R@10 {value:.4f} ± {error:.4f} on the {len(self.some):,} cases that chose the state, "
+            f"{self.fit.valid['R@10']:.4f} on all {len(self.cases):,}"
+        )
+
+    def _along(self, state: dict[str, Tensor], way: float) -> dict[str, Tensor]:
+        """`state` with a backbone that goes `way` of the way from the untrained one."""
+        if way == 1.0:
+            return state
+        return {**state, **{name: torch.lerp(x, state[name], way) for name, x in self.untrained.items()}}
+
+    def _all(self, at: int) -> dict[str, float]:
+        """R@10 and N@10 of the present state, validated after `at` epochs, over all cases."""
+        if self.sample:
+            found = self._validate(self.cases, self.offset_of_all)
+        else:
+            found = next(row for row in self.fit.history if row["at"] == at)
+        self.fit.value = found.get("weighted", found["R@10"])
+        return {name: found[name] for name in ("R@10", "N@10")}
+
+    def _validate(self, cases: Cases, offset: OffsetChoice | None) -> dict[str, float]:
+        try:
+            chosen = {} if offset is None else offset(self.model)
+            return {**validate(self.model, cases), **chosen}
+        except ValueError as error:  # rank_counts: NaN or Inf
+            raise NotFinite(str(error), "use a lower learning rate") from error
