@@ -153,18 +153,21 @@ class Bundle:
         goal = self.reading.parts(self.Q[rows if rows is not None else slice(None)])[1]
         return torch.softmax(goal @ V.T, dim=-1)
 
-    def batches(self, steps: int, seed: int = 0, items_per_step: int | None = 2048) -> Iterator[Batch]:
-        """Yield `steps` training batches, each with a fresh uniform subset S (None: all items) and fresh mixed users.
+    def batches(self, steps: int | None = None, seed: int = 0, items_per_step: int | None = None) -> Iterator[Batch]:
+        """Yield `steps` training batches, each with a fresh uniform subset S of `items_per_step` items, at most all of
+        them, and fresh mixed users. None: as many as `recipe` says.
 
         A recommender reads `inputs @ E_R` and is trained with AdamW at `learning_rate` on the loss
-        KL(targets || softmax(H E_S^T)). E_R and E_S are its own embeddings of `read_items` and `items`.
+        KL(targets || softmax(H E_S^T)). E_R and E_S are its own embeddings of `read_items` and `items`, which start at
+        V best.
         """
         rng = generator(seed, "student")
         n = len(self.item_ids)
         read, goal = self.reading.parts(self.Q)
-        for _ in range(steps):
-            whole = items_per_step is None or items_per_step >= n
-            items = torch.arange(n) if whole else torch.randperm(n, generator=rng)[:items_per_step]
+        size = n if self.recipe.items_per_step is None else self.recipe.items_per_step
+        size = size if items_per_step is None else items_per_step
+        for _ in range(self.recipe.steps if steps is None else steps):
+            items = torch.arange(n) if size >= n else torch.randperm(n, generator=rng)[:size]
             mixing = self.reading.draw(len(read), rng)
             over = self.reading.read_over(items)
             inputs = mixed(mixing, torch.softmax(read @ self.V[over].T, dim=-1))

@@ -141,12 +141,14 @@ def show(console: Any, found: dict[str, Any], ks: tuple[int, ...]) -> None:
         cells = [interval(row[m]) for m in metrics[:2]]
         cells += ["-" if row[m] is None else f"{row[m]['mean']:.4f}" for m in metrics[2:]]
         label = f"{name} ({found['method']})" if name == "synthetic" and found["method"] != "foster" else name
-        lines.append([label, *cells, f"{row['coverage']:.1%}", f"{row['train_seconds']:.0f}", f"{row['peak_mb']:.0f}"])
+        size = "-" if row["bytes"] is None else f"{row['bytes'] / 1e6:.2f}"
+        costs = [f"{row['coverage']:.1%}", f"{row['train_seconds']:.0f}", size, f"{row['peak_mb']:.0f}"]
+        lines.append([label, *cells, *costs])
     title = f"{found['data']['name']}: {ranked_words(found)}"
     made, used = (_models(found, stage) for stage in ("distilled", "evaluated"))
     if made != used:
         title += f"; distilled with {made}, evaluated with {used}"
-    console.table(title, ["", *metrics, "coverage", "train s", "peak MiB"], lines)
+    console.table(title, ["", *metrics, "coverage", "train s", "MB", "peak MiB"], lines)
     pairs = [[name, *[interval(values[m], "+") for m in metrics[:2]]] for name, values in found["paired"].items()]
     if pairs:
         console.table("paired differences, 95 % intervals", ["", *metrics[:2]], pairs)

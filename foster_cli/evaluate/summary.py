@@ -19,7 +19,8 @@ from foster_cli.runtime import stream_seed
 Float = npt.NDArray[np.float64]
 PAIRS = (
     ("synthetic", "full"), ("synthetic", "random"), ("synthetic", "untrained"), ("synthetic", "equal_compute"),
-    ("synthetic", "item_factor"), ("full", "untrained"), ("full", "knn_tfidf"), ("full", "text"),
+    ("synthetic", "item_factor"), ("synthetic", "item_knn"), ("synthetic", "without_factor"),
+    ("full", "untrained"), ("full", "knn_tfidf"), ("full", "text"),
 )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """Reads a folder that `foster export --format torch` wrote. Needs only torch and safetensors.
 
     synthetic = load("FOLDER")                       # or load(), if this file is in that folder
-    for batch in synthetic.batches(steps=600, seed=0):
-        read = batch.inputs @ embed(batch.read_items)       # (B, l, d): your own embeddings of these items
+    for batch in synthetic.batches(seed=0):
+        read = batch.inputs @ embed(batch.read_items)       # (B, l, d): your embeddings of these items, started at V
         scores = model(read) @ embed(batch.items).T         # (B, l, s)
         loss = -(batch.targets * scores.log_softmax(-1)).sum(-1).mean()
 
@@ -39,7 +39,8 @@ class Synthetic(NamedTuple):
 
     With `own`, the first half of the rows is the inputs, over the items `reads`, and the second half the targets.
     Otherwise each row is the target of the row before it. `mix`: users mixed from the M at every step; 0: no mixing.
-    `factors`: U, T and G, whose Tucker product is Q.
+    `factors`: U, T and G, whose Tucker product is Q. `learning_rate` (AdamW), `steps` and `items_per_step` are what
+    validation chose when the set was made, for item embeddings that start at V.
     """
 
     Q: torch.Tensor
@@ -51,6 +52,8 @@ class Synthetic(NamedTuple):
     learning_rate: float
     item_ids: list[str]
     titles: list[str]
+    steps: int
+    items_per_step: int
 
     def parts(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The rows of the inputs and of the targets, (M, l, d) each."""
@@ -59,15 +62,16 @@ class Synthetic(NamedTuple):
             return self.Q[:, :half], self.Q[:, half:]
         return self.Q[:, :-1], self.Q[:, 1:]
 
-    def batches(self, steps: int, seed: int = 0, items_per_step: int | None = 2048) -> Iterator[Batch]:
-        """Yield `steps` batches. Each draws its items uniformly (None: uses all of them) and mixes the users anew."""
+    def batches(self, steps: int | None = None, seed: int = 0, items_per_step: int | None = None) -> Iterator[Batch]:
+        """Yield `steps` batches. Each draws `items_per_step` items uniformly, at most all of them, and mixes the users
+        anew. None: as many as the set says."""
         digest = hashlib.sha256(f"{seed}:student".encode()).digest()
         rng = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
         n = len(self.item_ids)
         read, goal = self.parts()
-        for _ in range(steps):
-            whole = items_per_step is None or items_per_step >= n
-            items = torch.arange(n) if whole else torch.randperm(n, generator=rng)[:items_per_step]
+        size = self.items_per_step if items_per_step is None else items_per_step
+        for _ in range(self.steps if steps is None else steps):
+            items = torch.arange(n) if size >= n else torch.randperm(n, generator=rng)[:size]
             weights = self._draw(rng)
             over = items if self.reads is None else self.reads
             inputs = _mixed(weights, torch.softmax(read @ self.V[over].T, dim=-1))
@@ -97,12 +101,12 @@ def load(folder: str | Path = Path(__file__).parent) -> Synthetic:
     """The synthetic set in `folder`. Raises ValueError for a folder of another format."""
     folder = Path(folder)
     settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-    if settings["format"] != 1:
-        raise ValueError(f"{folder}: format {settings['format']}, this loader reads 1")
+    if settings["format"] != 2:
+        raise ValueError(f"{folder}: format {settings['format']}, this loader reads 2")
     named = json.loads((folder / "items.json").read_text(encoding="utf-8"))
     tensors = load_file(folder / "tensors.safetensors")
     Q, V, reads = tensors.pop("Q"), tensors.pop("V"), tensors.pop("reads", None)
     return Synthetic(
         Q, V, tensors, reads, bool(settings["own"]), int(settings["mix"]), float(settings["learning_rate"]),
-        named["item_ids"], named["titles"],
+        named["item_ids"], named["titles"], int(settings["steps"]), int(settings["items_per_step"]),
     )  # fmt: skip

@@ -3,7 +3,7 @@
 foster_loader.py         reads the folder; needs only torch and safetensors (`export/foster_loader.py`)
 tensors.safetensors      Q (M, rows, d), V (n, d); U, T, G; reads (r,), if positions have separate targets
 items.json               item_ids and titles, n each, in the order of V
-settings.json            learning_rate, and how Q is read: own, mix
+settings.json            how to train: learning_rate, steps, items_per_step; how Q is read: own, mix
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ def write(job: Job, folder: Path) -> None:
     save_tensors(tensors, folder / "tensors.safetensors")
     named = {"item_ids": [encodable(i) for i in bundle.item_ids], "titles": [encodable(t) for t in bundle.titles]}
     (folder / "items.json").write_text(json.dumps(named), encoding="utf-8")
-    settings = {"format": 1, "learning_rate": bundle.learning_rate, "own": reading.own, "mix": reading.mix}
+    recipe = bundle.recipe
+    settings = {
+        "format": 2, "learning_rate": bundle.learning_rate, "steps": recipe.steps,
+        "items_per_step": recipe.items_per_step or len(bundle.item_ids), "own": reading.own, "mix": reading.mix,
+    }  # fmt: skip
     (folder / "settings.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     (folder / LOADER.name).write_bytes(LOADER.read_bytes())

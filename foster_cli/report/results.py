@@ -11,6 +11,7 @@ from typing import Any
 
 from foster_cli.bundle import Bundle
 from foster_cli.errors import FosterError
+from foster_cli.evaluate.economics import line
 from foster_cli.evaluate.formats import ranked_words
 from foster_cli.report.content import Results
 
@@ -19,7 +20,8 @@ EVALUATION = "eval.json"
 #: Every metric, time and memory is below it.
 LARGEST = 1e15
 NAMES = {
-    "synthetic": "synthetic", "full": "full data", "text": "full data, texts only", "id": "full data, ids only",
+    "synthetic": "synthetic", "without_factor": "synthetic, without V", "full": "full data",
+    "text": "full data, texts only", "id": "full data, ids only",
     "teacher": "teacher", "equal_compute": "full data, equal compute", "random": "random real",
     "untrained": "untrained", "item_factor": "item factor alone", "item_knn": "item kNN",
     "knn_tfidf": "item kNN and titles", "tfidf": "words in common", "ease": "EASE",
@@ -59,6 +61,11 @@ def _check(found: dict[str, Any]) -> None:
     for pair in found["paired"].values():
         _numbers([pair[m][k] for m in metrics(found) for k in ("diff", "low", "high")])
     _numbers([found["cases"]])
+    _numbers([size for row in found["rows"].values() if (size := row.get("bytes")) is not None])
+    costs = found.get("economics")
+    if costs is not None:
+        _numbers([costs[name] for name in ("full", "own", "make", "bytes")])
+        _numbers([costs[name] for name in ("pays_after", "data_bytes") if costs[name] is not None])
     there = (found["data"]["hash"], found["method"], found["backbone"]["evaluated"], ranked_words(found))
     if not found["rows"] or not list(found["seeds"]) or not found["settings"].keys() or not all(map(bool, there[:2])):
         raise ValueError("rows, seeds, settings or names are empty")
@@ -87,6 +94,7 @@ def results(found: dict[str, Any], real: bool, budget: int) -> Results:
         cells = {
             "coverage": f"{row['coverage']:.1%}",
             "train s": f"{row['train_seconds']:,.0f}",
+            "MB": "-" if row.get("bytes") is None else f"{row['bytes'] / 1e6:,.2f}",
             "peak MiB": f"{row['peak_mb']:,.0f}",
         }
         rows.append((label.get(name, name), {m: row[m] for m in names}, cells))
@@ -98,6 +106,9 @@ def results(found: dict[str, Any], real: bool, budget: int) -> Results:
     made, used = found["backbone"].get("distilled"), found["backbone"]["evaluated"]
     if made != used:
         notes.append(f"Distilled with {made}, evaluated with {used}.")
+    if found.get("economics") is not None:
+        said = line(found["economics"])
+        notes.append(f"{said[0].upper()}{said[1:]}.")
     share = None
     if {"synthetic", "full"} <= found["rows"].keys() and found["rows"]["full"][names[0]]["mean"] > 0:
         share = found["rows"]["synthetic"][names[0]]["mean"] / found["rows"]["full"][names[0]]["mean"]
