@@ -99,8 +99,8 @@ def command(
     if out is not None:  # after printing, so that a full disk loses only the file
         with writing(out) as tmp:
             tmp.write_text(shared.as_json(found), encoding="utf-8")
-    made = loaded.made
-    if out is None and other.settings(made) == made and not validate and set(names) >= set(DEFAULT):
+    own = other.settings(loaded.made) == loaded.made and student_steps is None and not validate
+    if out is None and own and set(names) >= set(DEFAULT):
         _store(loaded.path, shared.as_json(found), session.console)
 
 

@@ -62,12 +62,15 @@ def kept(windows: Windows, recency: float | None) -> Float:
 def batches(windows: Windows, size: int, rng: np.random.Generator, recency: float | None = None) -> list[np.ndarray]:
     """The batches of an epoch: indices (B,) of windows of similar length, shuffled; batches are in random order.
 
-    With `recency`, an epoch is a random part of the windows (`kept`); the number of batches is always the same.
+    With `recency`, an epoch is a random part of the windows (`kept`), at least the latest one; the number of batches is
+    always the same, unless there are fewer windows.
     """
     order, probability = rng.permutation(len(windows)), kept(windows, recency)
     count = max(1, round(float(probability.sum()) / size))
     if recency is not None:
-        order = order[rng.random(len(order)) < probability[order]]
+        drawn = rng.random(len(order)) < probability[order]
+        drawn |= order == probability.argmax()
+        order = order[drawn]
     order = order[np.argsort(windows.lengths[order], kind="stable")]
     parts = [part for part in np.array_split(order, count) if len(part)]
     return [parts[i] for i in rng.permutation(len(parts))]

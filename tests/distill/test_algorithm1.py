@@ -20,7 +20,7 @@ from foster_cli.runtime import adamw, generator
 from foster_cli.settings import StudentConfig
 from foster_cli.synthetic.reading import PAPER, Reading, SyntheticSet
 from foster_cli.synthetic.subset import uniform_subset
-from foster_cli.train import fit as fit_module
+from foster_cli.train import best as best_module
 
 CASES = next_number_cases(50, 12, 5)
 
@@ -125,7 +125,7 @@ def test_a_student_ends_in_its_best_state(small_model: Callable[..., Any], monke
         states.append(model.learnables())
         return {"R@10": next(told), "N@10": 0.0}
 
-    monkeypatch.setattr(fit_module, "validate", validate)
+    monkeypatch.setattr(best_module, "validate", validate)
     phi = small_model(double=False)
     config = StudentConfig(steps=1000, check_every=3, patience=2, lr=1e-3)
     fit = fit_synthetic(phi, _set(Q, V), CASES, config, 0)
@@ -135,17 +135,27 @@ def test_a_student_ends_in_its_best_state(small_model: Callable[..., Any], monke
     assert any(not torch.equal(v, states[4][k]) for k, v in phi.learnables().items())
 
 
+@pytest.mark.parametrize("start", ["V", "text"])
 def test_a_student_that_training_harms_stays_as_it_was(
-    small_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    small_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, start: str
 ) -> None:
+    """As it was before the first step: with items that start at V, or at their texts as in a fresh recommender."""
     told = iter([0.5, 0.5, 0.4, 0.5])
-    monkeypatch.setattr(fit_module, "validate", lambda model, cases: {"R@10": next(told), "N@10": 0.0})
+    states = []
+
+    def validate(model: Any, cases: Cases) -> dict[str, float]:
+        states.append(model.learnables())
+        return {"R@10": next(told), "N@10": 0.0}
+
+    monkeypatch.setattr(best_module, "validate", validate)
     phi = small_model(double=False)
     before = phi.learnables()
-    config = StudentConfig(steps=30, check_every=10)
+    config = StudentConfig(steps=30, check_every=10, item_start=start)
     fit = fit_synthetic(phi, _set(_q(double=False), phi.embed_all()), CASES, config, 0)
-    assert fit.best == 0
-    assert all(torch.equal(before[k], v) for k, v in phi.learnables().items())
+    assert fit.best == 0 and len(states) == 4
+    assert all(torch.equal(states[0][k], v) for k, v in phi.learnables().items())
+    moved = {k for k, v in before.items() if not torch.equal(states[0][k], v)}
+    assert moved == ({"head.weight", "head.bias"} if start == "V" else set())
 
 
 def test_a_student_repeats_with_its_seed(small_model: Callable[..., Any]) -> None:

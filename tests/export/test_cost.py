@@ -20,7 +20,7 @@ from foster_cli.session import Session
 from foster_cli.settings import Settings
 from foster_cli.synthetic.reading import SyntheticSet
 from foster_cli.synthetic.subset import make_subset
-from foster_cli.train.fit import validate
+from foster_cli.train.best import validate
 from foster_cli.train.task import Task
 
 ALONE = Session(use_cache=False)

@@ -18,7 +18,7 @@ from sklearn.metrics import label_ranking_average_precision_score, ndcg_score
 from foster_cli.data.windows import Cases
 from foster_cli.ranking.full import covered, last_outputs, ranks, score_model
 from foster_cli.ranking.metrics import all_metrics, ndcg, per_case, propensity, recall, reciprocal, shown
-from foster_cli.train.fit import validate
+from foster_cli.train.best import validate
 
 
 @pytest.mark.parametrize("k", [1, 5, 10, 20])

@@ -72,6 +72,15 @@ def test_the_best_items_of_both_kinds(model: Any, seen: bool, block: int, monkey
         np.testing.assert_allclose(other[c], best, atol=1e-12)
 
 
+@pytest.mark.parametrize("seen", [False, True])
+@pytest.mark.parametrize("new", [False, True])
+def test_cases_of_one_kind_alone(model: Any, seen: bool, new: bool) -> None:
+    cases = _cases(seen)
+    some = np.flatnonzero(new_targets(model, cases) == new)
+    for of_all, alone in zip(above(model, cases), above(model, cases.take(some)), strict=True):
+        np.testing.assert_allclose(alone, of_all[some], atol=1e-12)
+
+
 def test_fewer_items_of_a_kind_than_are_asked_for(small_model: Callable[..., Any]) -> None:
     model = small_model(N, 8, L, known=torch.arange(N) > 2, items="both", bias=True)
     cases = _cases(False)

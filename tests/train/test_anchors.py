@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from quick import part_way
 from safetensors.torch import load_file
 
 from foster_cli import cache
@@ -45,12 +46,15 @@ def _same(a: Teacher, b: Teacher) -> bool:
 
 
 def test_the_cache_gives_the_same_teacher(cached_task: Task, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = anchors.fit_real
+    monkeypatch.setattr(anchors, "fit_real", lambda *a, **k: replace(original(*a, **k), way=0.75))
     made = _train(cached_task)
     monkeypatch.setattr(anchors, "fit_real", lambda *a, **k: pytest.fail("trained again"))
     read = _train(cached_task)
     assert (made.cached, read.cached) == (False, True)
     assert _same(made, read)
     assert (read.history, read.seconds, read.peak_mb) == (made.history, made.seconds, made.peak_mb)
+    assert read.value == made.value and read.way == made.way == 0.75
 
 
 def test_the_cache_changes_nothing(task: Task, cached_task: Task, folder: Path) -> None:
@@ -63,7 +67,12 @@ def test_anchors_are_the_trajectory_from_the_untrained_model(cached_task: Task, 
     start = cached_task.fresh(0).learnables()
     assert all(torch.equal(teacher.anchors[0][k], v) for k, v in start.items())
     best = teacher.model.learnables()
-    assert any(all(torch.equal(a[k], best[k]) for k in best) for a in teacher.anchors)
+    kept = teacher.anchors[next(i for i, row in enumerate(teacher.history) if row["R@10"] == teacher.best)]
+    assert 0.0 < teacher.way <= 1.0
+    for name, x in part_way(start, kept, teacher.way).items():
+        if not name.startswith("sequence.") or teacher.way == 1.0:
+            assert torch.equal(best[name], x)
+        torch.testing.assert_close(best[name].double(), x.double(), rtol=1e-6, atol=1e-7)
     assert len(teacher.anchors) == len(teacher.history) >= 3
     assert any(not torch.equal(teacher.anchors[0][k], teacher.anchors[-1][k]) for k in best)
     assert [p.name for p in sorted(folder.glob("anchor-*"))] == [
@@ -129,7 +138,7 @@ def test_every_setting_changes_the_key(task: Task, dataset: Dataset) -> None:
     others += [key(model=replace(model, **{k: v})) for k, v in numbers]
     changes: list[tuple[str, Any]] = [
         ("loss", "bce"), ("negatives", 3), ("batch", 3), ("lr", 0.5), ("encoder_lr", 0.5), ("weight_decay", 0.5),
-        ("epochs", 3), ("patience", 1),
+        ("epochs", 3), ("patience", 1), ("recency", None),
     ]  # fmt: skip
     others += [key(train=replace(train, **{k: v})) for k, v in changes]
     assert len({key(), *others}) == 1 + len(others)

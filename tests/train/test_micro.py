@@ -11,7 +11,7 @@ import torch
 
 from foster_cli.data.windows import Windows
 from foster_cli.errors import FosterError
-from foster_cli.train.fit import Pool, RealBatch, real_batch, real_loss, real_outputs
+from foster_cli.train.batch import Pool, RealBatch, real_batch, real_loss, real_outputs
 from foster_cli.train.micro import CPU_POSITIONS, ELEMENTS, Micro, outer_real, rows_at_once
 
 N, L = 12, 6

@@ -18,7 +18,7 @@ from killing import Killed, killed_at
 from foster_cli.cache import cache_lock
 from foster_cli.checkpoint import Store
 from foster_cli.settings import TrainConfig
-from foster_cli.train import anchors, fit
+from foster_cli.train import anchors, best, fit
 from foster_cli.train.anchors import Teacher, full_teacher, teacher_key
 from foster_cli.train.task import Task
 
@@ -96,6 +96,7 @@ def test_patience_is_counted_over_an_interruption(
 ) -> None:
     told = [0.5, 0.4, 0.3, 0.2]  # the first epoch does not count: there is no loss before its own
     monkeypatch.setattr(fit, "SETTLED", 2.0)
+    monkeypatch.setattr(fit, "WAYS", (1.0,))
     monkeypatch.setattr(sys.modules[__name__], "CONFIG", replace(CONFIG, epochs=9))
 
     def run(cache: Path, stop: int | None) -> Teacher:
@@ -108,13 +109,13 @@ def test_patience_is_counted_over_an_interruption(
                 raise Killed
             return {"R@10": next(values), "N@10": 0.0}
 
-        monkeypatch.setattr(fit, "validate", validate)
+        monkeypatch.setattr(best, "validate", validate)
         try:
             return _train(cached_task, cache, monkeypatch)
         except Killed:
             told_left = told[len(done) - 1 :]
             rest = iter(told_left)
-            monkeypatch.setattr(fit, "validate", lambda *a: {"R@10": next(rest), "N@10": 0.0})
+            monkeypatch.setattr(best, "validate", lambda *a: {"R@10": next(rest), "N@10": 0.0})
             return _train(cached_task, cache, monkeypatch)
 
     whole, cut = run(tmp_path / "a", None), run(tmp_path / "b", 2)

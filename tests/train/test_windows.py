@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -98,6 +99,25 @@ def test_every_interaction_but_a_users_first_is_a_target_once_with_most_of_its_h
         assert list(context) == h[k - len(context) : k] and len(context) >= min(k, length // 2)
     assert windows.alone().first is None
     assert windows.take(np.array([0])).first is not None
+
+
+@given(rows=_rows, length=st.integers(1, 6), coarse=st.integers(1, 8))
+@settings(max_examples=150)
+def test_the_age_of_a_window_is_the_share_of_windows_that_end_later(
+    rows: list[tuple[int, int, int]], length: int, coarse: int, dataset_of: Callable[..., Dataset]
+) -> None:
+    """Every interaction has an item of its own, so that a window's last item tells when it ends; `coarse` interactions
+    in a row are at the same time."""
+    data = dataset_of([(u, k, s) for k, (u, _, s) in enumerate(rows)], len(rows), [""] * len(rows))
+    if all(len(h) < 2 for h in _per_user(rows, 0)):
+        return
+    data = replace(data, interactions=replace(data.interactions, time=data.interactions.time // coarse))
+    windows = training_windows(data, length)
+    assert windows.age is not None and windows.age.shape == (len(windows),)
+    ends = [max(row) // coarse for row in windows.items.tolist()]
+    later = [sum(other > end for other in ends) for end in ends]
+    assert windows.age.tolist() == pytest.approx([count / len(ends) for count in later], abs=1e-12)
+    assert [age == 0.0 for age in windows.age] == [end == max(ends) for end in ends]
 
 
 def test_windows_of_a_long_history_step_by_half_a_length(dataset_of: Callable[..., Dataset]) -> None:
@@ -203,12 +223,18 @@ def test_no_held_out_interaction_is_in_a_training_window(dataset_of: Callable[..
         assert set(np.unique(training_windows(data, length).items)) <= {-1, 0, 2, 4, 6}
 
 
-def test_take_keeps_items_and_lengths_together(dataset: Any) -> None:
+def test_take_keeps_what_belongs_to_a_window_together(dataset: Any) -> None:
     windows = training_windows(dataset, 5)
     part = windows.take(np.array([3, 0, 3]))
     assert len(part) == 3
     assert part.items.tolist() == [windows.items[i].tolist() for i in (3, 0, 3)]
     assert part.lengths.tolist() == [windows.lengths[i] for i in (3, 0, 3)]
+    assert windows.first is not None and part.first is not None and windows.age is not None and part.age is not None
+    assert part.first.tolist() == [windows.first[i] for i in (3, 0, 3)]
+    assert part.age.tolist() == [windows.age[i] for i in (3, 0, 3)] and len(set(part.age)) == 2
+    alone = part.alone()
+    assert alone.first is None and alone.age is None and alone.take(np.array([1])).age is None
+    assert alone.items.tolist() == part.items.tolist() and alone.lengths.tolist() == part.lengths.tolist()
 
 
 def _shop(new: list[bool], tests: list[int]) -> list[tuple[int, int, int]]:

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from calling import FEW_ROWS, Foster, Said, numbers, ok
 from spying import spy
@@ -20,7 +21,7 @@ from foster_cli.console import SILENT
 from foster_cli.distill import algorithm1
 from foster_cli.evaluate import rows
 from foster_cli.files import sha256_file
-from foster_cli.train import fit
+from foster_cli.train import best
 
 QUICK = ("--budget", "3", "--length", "6", "--steps", "0", "--epochs", "1", "--draws", "1", "--student-steps", "20",
          "--check-seeds", "1", "--k-core", "2", "--width", "8")  # fmt: skip
@@ -95,40 +96,45 @@ def test_a_measured_training_is_not_what_was_kept(
 def test_fresh_models_train_as_long_as_is_asked(
     foster: Foster, bundle: Path, folder: Path, shop: Path, mean_encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Steps are counted where they are taken: all that are allowed, or until patience ends; the bundle has 20."""
+    """Steps are counted where they are taken: as many as the bundle says or are asked for; or validation ends them."""
     taken: list[int] = []
-    best = fit.Best.check
+    original, checks = best.Best.check, list[int]()
 
-    def worse(self: fit.Best, at: int, **extra: float) -> float:
-        found = best(self, at, **extra)
+    def worse(self: best.Best, at: int, **extra: float) -> float:
+        found = original(self, at, **extra)
+        checks.append(at)
         self.stale = at // 100  # no validation counts as a better one
         return found
 
     spy(monkeypatch, algorithm1, "inner_steps", lambda given: taken.append(given["count"]))
-    monkeypatch.setattr(fit.Best, "check", worse)
+    monkeypatch.setattr(best.Best, "check", worse)
     few, kept = ("--rows", "synthetic", "--seeds", "1"), bundle / "eval.json"
-    for asked, steps in (
-        ((), 20), (("--student-steps", "450", "--student-patience", "9"), 450),
-        (("--student-steps", "450", "--student-patience", "2"), 200), (("--student-patience", "1"), 20),
+    chosen = json.loads((bundle / "bundle.json").read_text())["metrics"]["student_steps"]
+    assert chosen in (0, 20)  # at most `--student-steps`, by validation when the set was made
+    for asked, limit, steps in (
+        ((), chosen, chosen), (("--student-steps", "450"), 450, 450), (("--validate",), 20, 20),
+        (("--student-steps", "450", "--validate"), 450, 300),
     ):  # fmt: skip
         taken.clear()
+        checks.clear()
         found = json.loads(ok(foster("eval", bundle, *few, *asked, "--json")))
         assert sum(taken) == steps
-        named = dict(zip(asked[::2], asked[1::2], strict=True))
-        student = found["settings"]["student"]
-        assert student["steps"] == int(named.get("--student-steps", 20))
-        assert student["patience"] == int(named.get("--student-patience", 3))
+        validated = "--validate" in asked
+        assert checks == ([0, *np.cumsum(taken)] if validated else [])
+        assert (found["student"]["steps"], found["student"]["validated"]) == (limit, validated)
+        assert found["settings"]["student"]["steps"] == (450 if "450" in asked else 20)
     before = kept.read_bytes() if kept.exists() else None
     ok(foster("eval", bundle, "--seeds", "1", "--student-steps", "30"))
-    assert (kept.read_bytes() if kept.exists() else None) == before  # it is not the bundle's own table
-    for option in ("--student-steps", "--student-patience"):
-        code, out, err = foster("eval", bundle, option, "0")
-        assert (code, out) == (2, "") and f"{option} 0: out of range" in err
+    ok(foster("eval", bundle, "--seeds", "1", "--validate"))
+    assert (kept.read_bytes() if kept.exists() else None) == before  # neither is the bundle's own table
+    code, out, err = foster("eval", bundle, "--student-steps", "0")
+    assert (code, out) == (2, "") and "--student-steps 0: out of range" in err
     users = folder / "users"
     made = ("--budget", "3", "--epochs", "1", "--k-core", "2", "--width", "8", "--encoder", mean_encoder)
     ok(foster("distill", shop, "--method", "random", *made, "--out", users))
-    code, out, err = foster("eval", users, "--student-steps", "30")
-    assert (code, out) == (2, "") and "holds real sequences, which --student-steps" in err
+    for other in (("--student-steps", "30"), ("--validate",)):
+        code, out, err = foster("eval", users, *other)
+        assert (code, out) == (2, "") and "holds real sequences, which --student-steps and --validate are not" in err
 
 
 def test_the_folder_one_stands_in(foster: Foster, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
