@@ -27,9 +27,10 @@ BLOCK = 1 << 24
 
 
 @torch.no_grad()
-def above(model: Recommender, cases: Cases, k: int = 10) -> tuple[npt.NDArray[np.int64], Float]:
+def above(model: Recommender, cases: Cases, k: int = 10) -> tuple[Float, Float]:
     """For each case, among the items that it does not leave out and with an offset of 0: how many items of the target's
-    kind (in training, or new) score above it (C,); by how much the best k items of the other kind do (C, k), falling.
+    kind (in training, or new) score above it, and half of those with its score (C,); by how much the best k items of
+    the other kind do (C, k), falling.
     """
     assert model.offset is not None and model.known is not None
     model.offset.zero_()
@@ -39,7 +40,7 @@ def above(model: Recommender, cases: Cases, k: int = 10) -> tuple[npt.NDArray[np
     place, count = torch.argsort(order), int(model.known.sum())
     places = place.cpu().numpy()
     E, goal, known = E[order], place[goal], model.known[goal].cpu().numpy()
-    own = np.zeros(len(cases), np.int64)
+    own = np.zeros(len(cases))
     other = np.full((len(cases), k), -np.inf)
     rows = max(1, BLOCK // len(E))
     for kind in (True, False):
@@ -52,8 +53,9 @@ def above(model: Recommender, cases: Cases, k: int = 10) -> tuple[npt.NDArray[np
             seen = cases.take(part).seen
             if seen is not None:
                 hide(scores, (places[seen[0]], seen[1]))
+                scores.scatter_(1, goal[index, None], score)
             same, rest = (scores[:, :count], scores[:, count:]) if kind else (scores[:, count:], scores[:, :count])
-            own[part] = (same > score).sum(1).cpu().numpy()
+            own[part] = ((same > score).sum(1) + 0.5 * ((same == score).sum(1) - 1)).cpu().numpy()
             best = rest.topk(min(k, rest.shape[1]), dim=1).values - score
             other[part, : best.shape[1]] = best.double().cpu().numpy()
     return own, other
@@ -91,7 +93,7 @@ class OffsetChoice:
         """The recall at ten of new targets, and of the others, with each of `OFFSETS`. Leaves the offset at 0."""
         own, other = above(model, self.cases)
         sign = np.where(self.new, -1.0, 1.0)
-        hit = np.stack([(own + (other + sign[:, None] * o > 0).sum(1)) < 10 for o in OFFSETS])  # (offsets, C)
+        hit = np.stack([(own + (other + sign[:, None] * o > 0).sum(1)) <= 9 for o in OFFSETS])  # (offsets, C)
         return hit[:, self.new].mean(1), hit[:, ~self.new].mean(1)
 
     def hold(self, model: Recommender) -> None:

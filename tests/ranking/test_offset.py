@@ -67,7 +67,7 @@ def test_the_best_items_of_both_kinds(model: Any, seen: bool, block: int, monkey
         out = set() if cases.seen is None else set(cases.seen[0][cases.seen[1][c] : cases.seen[1][c + 1]].tolist())
         target = cases.target[c]
         lead = [(score[i] - score[target], known[i] == known[target]) for i in range(N) if i not in out - {target}]
-        assert own[c] == sum(x > 0 for x, same in lead if same)
+        assert own[c] == sum(x > 0 for x, same in lead if same)  # the target is the only one with its score
         best = sorted((x for x, same in lead if not same), reverse=True)[:4]
         np.testing.assert_allclose(other[c], best, atol=1e-12)
 
@@ -94,7 +94,14 @@ def test_fewer_items_of_a_kind_than_are_asked_for(small_model: Callable[..., Any
 @pytest.mark.parametrize("seen", [False, True])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, None])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_offset_is_the_best_of_full_rankings(model: Any, seen: bool, share: float | None, seed: int) -> None:
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_offset_is_the_best_of_full_rankings(
+    model: Any, seen: bool, share: float | None, seed: int, tied: bool
+) -> None:
+    """`tied`: the offset alone is the score of a new item, as without texts."""
+    if tied:
+        model.text.cache.pooled[~KNOWN] = 0.0
+        torch.nn.init.zeros_(model.head.bias)
     cases = replace(_cases(seen, seed), new_share=share)
     choice = OffsetChoice.of(model, cases)
     assert choice is not None
