@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.numpy
 import torch
 from bundles import items, sign
 from safetensors.torch import load_file, save_file
@@ -20,10 +22,15 @@ from foster_cli import bundle
 from foster_cli.bundle import FILES, SUMS, Contents, load, save
 from foster_cli.errors import FosterError
 from foster_cli.files import sha256_file
-from foster_cli.settings import ModelConfig, Settings
+from foster_cli.settings import DistillConfig, ModelConfig, Settings, StudentConfig
+from foster_cli.synthetic.quantise import restored, stored
 
 M, L, D, N = 3, 4, 5, 11
-MANIFEST = {"method": "foster", "student": {"lr": 3e-4}, "seed": 5, "data": {"name": "Zoë's shop"}}
+STUDENT = StudentConfig(lr=3e-4, steps=9, items_per_step=4)
+MANIFEST: dict[str, Any] = {
+    **Settings(student=STUDENT, distill=DistillConfig(mix=False)).sections(), "method": "foster", "seed": 5,
+    "data": {"name": "Zoë's shop", "path": [], "prepare": {}}, "metrics": {"student_steps": 6},
+}  # fmt: skip
 TITLES = ["plain", "", 'comma, and "quote', "naïve 漢字 🙂", "line\nbreak", *[f"t{i}" for i in range(6)]]
 IDS = ["1", "01", "1.0", "NA", "None", *[f"i{i}" for i in range(6)]]
 
@@ -37,9 +44,10 @@ def _parts() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
 def _write(path: Path, **changes: Any) -> Path:
     factors, V = _parts()
     given = {"manifest": MANIFEST, "V": V, "titles": TITLES, "log": [{"step": 1.0, "q": 0.5}], "reads": None}
-    given |= changes
+    given |= {"stored": None, **changes}
     checks = [{"step": 0.0, "R@10": 0.1}]
-    contents = Contents(given["manifest"], given["V"], items(IDS, given["titles"]), given["log"], checks)
+    named = items(IDS, given["titles"])
+    contents = Contents(given["manifest"], given["V"], named, given["log"], checks, given["stored"])
     save(path, contents, factors, given["reads"])
     return path
 
@@ -53,7 +61,7 @@ def folder(tmp_path: Path) -> Path:
 def test_what_is_saved_comes_back(folder: Path) -> None:
     factors, V = _parts()
     found = load(folder)
-    assert found.manifest == {"format": 2, **MANIFEST} and found.path == folder
+    assert found.manifest == {"format": 4, **MANIFEST} and found.path == folder
     assert all(torch.equal(found.factors[k], v) for k, v in factors.items()) and torch.equal(found.V, V)
     assert found.item_ids == IDS and found.titles == TITLES
     assert found.learning_rate == 3e-4
@@ -115,9 +123,24 @@ def test_batches_repeat_with_their_seed(folder: Path) -> None:
         return [b.items.tolist() for b in found.batches(5, seed=seed, items_per_step=4)]
 
     assert drawn(0) == drawn(0) != drawn(1)
-    for size in (None, N, N + 1):
+    for size in (N, N + 1):
         assert [b.items.tolist() for b in found.batches(2, items_per_step=size)] == [list(range(N))] * 2
-    assert [len(b.items) for b in found.batches(1)] == [N]
+
+
+def test_without_numbers_there_are_as_many_batches_and_items_as_the_recipe_says(tmp_path: Path) -> None:
+    """The steps that validation chose when the set was made; of an earlier set, the most that it tried."""
+    found = load(_write(tmp_path / "set"))
+    assert found.recipe == replace(STUDENT, steps=6) and found.made.student == STUDENT
+    assert [len(b.items) for b in found.batches()] == [4] * 6
+    assert [len(b.items) for b in found.batches(items_per_step=5)] == [5] * 6
+    assert [len(b.items) for b in found.batches(2)] == [4] * 2
+    same = found.batches(6, seed=0, items_per_step=4)
+    for one, other in zip(found.batches(), same, strict=True):
+        assert torch.equal(one.items, other.items) and torch.equal(one.targets, other.targets)
+    student = {**MANIFEST["student"], "items_per_step": None}
+    before = load(_write(tmp_path / "before", manifest={**MANIFEST, "student": student, "metrics": {}}))
+    assert before.recipe == before.made.student == replace(STUDENT, items_per_step=None)
+    assert [b.items.tolist() for b in before.batches()] == [list(range(N))] * 9
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -166,7 +189,7 @@ def test_what_is_no_bundle_is_said(tmp_path: Path) -> None:
         load(tmp_path / "file")
 
 
-@pytest.mark.parametrize("number", [0, 1, 3, "2", None])
+@pytest.mark.parametrize("number", [0, 1, 3, 5, "2", "4", None])
 def test_another_format_is_refused(folder: Path, number: Any) -> None:
     manifest = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))
     (folder / FILES[0]).write_text(json.dumps({**manifest, "format": number}))
@@ -307,7 +330,7 @@ def test_batches_of_a_mixed_set_lie_between_two_users(tmp_path: Path) -> None:
 
 def test_batches_of_an_unmixed_set_with_own_goals_are_the_set(tmp_path: Path) -> None:
     found = load(_write_own(tmp_path / "own", mix=False))
-    (batch,) = found.batches(1)
+    (batch,) = found.batches(1, items_per_step=N)
     assert torch.equal(batch.inputs, found.probabilities()[..., READS])
     torch.testing.assert_close(batch.targets, found.goals())
 
@@ -322,6 +345,63 @@ def test_items_that_cannot_be_read_are_refused(tmp_path: Path, reads: torch.Tens
     sign(folder)
     with pytest.raises(FosterError, match=r"do not fit|none that foster writes"):
         load(folder)
+
+
+def _numbers(folder: Path, name: str) -> dict[str, Any]:
+    """The arrays of a safetensors file, as numpy reads them."""
+    return dict(safetensors.numpy.load_file(folder / name))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_few_bits_come_back_as_what_they_stand_for(tmp_path: Path, bits: int) -> None:
+    """low + codes * step and halved numbers, written out with numpy; the factors then have 16 bits too."""
+    factors, V = _parts()
+    tensors = stored(V, bits)
+    folder = _write(tmp_path / "set", V=restored(tensors), stored=tensors, reads=READS)
+    found, kept, made = load(folder), _numbers(folder, FILES[2]), _numbers(folder, FILES[1])
+    if bits == 8:
+        assert {name: x.dtype for name, x in kept.items()} == {
+            "codes": np.uint8, "low": np.float32, "step": np.float32
+        }  # fmt: skip
+        expected = kept["low"] + kept["codes"].astype(np.float32) * kept["step"]
+        assert (np.abs(expected - V.numpy()) <= np.ptp(V.numpy(), axis=0) / 255 / 2 * 1.001).all()
+    else:
+        assert set(kept) == {"V"} and kept["V"].dtype == np.float16
+        expected = V.numpy().astype(np.float16).astype(np.float32)
+    assert found.V.dtype == torch.float32 and np.array_equal(found.V.numpy(), expected)
+    assert not torch.equal(found.V, V)
+    assert {name: x.dtype for name, x in made.items()} == {**dict.fromkeys("UTG", np.float16), "reads": np.int64}
+    for name, x in factors.items():
+        assert found.factors[name].dtype == torch.float32 and torch.equal(found.factors[name], x.half().float())
+        assert np.array_equal(made[name], x.numpy().astype(np.float16))
+    assert found.reading.items is not None and torch.equal(found.reading.items, READS)
+    Q = np.einsum("ma,tb,abd->mtd", *(made[name].astype(np.float64) for name in "UTG"))
+    read = np.exp(expected[READS].astype(np.float64) @ Q[0, 0])
+    np.testing.assert_allclose(found.probabilities()[0, 0, READS].numpy(), read / read.sum(), rtol=1e-4)
+
+
+def test_32_bits_of_the_factor_leave_the_factors_their_own(tmp_path: Path) -> None:
+    """As with `--exact`, or where no rounding loses little enough."""
+    factors, V = _parts()
+    found = load(_write(tmp_path / "set", V=V, stored=stored(V, 32)))
+    assert torch.equal(found.V, V) and all(torch.equal(found.factors[name], x) for name, x in factors.items())
+    assert _numbers(tmp_path / "set", FILES[1])["G"].dtype == _numbers(tmp_path / "set", FILES[2])["V"].dtype == "f4"
+
+
+def test_a_bundle_of_format_2_is_still_read(tmp_path: Path) -> None:
+    """Its numbers have 32 bits, its table another codec, and its manifest lacks what came later."""
+    manifest: dict[str, Any] = json.loads(json.dumps({**MANIFEST, "format": 2, "metrics": {"best_step": 3}}))
+    del manifest["student"]["item_start"], manifest["train"]["recency"]
+    del manifest["distill"]["exact"], manifest["distill"]["keep_state"]
+    folder = _write(tmp_path / "set", manifest=manifest)
+    pd.DataFrame({"item_id": IDS, "title": TITLES}).to_parquet(folder / FILES[3], index=False)
+    sign(folder)
+    factors, V = _parts()
+    found = load(folder)
+    assert found.manifest == manifest and found.item_ids == IDS and found.titles == TITLES
+    assert torch.equal(found.V, V) and all(torch.equal(found.factors[name], x) for name, x in factors.items())
+    assert found.recipe == replace(STUDENT, item_start="text") and found.made.train.recency is None
+    assert len(list(found.batches())) == STUDENT.steps
 
 
 @pytest.mark.parametrize("lacks", [("vector_dropout", "bias", "lexical"), (), ("backbone", "items", "pooling", "lora")])

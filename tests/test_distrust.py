@@ -28,6 +28,8 @@ from foster_cli.bundle import FILES, SUMS, Contents, load, read_state
 from foster_cli.data.windows import Windows
 from foster_cli.errors import FosterError
 from foster_cli.files import sha256_file
+from foster_cli.settings import DistillConfig, Settings
+from foster_cli.synthetic.quantise import restored, stored
 from foster_cli.verify import verify
 
 N, D = 9, 4
@@ -35,13 +37,17 @@ IDS = [f"i{k}" for k in range(N)]
 MANIFEST = {"method": "foster", "student": {"lr": 1e-3}, "data": {"name": "x", "path": ["a"], "hash": "h"}, "seed": 0}
 
 
-def _whole(folder: Path) -> Path:
+def _whole(folder: Path, bits: int = 32) -> Path:
+    """A bundle whose item factor has `bits` bits per number."""
     rng = torch.Generator().manual_seed(0)
     factors = {k: torch.randn(*s, generator=rng) for k, s in (("U", (3, 2)), ("T", (4, 2)), ("G", (2, 2, D)))}
     V = torch.randn(N, D, generator=rng)
     reads, state = torch.tensor([1, 4]), {"outer": {"step": 3, "x": torch.ones(3)}}
     rows = [{"step": 0.0, "R@10": 0.1}]
-    contents = Contents(MANIFEST, V, items(IDS, [f"title {k}" for k in range(N)]), rows, rows)
+    tensors = stored(V, bits)
+    contents = Contents(
+        MANIFEST, restored(tensors), items(IDS, [f"title {k}" for k in range(N)]), rows, rows, tensors
+    )  # fmt: skip
     bundle.save(folder, contents, factors, reads, state)
     return folder
 
@@ -66,11 +72,11 @@ def _refused(folder: Path, word: str = "") -> None:
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("whole")
-    return [_whole(folder / "set"), _coreset(folder / "coreset")]
+    return [_whole(folder / "set"), _coreset(folder / "coreset"), _whole(folder / "codes", 8)]
 
 
 MUTATIONS = st.tuples(
-    st.integers(0, 1), st.integers(0, 9), st.booleans(),
+    st.integers(0, 2), st.integers(0, 9), st.booleans(),
     st.lists(st.tuples(st.integers(0, 1 << 30), st.integers(0, 255)), min_size=1, max_size=6),
     st.sampled_from(["flip", "cut", "grow", "repeat", "empty"]),
 )  # fmt: skip
@@ -240,15 +246,89 @@ def test_tensors(folder: Path, header: bytes, size: int | None, data: bytes) -> 
     "change",
     [
         {"V": torch.full((N, D), float("nan"))}, {"V": torch.full((N, D), float("inf"))},
-        {"V": torch.zeros(N, D).half()}, {"V": torch.zeros(N, D, dtype=torch.int64)}, {"V": torch.zeros(N - 1, D)},
+        {"V": torch.zeros(N, D).bfloat16()}, {"V": torch.zeros(N, D, dtype=torch.int64)}, {"V": torch.zeros(N - 1, D)},
         {"V": torch.zeros(N, D), "W": torch.zeros(1)}, {"V": torch.zeros(N, D).double()},
+        {"V": torch.full((N, D), 65504.0).half() * 2}, {"V": torch.zeros(N, D).half()[:-1]}, {},
     ],
-    ids=range(7),
+    ids=range(10),
 )  # fmt: skip
 def test_item_factors(folder: Path, change: dict[str, torch.Tensor]) -> None:
     save_file(change, folder / "item_factor.safetensors")
     sign(folder)
     _refused(folder)
+
+
+CODES = torch.zeros(N, D, dtype=torch.uint8)
+CODED = {"codes": CODES, "low": torch.zeros(D), "step": torch.ones(D)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"low": None}, {"step": None}, {"low": None, "step": None}, {"codes": None}, {"V": torch.zeros(N, D)},
+        {"V": torch.zeros(N, D), "codes": None}, {"V": torch.zeros(N, D), "codes": None, "step": None},
+        {"low": torch.zeros(D + 1)}, {"low": torch.zeros(1)}, {"step": torch.ones(D - 1)}, {"step": torch.ones(N)},
+        {"low": torch.zeros(D + 1), "step": torch.ones(D + 1)}, {"low": torch.zeros(1, D)}, {"step": torch.ones(D, 1)},
+        {"low": torch.zeros(0), "step": torch.zeros(0), "codes": CODES[:, :0]}, {"low": torch.zeros(D).double()},
+        {"codes": CODES.to(torch.int8)}, {"codes": CODES.to(torch.int64)}, {"codes": CODES.float()},
+        {"codes": CODES.half()}, {"codes": CODES.bool()}, {"codes": CODES[0]}, {"codes": CODES[None]},
+        {"codes": CODES[:-1]}, {"codes": CODES.repeat(2, 1)}, {"low": CODES[0]}, {"step": CODES[0]},
+        {"low": torch.tensor([0.0, float("nan"), 0.0, 0.0])}, {"step": torch.full((D,), float("nan"))},
+        {"low": torch.full((D,), float("-inf"))}, {"step": torch.full((D,), float("inf"))}, {"W": torch.zeros(D)},
+    ],
+    ids=range(32),
+)  # fmt: skip
+def test_codes_of_an_item_factor(tmp_path: Path, change: dict[str, torch.Tensor | None]) -> None:
+    """Whatever is no V, or codes with a lowest value and a step for each column, is refused."""
+    folder = _whole(tmp_path / "b", 8)
+    changed = {name: x.clone() for name, x in {**CODED, **change}.items() if x is not None}
+    save_file(changed, folder / "item_factor.safetensors")
+    sign(folder)
+    _refused(folder)
+
+
+def test_codes_that_stand_for_infinite_numbers(tmp_path: Path) -> None:
+    """Each of the stored numbers is finite."""
+    folder = _whole(tmp_path / "b", 8)
+    most = torch.finfo(torch.float32).max
+    changed = {"codes": CODES + 255, "low": torch.full((D,), most), "step": torch.full((D,), most)}
+    save_file(changed, folder / "item_factor.safetensors")
+    sign(folder)
+    _refused(folder)
+
+
+def test_codes_belong_to_the_item_factor_alone(folder: Path) -> None:
+    tensors = load_file(folder / "factors.safetensors")
+    for more in (CODED, {"V": torch.zeros(N, D)}, {"U": CODES[:3, :2].contiguous()}):
+        save_file({**tensors, **more}, folder / "factors.safetensors")
+        sign(folder)
+        _refused(folder)
+
+
+@pytest.mark.parametrize("steps", ["many", [6], None, {}, -1])
+def test_a_number_of_steps_that_foster_does_not_write(folder: Path, steps: Any) -> None:
+    """`recipe` reads it, which all that trains on a set asks."""
+    manifest = json.loads((folder / "bundle.json").read_text())
+    sections = Settings(distill=DistillConfig(mix=False)).sections()
+    whole = {**manifest, **sections, "data": {**manifest["data"], "prepare": {}}, "metrics": {"student_steps": 6.0}}
+    (folder / "bundle.json").write_text(json.dumps(whole))
+    sign(folder)
+    assert load(folder).recipe.steps == 6  # the rest is fine
+    (folder / "bundle.json").write_text(json.dumps({**whole, "metrics": {"student_steps": steps}}))
+    sign(folder)
+    with pytest.raises(FosterError):
+        load(folder).recipe  # noqa: B018
+
+
+def test_a_manifest_without_metrics(folder: Path) -> None:
+    """No later step ends in another error than foster's own."""
+    manifest = json.loads((folder / "bundle.json").read_text())
+    sections = Settings().sections()
+    whole = {**manifest, **sections, "data": {**manifest["data"], "prepare": {}}}
+    (folder / "bundle.json").write_text(json.dumps(whole))
+    sign(folder)
+    with contextlib.suppress(FosterError):
+        assert load(folder).recipe.steps == Settings().student.steps
 
 
 def test_factors_of_a_few_megabytes_that_make_terabytes(folder: Path) -> None:
@@ -335,5 +415,5 @@ def test_a_state_is_read_only_when_it_is_asked_for(folder: Path) -> None:
     (folder / "state.json").unlink()
     (folder / "state.safetensors").unlink()
     sign(folder)
-    with pytest.raises(FosterError, match="--method foster"):
+    with pytest.raises(FosterError, match="--keep-state"):
         read_state(folder)

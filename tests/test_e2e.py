@@ -118,7 +118,7 @@ def test_sample_to_export(tmp_path: Path, inside: Inside) -> None:
     assert b"foster eval" in done.stdout
     bundle = tmp_path / "runs" / "games-foster-b5-1"
     listed = {"bundle.json", "factors.safetensors", "item_factor.safetensors", "items.parquet", "log.csv",
-              "checks.csv", "state.json", "state.safetensors", "SHA256SUMS"}  # fmt: skip
+              "checks.csv", "SHA256SUMS"}  # fmt: skip
     assert {p.name for p in bundle.iterdir()} == listed
     assert [p.name for p in (tmp_path / "runs").iterdir()] == [bundle.name]
     assert len(pd.read_csv(bundle / "log.csv")) == 4

@@ -73,7 +73,9 @@ def numbers(found: dict[str, Any]) -> dict[str, Any]:
     """All of a table's JSON but times, memory and the row that they decide."""
     rows = {name: {k: v for k, v in row.items() if k not in COSTS} for name, row in found["rows"].items()}
     rows.pop(TIMED, None)
-    return {**found, "rows": rows, "paired": {k: v for k, v in found["paired"].items() if TIMED not in k.split("-")}}
+    sizes = {k: v for k, v in (found.get("economics") or {}).items() if k.endswith("bytes")}
+    paired = {k: v for k, v in found["paired"].items() if TIMED not in k.split("-")}
+    return {**found, "rows": rows, "paired": paired, "economics": sizes}
 
 
 def one_line(said: Said, *words: str) -> str:

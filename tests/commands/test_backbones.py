@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from calling import FEW_ROWS, Foster, distilled, evaluated, means
-from safetensors.torch import load_file
 
+from foster_cli.bundle import load
 from foster_cli.evaluate.rows import DEFAULT
 from foster_cli.models import recommender, source
 from foster_cli.models.backbones import BACKBONES
@@ -67,7 +67,7 @@ def test_items_by_id_need_no_encoder(
     manifest = distilled(foster, data, "--items", "id", "--backbone", backbone)
     assert manifest["encoder"] is None and manifest["model"]["items"] == "id"
     assert manifest["item_factor"]["shape"] == [25, 64]
-    assert load_file("bundle/item_factor.safetensors")["V"].shape == (25, 64)
+    assert load("bundle").V.shape == (25, 64)
     said = foster("eval", "bundle", "--seeds", "1", "--json")
     assert said.code == 0, said.err
     assert set(json.loads(said.out)["rows"]) == set(DEFAULT) - {"text", "text_similarity"}
@@ -82,7 +82,7 @@ def test_items_by_id_beside_the_texts_of_an_encoder(foster: Foster, data: Path, 
     distilled(foster, data, "--items", "id", "--width", "8", "--encoder", encoder)
     ids = evaluated(foster)
     assert list(ids["rows"]) == list(FEW_ROWS)
-    assert load_file("bundle/item_factor.safetensors")["V"].shape == (25, 8)
+    assert load("bundle").V.shape == (25, 8)
     evaluated(foster, "--backbone", "hstu", "--rows", "synthetic,full")
     Path("bundle").rename("ids")
     distilled(foster, data, "--width", "8", "--encoder", encoder)

@@ -215,7 +215,7 @@ def test_a_field_is_an_option_by_its_flag() -> None:
 def test_names_and_defaults_are_those_of_the_command_line() -> None:
     found = {f.name: f for f in fields("distill")}
     assert (found["student_items"].section, found["student_items"].field) == ("student", "items_per_step")
-    assert found["student_items"].parameter.default == "2048" and found["student_items"].default == 2048
+    assert found["student_items"].parameter.default == "512" and found["student_items"].default == 512
     assert found["mix"].flag == "--mix/--no-mix" and found["mix"].parameter.default is True
     assert found["dh_weight"].parameter.annotation.__origin__ is float
     assert found["text_columns"].parameter.default is None
@@ -436,7 +436,7 @@ def test_another_value_than_the_run_began_with_is_refused(f: Field) -> None:
 
 def test_all_items_are_shown_as_they_are_typed() -> None:
     began = Settings(student=StudentConfig(items_per_step=None))
-    with pytest.raises(FosterError, match="--student-items 2048: the run began with all"):
+    with pytest.raises(FosterError, match="--student-items 512: the run began with all"):
         Asked(typed=frozenset({"student_items"})).check_same(began, {})
 
 

@@ -67,12 +67,13 @@ def test_eval_keeps_a_whole_table(foster: Foster, made: Path, monkeypatch: pytes
         used = {"distilled": "sasrec", "evaluated": other.backbone or "sasrec"}
         texts = [{"name": name, "hash": name, "train_layers": "none"} for name in ("minilm", other.encoder or "minilm")]
         return {"data": {"name": "shop"}, "method": "foster", "backbone": used, "rows": {}, "paired": {}, "cases": 3,
-                "encoder": dict(zip(used, texts, strict=True)), "seeds": [0]}  # fmt: skip
+                "encoder": dict(zip(used, texts, strict=True)), "seeds": [0], "economics": None}  # fmt: skip
 
     monkeypatch.setattr("foster_cli.evaluate.bundle_rows.evaluate_bundle", evaluate)
     kept = made / "eval.json"
     for part in (("--rows", "untrained"), ("--mask-seen",), ("--backbone", "narm"), ("--out", "mine.json"),
-                 ("--encoder", "other"), ("--width", "8"), ("--precision", "bf16")):  # fmt: skip
+                 ("--encoder", "other"), ("--width", "8"), ("--precision", "bf16"), ("--validate",),
+                 ("--student-steps", "7")):  # fmt: skip
         assert foster("eval", made, *part).code == 0
         assert not kept.exists()  # not the bundle's whole table, or kept elsewhere
     assert json.loads(Path("mine.json").read_text())["cases"] == 3

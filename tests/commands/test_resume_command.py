@@ -17,15 +17,15 @@ from typing import Any
 
 import pytest
 import torch
-from calling import Foster, shop
+from calling import Foster, one_line, shop
 from spying import spy
 
 import foster_cli
-from foster_cli.bundle import load
+from foster_cli.bundle import FILES, STATE_FILES, SUMS, load
 
 CONFIG = ("--items", "id", "--width", "16", "--budget", "3", "--length", "5", "--steps", "8", "--check-every", "4",
           "--reset-every", "5", "--student-steps", "40", "--epochs", "1", "--draws", "2", "--items-per-step", "12",
-          "--rank-user", "2", "--check-seeds", "1")  # fmt: skip
+          "--rank-user", "2", "--check-seeds", "1", "--keep-state")  # fmt: skip
 #: All of a bundle that holds no time.
 EQUAL = ("factors.safetensors", "item_factor.safetensors", "items.parquet", "checks.csv", "state.safetensors")
 
@@ -180,6 +180,29 @@ def test_more_steps(foster: Foster, data: Path, whole: Path, tmp_path: Path) -> 
     assert said.code == 0 and "from the cache" not in said.err and _sums(whole) == _sums(work / "long")
     assert foster("distill", "--resume", "whole", "--extend", "1", "--out", "more").code == 2
     assert sorted(p.name for p in work.iterdir()) == ["long", "more", "whole"]
+
+
+def test_a_bundle_without_its_state_takes_no_more(foster: Foster, data: Path, whole: Path, tmp_path: Path) -> None:
+    """By default nothing of the state is there, and all else is as with it; what to type is said in one line."""
+    bundle = tmp_path / "work" / "plain"
+    few = [word for word in CONFIG if word != "--keep-state"]
+    assert foster("distill", data, "--out", "plain", *few).code == 0
+    assert {p.name for p in bundle.iterdir()} == {*FILES, SUMS}
+    assert {p.name for p in whole.iterdir()} == {*FILES, *STATE_FILES, SUMS}
+    for name in set(EQUAL) - {*STATE_FILES}:
+        assert (bundle / name).read_bytes() == (whole / name).read_bytes()
+    before = (bundle / SUMS).read_bytes()
+    for out in ((), ("--out", "more")):
+        said = foster("distill", "--resume", "plain", "--extend", "2", *out)
+        one_line(said, "plain: does not hold where its last step ended", "distill with", "--keep-state")
+    assert (bundle / SUMS).read_bytes() == before and not (tmp_path / "work" / "more").exists()
+    assert not list((tmp_path / "work").glob("*.run"))
+    said = foster("distill", "--resume", "plain")
+    assert said.code == 0 and "finished already" in said.out
+    words = ("state.json", "goes on after outer step 8")
+    for path, there in ((bundle, False), (whole, True)):
+        said = foster("verify", path)
+        assert said.code == 0 and [word in said.out for word in words] == [there] * 2
 
 
 def test_what_has_no_outer_steps_takes_no_more(foster: Foster, data: Path) -> None:

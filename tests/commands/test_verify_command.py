@@ -16,7 +16,7 @@ from foster_cli.bundle import SUMS
 @pytest.fixture
 def bundle(foster: Foster, data: Path, tmp_path: Path) -> Path:
     said = foster("distill", data, "--out", "b", "--items", "id", "--width", "16", "--budget", "2", "--length", "5",
-                  "--steps", "2", "--epochs", "1", "--student-steps", "5", "--draws", "1")  # fmt: skip
+                  "--steps", "2", "--epochs", "1", "--student-steps", "5", "--draws", "1", "--keep-state")  # fmt: skip
     assert said.code == 0, said.err
     return tmp_path / "work" / "b"
 

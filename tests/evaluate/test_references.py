@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from spying import spy
 
-from foster_cli.data.windows import Cases
+from foster_cli.data.windows import Cases, Windows
 from foster_cli.errors import FosterError
 from foster_cli.evaluate import references, rows
 from foster_cli.evaluate.references import REFERENCES, Sources
@@ -27,6 +28,7 @@ from foster_cli.train.task import Task, make_task
 
 TRAIN = TrainConfig(batch=32, epochs=6, negatives=30, patience=6, lr=2e-2)  # it learns the order
 SETTINGS = Settings(train=TRAIN, distill=DistillConfig(budget=3), student=StudentConfig(steps=4, check_every=2))
+STUDENT = rows.Student(SETTINGS.student)
 K = 5
 Scores = npt.NDArray[np.float64]
 
@@ -148,15 +150,19 @@ def test_equal_compute_takes_about_as_long_as_it_is_given(of: Sources) -> None:
     assert np.array_equal(took[0.0].ranks, REFERENCES["untrained"](of, 0).ranks)
 
 
-def _made(task: Task, names: tuple[str, ...], seeds: list[int], monkeypatch: pytest.MonkeyPatch) -> tuple[Any, str]:
-    """The rows of `names`, and what was noted meanwhile."""
+def _made(
+    task: Task, names: tuple[str, ...], seeds: list[int], monkeypatch: pytest.MonkeyPatch,
+    student: rows.Student = STUDENT, source: Windows | None = None,
+) -> tuple[Any, str]:  # fmt: skip
+    """The rows of `names`, and what was noted meanwhile; of a synthetic set unless `source` is a coreset."""
     notes: list[str] = []
     console = task.session.console
     monkeypatch.setattr(type(console), "note", lambda self, text: notes.append(text))
     rng = torch.Generator().manual_seed(0)
     Q, V = torch.randn(3, 8, 16, generator=rng), torch.randn(30, 16, generator=rng)
     D = SyntheticSet(Q, V, uniform_subset(30, 10, task.device))
-    return rows.rows(task, held_out(task, K), D, SETTINGS, names, seeds), "\n".join(notes)
+    found = rows.rows(task, held_out(task, K), source or D, SETTINGS, student, names, seeds)
+    return found, "\n".join(notes)
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -211,6 +217,47 @@ def test_a_row_that_is_another_one_is_left_out(
     assert f"row {name} is left out: {note}" in notes
     with pytest.raises(FosterError, match=f"--rows {name}: {note}"):  # by itself it would leave an empty table
         _made(own, (name,), [0], monkeypatch)
+
+
+def test_the_row_without_the_factor_is_another_training_on_the_same_set(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Item vectors start at their texts, with the steps and items that this needs; validated if the others are."""
+    asked: list[dict[str, Any]] = []
+    spy(monkeypatch, rows, "fit_synthetic", asked.append)
+    monkeypatch.setattr(rows, "WITHOUT_FACTOR", {"steps": 6, "items_per_step": 7})
+    for validated in (False, True):
+        asked.clear()
+        student = rows.Student(replace(SETTINGS.student, lr=0.5), validated)
+        found, _ = _made(task, ("synthetic", "without_factor"), [3], monkeypatch, student)
+        own, other = asked
+        assert own["config"] == student.config and own["config"].item_start == "V"
+        assert other["config"] == replace(student.config, item_start="text", steps=6, items_per_step=7)
+        sizes = [len(given["D"].subset(torch.Generator().manual_seed(0))) for given in (own, other)]
+        assert sizes == [10, 7] and torch.equal(own["D"].Q, other["D"].Q) and own["seed"] == other["seed"] == 3
+        assert all((given["valid"] is not None) == validated for given in asked)
+        assert not np.array_equal(found["synthetic"].ranks, found["without_factor"].ranks)
+
+
+def test_the_row_without_the_factor_takes_what_a_set_without_v_took() -> None:
+    """The training that the sets of earlier versions were validated with."""
+    config = rows.Student(StudentConfig(steps=4, items_per_step=5)).without_factor().config
+    assert config == StudentConfig(steps=600, items_per_step=2048, item_start="text")
+
+
+def test_the_row_without_the_factor_is_left_out_where_it_says_nothing(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coreset = task.windows.take(np.arange(3)).alone()
+    text = rows.Student(replace(SETTINGS.student, item_start="text"))
+    for student, source, note in (
+        (text, None, "it is the row synthetic"),
+        (STUDENT, coreset, "real sequences bring no item factor"),
+    ):
+        found, notes = _made(task, ("without_factor", "popularity"), [0], monkeypatch, student, source)
+        assert list(found) == ["popularity"] and f"row without_factor is left out: {note}" in notes
+        with pytest.raises(FosterError, match=f"--rows without_factor: {note}"):
+            _made(task, ("without_factor",), [0], monkeypatch, student, source)
 
 
 def test_ids_leave_texts_to_the_rows_that_read_them(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:

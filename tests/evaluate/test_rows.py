@@ -20,7 +20,7 @@ from foster_cli.data.windows import Cases, Protocol, evaluation_cases
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.references import SEEDED, popularity_row, profiles, text_row
 from foster_cli.evaluate.row import Row, held_out
-from foster_cli.evaluate.rows import DEFAULT, ROWS, check_rows, rows
+from foster_cli.evaluate.rows import DEFAULT, ROWS, WITHOUT_FACTOR, Student, check_rows, rows
 from foster_cli.evaluate.summary import summarise
 from foster_cli.settings import DistillConfig, Settings, StudentConfig, TrainConfig
 from foster_cli.synthetic.reading import SyntheticSet
@@ -231,19 +231,20 @@ def test_a_summary_repeats_and_is_json() -> None:
     assert json.dumps(a, allow_nan=False) == json.dumps(b, allow_nan=False)
 
 
-def _rows(task: Task, names: tuple[str, ...], seeds: list[int]) -> dict[str, Row]:
+def _rows(task: Task, names: tuple[str, ...], seeds: list[int], validated: bool = False) -> dict[str, Row]:
     rng = torch.Generator().manual_seed(0)
     Q, V = torch.randn(3, 8, 16, generator=rng), torch.randn(30, 16, generator=rng)
     D = SyntheticSet(Q, V, uniform_subset(30, 10, task.device))
-    return rows(task, held_out(task, 10), D, SETTINGS, names, seeds)
+    return rows(task, held_out(task, 10), D, SETTINGS, Student(SETTINGS.student, validated), names, seeds)
 
 
-def test_all_rows_are_ranked_on_the_same_cases(task: Task) -> None:
+def test_all_rows_are_ranked_on_the_same_cases(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(WITHOUT_FACTOR, "steps", 4)
     found = _rows(task, tuple(reversed(ROWS)), [0, 1])
     assert list(found) == list(ROWS)  # in the table's order, whatever was asked for
     cases = len(_plain_cases(task.data, 2))
     for name, row in found.items():
-        seeds = 2 if name in (*SEEDED, "synthetic", "random") else 1
+        seeds = 2 if name in (*SEEDED, "synthetic", "without_factor", "random") else 1
         assert row.ranks.shape == (seeds, cases)
         assert row.ranks.min() >= 1 and row.ranks.max() <= 30
         assert all(0 < share <= 1 for share in row.coverage)
@@ -257,16 +258,19 @@ def test_rows_repeat_with_their_seeds(task: Task) -> None:
     assert not np.array_equal(a["untrained"].ranks[0], a["untrained"].ranks[1])
 
 
-def test_rows_of_training_choose_on_validation_alone(task: Task) -> None:
+@pytest.mark.parametrize("validated", [False, True])
+def test_rows_of_training_choose_on_validation_alone(task: Task, validated: bool) -> None:
     """With other test targets nothing that is chosen or learned changes."""
     x = task.data.interactions
     item = np.where(x.split == 2, (x.item + 7) % 30, x.item)
     other = replace(task, data=replace(task.data, interactions=replace(x, item=item)))
     names = ("synthetic", "random", "text_similarity")
-    a, b = _rows(task, names, [0]), _rows(other, names, [0])
+    a, b = _rows(task, names, [0], validated), _rows(other, names, [0], validated)
     for name in names:
-        assert a[name].chosen == b[name].chosen
+        assert (a[name].chosen, a[name].valid) == (b[name].chosen, b[name].valid)
         assert not np.array_equal(a[name].ranks, b[name].ranks)
+    assert (a["synthetic"].valid != [None]) == validated
+    assert validated or a["synthetic"].chosen == ["step 4"]
 
 
 def test_row_names_are_checked() -> None:

@@ -44,7 +44,8 @@ def shop_bundle(shop_file: Path, tmp_path_factory: pytest.TempPathFactory, torch
     (as `next`, every position one item of a real sequence).
 
     Distributions are random, the sharper the larger `gain`. Its recommenders know items by their ids: they need no
-    text encoder. Read only.
+    text encoder. Students take 20 steps, with 16 items each for `own` and all 24 for the others; on `sharp` they
+    do not start at V, which hard sequences do not bring. Read only.
     """
     import torch
 
@@ -74,12 +75,16 @@ def shop_bundle(shop_file: Path, tmp_path_factory: pytest.TempPathFactory, torch
                 init="probe" if kind == "own" else "rollout",
                 items_per_step=None,
             ),
-            student=StudentConfig(steps=40, check_every=20, lr=3e-3, dropout=False),
+            student=StudentConfig(
+                steps=40, check_every=20, lr=3e-3, dropout=False, items_per_step=16 if kind == "own" else None,
+                item_start="text" if kind == "sharp" else "V",
+            ),
         )  # fmt: skip
         V = torch.nn.functional.normalize(torch.randn(n, WIDTH, generator=rng), dim=-1)
         task = make_task(dataset, settings.model, L, Session())
         log, checks = [{"step": 0.0}], [] if kind == "real" else [{"step": 0.0}]
-        contents = bundle.Contents(identity(settings, task, V), V, dataset.catalogue, log, checks)
+        manifest = {**identity(settings, task, V), "metrics": {} if kind == "real" else {"student_steps": 20}}
+        contents = bundle.Contents(manifest, V, dataset.catalogue, log, checks)
         if kind == "real":
             bundle.save_coreset(path, contents, task.windows.take([0, 3, 7]))
             return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,15 +55,20 @@ def test_the_hard_view_is_trained_by_plain_cross_entropy(
 def test_both_views_and_the_untrained_model(shop_bundle: Callable[..., Path], shop_file: Path) -> None:
     path = shop_bundle("own")
     bundle, dataset, task = parts(path, shop_file)
-    cost = hardening_cost(bundle, make_hard(bundle), dataset, 2, ALONE)
+    hard = make_hard(bundle)
+    cost = hardening_cost(bundle, hard, dataset, 2, ALONE)
     assert cost["seeds"] == [0, 1] and cost["split"] == "validation" and cost["cases"] == len(task.valid)
     made = Settings.of_manifest(bundle.manifest)
     D = SyntheticSet(bundle.Q, bundle.V, make_subset(made.distill, bundle.V, 0, made.student), bundle.reading)
+    codes = as_synthetic(hard, len(bundle.V), D.subset, task.device)
+    alone = replace(made.student, item_start="text")  # a hard format brings no item factor
     for seed in (0, 1):
         model = task.fresh(seed)
         untrained = validate(model, task.valid)
         fit = fit_synthetic(model, D, task.valid, made.student, seed)
         assert cost["soft"]["R@10"]["seeds"][seed] == fit.best_value
+        fit = fit_synthetic(task.fresh(seed), codes, task.valid, alone, seed)
+        assert cost["hard"]["R@10"]["seeds"][seed] == fit.best_value
         assert cost["untrained"]["N@10"]["seeds"][seed] == untrained["N@10"]
     for name in ("soft", "hard", "untrained"):
         for value in (cost[name]["R@10"], cost[name]["N@10"]):

@@ -46,8 +46,8 @@ from foster_loader import load
 out = {}
 for folder in sys.argv[1:3]:
     data = load(folder)
-    for seed, size in ((3, 7), (0, None)):
-        for k, batch in enumerate(data.batches(3, seed=seed, items_per_step=size)):
+    for steps, seed, size in ((3, 3, 7), (2, 0, 24), (None, 1, None)):
+        for k, batch in enumerate(data.batches(steps, seed=seed, items_per_step=size)):
             for field, value in batch._asdict().items():
                 out[f"{folder[-4:]} {seed} {k} {field}"] = value.clone()
 save_file(out, sys.argv[3])
@@ -77,8 +77,9 @@ def test_batches_are_the_bundles_own_bit_for_bit(shop_bundle: Callable[..., Path
     count = 0
     for kind, folder in zip(("own", "next"), folders, strict=True):
         bundle = load(shop_bundle(kind))
-        for seed, size in ((3, 7), (0, None)):
-            for k, batch in enumerate(bundle.batches(3, seed=seed, items_per_step=size)):
+        for steps, seed, size in ((3, 3, 7), (2, 0, 24), (None, 1, None)):
+            for k, batch in enumerate(bundle.batches(steps, seed=seed, items_per_step=size)):
+                assert len(batch.items) == (size or {"own": 16, "next": 24}[kind])
                 for field in ("items", "targets", "read_items", "inputs"):
                     assert torch.equal(found[f"{folder.name} {seed} {k} {field}"], getattr(batch, field)), (
                         kind,
@@ -86,7 +87,7 @@ def test_batches_are_the_bundles_own_bit_for_bit(shop_bundle: Callable[..., Path
                         field,
                     )
                     count += 1
-    assert count == len(found) == 48
+    assert count == len(found) == 2 * (3 + 2 + 20) * 4
 
 
 def test_the_folder_holds_the_factors_and_the_names(shop_bundle: Callable[..., Path], tmp_path: Path) -> None:
@@ -97,7 +98,11 @@ def test_the_folder_holds_the_factors_and_the_names(shop_bundle: Callable[..., P
     assert torch.equal(tensors["V"], bundle.V) and torch.equal(tensors["reads"], bundle.reading.items)
     named = json.loads((folder / "items.json").read_text())
     assert named == {"item_ids": bundle.item_ids, "titles": bundle.titles}
-    assert json.loads((folder / "settings.json").read_text())["learning_rate"] == bundle.learning_rate
+    settings = json.loads((folder / "settings.json").read_text())
+    how = {"learning_rate": bundle.learning_rate, "steps": 20, "items_per_step": 16}
+    assert settings == {"format": 2, **how, "own": True, "mix": 2 * len(bundle.factors["U"])}
+    other = json.loads((exported(shop_bundle("next"), tmp_path / "next") / "settings.json").read_text())
+    assert other == {"format": 2, **how, "items_per_step": 24, "own": False, "mix": 0}
 
 
 def test_the_loader_needs_torch_and_safetensors_alone(shop_bundle: Callable[..., Path], tmp_path: Path) -> None:
@@ -118,9 +123,10 @@ def test_another_format_is_refused(shop_bundle: Callable[..., Path], tmp_path: P
     spec.loader.exec_module(loader)
     assert loader.load().item_ids == load(shop_bundle("next")).item_ids
     settings = json.loads((folder / "settings.json").read_text())
-    (folder / "settings.json").write_text(json.dumps(settings | {"format": 2}))
-    with pytest.raises(ValueError, match="format 2, this loader reads 1"):
-        loader.load()
+    for number in (1, 3):  # 1 did not say how long to train
+        (folder / "settings.json").write_text(json.dumps(settings | {"format": number}))
+        with pytest.raises(ValueError, match=f"format {number}, this loader reads 2"):
+            loader.load()
 
 
 def test_a_coreset_has_no_soft_targets(shop_bundle: Callable[..., Path], tmp_path: Path) -> None:

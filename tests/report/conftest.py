@@ -115,17 +115,17 @@ def evaluation(data: Dataset, table: Path) -> dict[str, Any]:
     """What `foster eval` would write about a bundle of `make_bundle`."""
     made = _manifest(data, table)
 
-    def row(mean: float) -> dict[str, Any]:
+    def row(mean: float, size: int | None) -> dict[str, Any]:
         value = {"mean": mean, "low": mean - 0.01, "high": mean + 0.02, "seeds": [mean]}
         cells: dict[str, Any] = dict.fromkeys(METRICS, value) | {"cold R@10": None, "cold R@20": None}
-        return {**cells, "coverage": 0.5, "train_seconds": 12.0, "peak_mb": 512.0, "chosen": [None]}
+        return {**cells, "coverage": 0.5, "train_seconds": 12.0, "peak_mb": 512.0, "chosen": [None], "bytes": size}
 
     pair = {m: {"diff": -0.05, "low": -0.07, "high": 0.01} for m in METRICS}
     found = {
         "data": {"name": data.name, "hash": data.hash}, "bundle": "b", "method": "foster",
         "backbone": {"distilled": "sasrec", "evaluated": "sasrec"},
-        "rows": {"synthetic": row(0.20), "full": row(0.25), "untrained": row(0.1234)},
-        "paired": {"synthetic-full": pair}, "cases": 1234, "seeds": [0, 1], "bootstrap_draws": 2000,
+        "rows": {"synthetic": row(0.20, 1_234_567_890), "full": row(0.25, 1234), "untrained": row(0.1234, None)},
+        "paired": {"synthetic-full": pair}, "cases": 1234, "seeds": [0, 1], "bootstrap_draws": 2000, "economics": None,
         "ranking": {"mask_seen": False, "cases": "all"},
         "settings": {k: made[k] for k in ("model", "train", "distill", "student")}, "machine": {},
     }  # fmt: skip

@@ -15,6 +15,7 @@ from foster_cli.errors import FosterError
 from foster_cli.evaluate.rows import ROWS
 from foster_cli.evaluate.summary import PAIRS
 from foster_cli.report.results import read_evaluation, results
+from foster_cli.settings import Settings
 
 
 @pytest.fixture
@@ -53,6 +54,10 @@ def _with(value: Any, *path: str) -> Callable[[dict[str, Any]], Any]:
     return change
 
 
+#: What a set costs and saves, as an evaluation says it.
+COSTS = {"full": 110.0, "own": 10.0, "make": 250.0, "pays_after": 3, "bytes": 500_000, "data_bytes": 4_000_000}
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -61,6 +66,10 @@ def _with(value: Any, *path: str) -> Callable[[dict[str, Any]], Any]:
         _with("<b>", "rows", "full", "R@10", "low"), _with(float("nan"), "rows", "full", "R@10", "low"),
         _with("many", "cases"), _with(7, "seeds"), _with(True, "rows", "full", "peak_mb"), _with(None, "settings"),
         _with(float("inf"), "paired", "synthetic-full", "MRR", "diff"),
+        _with("much", "rows", "full", "bytes"), _with(True, "rows", "full", "bytes"), _with({}, "economics"),
+        _with("dear", "economics"), _with({**COSTS, "own": "short"}, "economics"),
+        _with({**COSTS, "bytes": None}, "economics"), _with({**COSTS, "pays_after": "soon"}, "economics"),
+        _with({**COSTS, "data_bytes": float("nan")}, "economics"),
     ],
 )  # fmt: skip
 def test_what_is_no_evaluation(made: Path, evaluation: dict[str, Any], change: Callable[..., Any]) -> None:
@@ -89,6 +98,44 @@ def test_another_bundles(made: Path, evaluation: dict[str, Any], change: Callabl
         read_evaluation(load(made), None)
 
 
+def test_what_a_set_costs_and_saves_is_a_note(made: Path, evaluation: dict[str, Any]) -> None:
+    for costs, words in (
+        (COSTS, ("One training takes 110 s", "10 s on the set", "after 3 trainings", "0.50 MB instead of 4.00 MB")),
+        ({**COSTS, "pays_after": None, "data_bytes": None}, ("never pays", "0.50 MB.")),
+    ):
+        (made / "eval.json").write_text(json.dumps({**evaluation, "economics": costs}))
+        found = read_evaluation(load(made), None)
+        assert found is not None
+        (note,) = results(found, real=False, budget=20).notes
+        assert all(part in note for part in words) and note.endswith(".")
+
+
+def test_an_evaluation_from_before_sizes_and_costs(made: Path, evaluation: dict[str, Any]) -> None:
+    """It is shown as ever."""
+    before = copy.deepcopy(evaluation)
+    del before["economics"]
+    for row in before["rows"].values():
+        del row["bytes"]
+    (made / "eval.json").write_text(json.dumps(before))
+    assert read_evaluation(load(made), None) == before
+    found = results(before, real=False, budget=20)
+    assert [cells["MB"] for _, _, cells in found.rows] == ["-"] * 3 and found.notes == []
+
+
+def test_a_bundle_from_before_a_setting_has_its_evaluation(
+    make_bundle: Callable[..., Path], evaluation: dict[str, Any], tmp_path: Path
+) -> None:
+    """`foster eval` writes all settings of today; what the manifest lacks is as it was then."""
+    sections = Settings.of_manifest(load(make_bundle(tmp_path / "now")).manifest).sections()
+    for part, names in (("student", ["item_start"]), ("train", ["recency"]), ("distill", ["exact", "keep_state"])):
+        for name in names:
+            del sections[part][name]
+    older = load(make_bundle(tmp_path / "before", format=2, **sections))
+    settings = json.loads(json.dumps(older.made.sections()))
+    (older.path / "eval.json").write_text(json.dumps({**evaluation, "settings": settings}))
+    assert read_evaluation(older, None) is not None
+
+
 def test_every_row_has_words_of_its_own(evaluation: dict[str, Any]) -> None:
     """Names of rows that are no words for a reader, such as `knn_tfidf`, are not shown."""
     every = {**evaluation, "rows": dict.fromkeys(ROWS, evaluation["rows"]["full"]), "paired": {
@@ -105,7 +152,8 @@ def test_the_table(evaluation: dict[str, Any]) -> None:
     assert found.metrics == ["R@10", "N@10", "MRR", "PSP@10"]
     assert [name for name, _, _ in found.rows] == ["20 synthetic", "full data", "untrained"]
     assert found.rows[2][1]["R@10"]["mean"] == 0.1234
-    assert found.rows[0][2] == {"coverage": "50.0%", "train s": "12", "peak MiB": "512"}
+    assert found.rows[0][2] == {"coverage": "50.0%", "train s": "12", "MB": "1,234.57", "peak MiB": "512"}
+    assert [cells["MB"] for _, _, cells in found.rows[1:]] == ["0.00", "-"]  # of lost data there is no size
     assert [name for name, _ in found.paired] == ["20 synthetic − full data"]
     assert found.share == pytest.approx(0.8)
     assert "1,234 test cases" in found.title and found.notes == []

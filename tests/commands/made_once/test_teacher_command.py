@@ -24,7 +24,8 @@ from foster_cli.train.mixture import mixture_of
 from foster_cli.train.task import make_task
 
 QUICK = ("--budget", "3", "--length", "6", "--k-core", "2", "--width", "8", "--epochs", "2", "--draws", "2",
-         "--steps", "2", "--student-steps", "20", "--check-seeds", "1", "--init", "probe,rollout")  # fmt: skip
+         "--steps", "2", "--student-steps", "20", "--check-seeds", "1", "--init", "probe,rollout",
+         "--exact", "--keep-state")  # fmt: skip
 MIXED = ("--teacher", "both,item_knn")
 
 
