@@ -151,7 +151,7 @@ def test_what_means_nothing_is_one_line(
 OUTER = {"steps", "init", "targets", "mix", "barrier", "eta", "outer_loss", "alpha", "dh_weight", "dh_form", "reset",
          "reset_every", "inner_steps", "inner_lr", "model_lr", "synthetic_lr", "check_every"}  # fmt: skip
 SYNTHETIC = {"draws", "gain", "rank_user", "rank_time", "items_per_step", "subset", "check_seeds", "student_lr",
-             "student_steps", "student_items"}  # fmt: skip
+             "student_steps", "student_items", "item_start"}  # fmt: skip
 VIEWS = {"live", "tensorboard"}
 #: What TD3 sets itself; its steps, checks and students are as given.
 TD3 = OUTER - {"steps", "check_every"} | {"draws", "gain", "rank_user", "rank_time", "subset"}

@@ -46,10 +46,10 @@ TRIALS = ("--trials", "6", "--seeds", "3")
 
 @pytest.fixture
 def options(shop: Path, folder: Path) -> tuple[str | Path, ...]:
-    """A quick search. The file says what no option sets: a teacher that learns something, and a rate at which a fresh
-    model learns so little of it that the search has something to find."""
+    """A quick search. The file says what no option sets: a teacher that learns something, and a start and a rate with
+    which a fresh model learns so little of it that the search has something to find."""
     file = folder / "start.json"
-    given = {"student": {"lr": 1e-3, "check_every": 20}, "distill": {"check_seeds": 1, "gain": 10}}
+    given = {"student": {"lr": 1e-3, "check_every": 20, "item_start": "text"}, "distill": {"check_seeds": 1, "gain": 10}}
     file.write_text(json.dumps({**given, "train": {"lr": 2e-2, "batch": 32}}))
     return (shop, "--no-mask-seen", *SIZE, *SHORT, *TRIALS, "--items", "id", "--settings", file)
 
