@@ -124,7 +124,7 @@ class Bundle:
         """How to train on the set: rate, items per step, averaging, and the number of steps that validation chose when
         it was made. A set of an earlier version has the largest number of steps that was tried."""
         made = self.made.student
-        return replace(made, steps=int(self.manifest["metrics"].get("student_steps", made.steps)))
+        return replace(made, steps=self.manifest.get("metrics", {}).get("student_steps", made.steps))
 
     @property
     def learning_rate(self) -> float:
@@ -211,7 +211,8 @@ def read_state(path: Path) -> dict[str, Any]:
     stated = stated_sums(path)
     if STATE_FILES[0] not in stated:
         raise FosterError(
-            f"{path}: does not hold where its last step ended", "distill with --keep-state to add steps later"
+            f"{path}: does not hold where its last step ended",
+            "more steps need a bundle made by --method foster with --keep-state",
         )
     check_files(path, stated, STATE_FILES)
     try:
@@ -340,7 +341,10 @@ def _factor(path: Path) -> Tensor:
         return restored(found)
     if set(found) != {"codes", "low", "step"} or not found["codes"].shape[1] == len(found["low"]) == len(found["step"]):
         raise ValueError(f"{path.name}: neither V nor its codes")
-    return restored(found)
+    V = restored(found)
+    if not torch.isfinite(V).all():
+        raise ValueError(f"{path.name}: its codes stand for infinite numbers")
+    return V
 
 
 def check_format(path: Path, manifest: dict[str, Any], versions: tuple[int, ...]) -> None:

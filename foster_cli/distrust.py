@@ -122,6 +122,9 @@ def read_manifest(path: Path, kinds: dict[str, type]) -> dict[str, Any]:
     rate = manifest.get("student", {}).get("lr")
     if rate is None or not 0 <= rate < 1e300:
         raise ValueError(f"{path.name}: student.lr is no learning rate")
+    steps = manifest.get("metrics", {}).get("student_steps", 0)
+    if not _fits(steps, int) or not 0 <= steps < 1 << 31:
+        raise ValueError(f"{path.name}: metrics.student_steps is no number of steps")
     return manifest
 
 

@@ -7,6 +7,7 @@ because no reader of a hard format mixes users. The drawn items S always include
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -61,10 +62,11 @@ def hardening_cost(bundle: Bundle, hard: HardSet, data: Dataset, seeds: int, ses
         soft = training_source(bundle, made, session.device)
         assert isinstance(soft, SyntheticSet)
         sets = {"soft": soft, "hard": as_synthetic(hard, len(soft.V), soft.subset, session.device)}
+        students = {"soft": made.student, "hard": replace(made.student, item_start="text")}  # codes are no item factor
         for seed in used:
             for name, D in sets.items():
                 stage = Stage(session.console, f"a model on the {name} sequences, seed {seed}")
-                found[name].append(fit_synthetic(task.fresh(seed), D, task.valid, made.student, seed, stage))
+                found[name].append(fit_synthetic(task.fresh(seed), D, task.valid, students[name], seed, stage))
     best = {name: [fit.valid for fit in fits] for name, fits in found.items()}
     best["untrained"] = [fit.untrained for fit in found["hard"]]
     values = {

@@ -45,9 +45,10 @@ def read_evaluation(bundle: Bundle, path: Path | None) -> dict[str, Any] | None:
         _check(found)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FosterError(f"{source}: not what foster eval writes ({type(error).__name__}: {error})", again) from error
-    made = bundle.manifest
+    made, sections = bundle.manifest, bundle.made.sections()
     same = found["data"]["hash"] == made["data"]["hash"] and found["method"] == made["method"]
-    if not same or any(found["settings"][part] != made[part] for part in ("train", "distill", "student")):
+    parts = ("train", "distill", "student")
+    if not same or any(found["settings"][part] not in (made[part], sections[part]) for part in parts):
         raise FosterError(f"{source}: the evaluation of another bundle than {bundle.path}", again)
     return dict(found)
 
