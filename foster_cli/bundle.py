@@ -212,7 +212,7 @@ def read_state(path: Path) -> dict[str, Any]:
     if STATE_FILES[0] not in stated:
         raise FosterError(
             f"{path}: does not hold where its last step ended",
-            "more steps need a bundle made by --method foster with --keep-state",
+            "distill with --method foster --keep-state to add steps later",
         )
     check_files(path, stated, STATE_FILES)
     try:

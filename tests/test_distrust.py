@@ -310,7 +310,7 @@ def test_a_number_of_steps_that_foster_does_not_write(folder: Path, steps: Any) 
     """`recipe` reads it, which all that trains on a set asks."""
     manifest = json.loads((folder / "bundle.json").read_text())
     sections = Settings(distill=DistillConfig(mix=False)).sections()
-    whole = {**manifest, **sections, "data": {**manifest["data"], "prepare": {}}, "metrics": {"student_steps": 6.0}}
+    whole = {**manifest, **sections, "data": {**manifest["data"], "prepare": {}}, "metrics": {"student_steps": 6}}
     (folder / "bundle.json").write_text(json.dumps(whole))
     sign(folder)
     assert load(folder).recipe.steps == 6  # the rest is fine

@@ -46,10 +46,13 @@ TRIALS = ("--trials", "6", "--seeds", "3")
 
 @pytest.fixture
 def options(shop: Path, folder: Path) -> tuple[str | Path, ...]:
-    """A quick search. The file says what no option sets: a teacher that learns something, and a start and a rate with
+    """A quick search. The file says what no option sets: a teacher that learns something, and a rate with
     which a fresh model learns so little of it that the search has something to find."""
     file = folder / "start.json"
-    given = {"student": {"lr": 1e-3, "check_every": 20, "item_start": "text"}, "distill": {"check_seeds": 1, "gain": 10}}
+    given = {
+        "student": {"lr": 1e-4, "check_every": 20, "item_start": "text"},
+        "distill": {"check_seeds": 1, "gain": 40},
+    }
     file.write_text(json.dumps({**given, "train": {"lr": 2e-2, "batch": 32}}))
     return (shop, "--no-mask-seen", *SIZE, *SHORT, *TRIALS, "--items", "id", "--settings", file)
 
@@ -91,8 +94,8 @@ def test_what_is_written(done: Path) -> None:
     assert [t["trial"] for t in found["trials"]] == list(range(6))
     first = found["trials"][0]
     assert first["state"] == "complete" and list(first["by_step"]) == ["0", "2", "4"]
-    assert (first["student.lr"], first["distill.eta"], first["distill.inner_steps"]) == (1e-3, 0.5, 5)
-    assert found["given"]["student"]["lr"] == 1e-3 and found["given"]["distill"]["budget"] == 3
+    assert (first["student.lr"], first["distill.eta"], first["distill.inner_steps"]) == (1e-4, 0.5, 5)
+    assert found["given"]["student"]["lr"] == 1e-4 and found["given"]["distill"]["budget"] == 3
     for t in found["trials"]:
         assert t["state"] in ("complete", "pruned") and t["R@10"] == max(t["by_step"].values())
         assert t["by_step"][str(t["best_step"])] == t["R@10"] and str(t["last_step"]) == list(t["by_step"])[-1]
