@@ -194,10 +194,11 @@ def save(
 ) -> None:  # fmt: skip
     """Write a bundle beside `path` (or in the folder `beside`), then rename it. Raises FosterError if the disk fails.
 
-    The factors have 16 bits if V does not have 32. `reads` (r,): the items of the inputs, with separate targets; else
-    None. `state`: the tree for more outer steps.
+    The factors have 16 bits if V does not have 32 and 16 hold them. `reads` (r,): the items of the inputs, with
+    separate targets; else None. `state`: the tree for more outer steps.
     """
     exact = contents.stored is None or contents.stored.get("V") is contents.V
+    exact = exact or not all(torch.isfinite(x.half()).all() for x in factors.values())  # 16 bits end at 65,504
     tensors = factors if exact else {name: x.half() for name, x in factors.items()}
     tensors = tensors | ({} if reads is None else {"reads": reads})
     with _saving(path, contents, FORMAT, tensors, beside) as tmp:
