@@ -164,9 +164,10 @@ class Bundle:
         rng = generator(seed, "student")
         n = len(self.item_ids)
         read, goal = self.reading.parts(self.Q)
-        size = n if self.recipe.items_per_step is None else self.recipe.items_per_step
-        size = size if items_per_step is None else items_per_step
-        for _ in range(self.recipe.steps if steps is None else steps):
+        recipe = self.recipe
+        size = recipe.items_per_step if items_per_step is None else items_per_step
+        size = n if size is None else size
+        for _ in range(recipe.steps if steps is None else steps):
             items = torch.arange(n) if size >= n else torch.randperm(n, generator=rng)[:size]
             mixing = self.reading.draw(len(read), rng)
             over = self.reading.read_over(items)

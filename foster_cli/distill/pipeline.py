@@ -26,7 +26,7 @@ from foster_cli.distill.starts import best_start, starting_points
 from foster_cli.distill.validation import Check, FreshCheck, ValidationCache, no_cache
 from foster_cli.files import sha256_json
 from foster_cli.ops.precision import matmul_precision
-from foster_cli.ranking.sample import sample
+from foster_cli.ranking.sample import VALIDATION, sample
 from foster_cli.runtime import machine, peak_memory_mb, reset_peak
 from foster_cli.session import Session
 from foster_cli.settings import Settings
@@ -94,8 +94,8 @@ class _Distillation:
         before, store = time.perf_counter() - self.began, self.folder.distilling()
         mixture = self.mixture()
         view = recommender_view("own", teacher.model) if mixture is None else mixture.view
-        stored = self.stored(view)
-        V = restored(stored)
+        factor = self.item_factor(view)
+        V = restored(factor)
         view = dataclasses.replace(view, V=V)
         students = make_subset(s.distill, V, s.seed, s.student)
 
@@ -122,7 +122,7 @@ class _Distillation:
         state = None
         if result.last is not None and s.method == "foster" and s.distill.keep_state:
             state = {"outer": result.last, "start": {**start_tree(start, reading, V), "factors": None}}
-        contents = bundle.Contents(manifest, V, task.data.catalogue, result.log, result.checks, stored)
+        contents = bundle.Contents(manifest, V, task.data.catalogue, result.log, result.checks, factor)
         bundle.save(out, contents, result.factors, reading.items, state, self.folder.folder)
         self.folder.finish()
         return manifest
@@ -139,11 +139,11 @@ class _Distillation:
             console.note(line)
         return teacher
 
-    def stored(self, view: View) -> dict[str, Tensor]:
+    def item_factor(self, view: View) -> dict[str, Tensor]:
         """The tensors that store the item factor: exact, or rounded as far as validation allows."""
         if self.settings.distill.exact:
             return stored(view.V, 32)
-        cases = sample(self.task.valid, "validation sample")
+        cases = sample(self.task.valid, VALIDATION)
         H = view.last(cases)
         found = rounded(view.V, lambda V: quality(H, V, cases)["R@10"])
         bits = 8 * next(iter(found.values())).element_size()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from foster_cli.console import SILENT, Stage
 from foster_cli.distill.algorithm1 import fit_synthetic
-from foster_cli.ranking.sample import sample
+from foster_cli.ranking.sample import VALIDATION, sample
 from foster_cli.runtime import stream_seed
 from foster_cli.settings import StudentConfig
 from foster_cli.synthetic.reading import Reading, SyntheticSet
@@ -43,7 +43,7 @@ class FreshCheck:
     count: int
 
     def __call__(self, Q: Tensor, step: int) -> dict[str, float]:
-        D, cases = SyntheticSet(Q, self.V, self.subset, self.reading), sample(self.task.valid, "validation sample")
+        D, cases = SyntheticSet(Q, self.V, self.subset, self.reading), sample(self.task.valid, VALIDATION)
         histories = []
         for i in range(self.count):
             own = stream_seed(self.seed, "check", i)

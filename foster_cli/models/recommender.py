@@ -144,10 +144,6 @@ class Recommender(nn.Module):
         """The learnable parameters by name, as detached copies on the CPU. An anchor stores these."""
         return {k: v.detach().cpu().clone() for k, v in self.named_parameters() if v.requires_grad}
 
-    def backbone_state(self) -> dict[str, Tensor]:
-        """The part of `learnables` that is the backbone's, by the same names."""
-        return {name: value for name, value in self.learnables().items() if name.startswith("sequence.")}
-
     def restore(self, state: dict[str, Tensor]) -> None:
         """Set the learnable parameters to `state` (from `learnables`)."""
         with torch.no_grad():

@@ -9,6 +9,8 @@ from foster_cli.runtime import stream_seed
 
 #: The most cases that a choice reads.
 SAMPLE = 4096
+#: The stream of the sample that validates trainings and sets: all of them rank the same cases.
+VALIDATION = "validation sample"
 
 
 def sample(cases: Cases, *stream: str, most: int = SAMPLE) -> Cases:

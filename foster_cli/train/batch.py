@@ -59,20 +59,25 @@ def kept(windows: Windows, recency: float | None) -> Float:
     return np.exp(-windows.age / recency)
 
 
+def batch_count(windows: Windows, size: int, recency: float | None = None) -> int:
+    """The number of batches of an epoch, at least 1: its expected windows by `size`."""
+    return max(1, round(float(kept(windows, recency).sum()) / size))
+
+
 def batches(windows: Windows, size: int, rng: np.random.Generator, recency: float | None = None) -> list[np.ndarray]:
     """The batches of an epoch: indices (B,) of windows of similar length, shuffled; batches are in random order.
 
     With `recency`, an epoch is a random part of the windows (`kept`), at least the latest one; the number of batches is
     always the same, unless there are fewer windows.
     """
-    order, probability = rng.permutation(len(windows)), kept(windows, recency)
-    count = max(1, round(float(probability.sum()) / size))
+    order = rng.permutation(len(windows))
     if recency is not None:
+        probability = kept(windows, recency)
         drawn = rng.random(len(order)) < probability[order]
         drawn |= order == probability.argmax()
         order = order[drawn]
     order = order[np.argsort(windows.lengths[order], kind="stable")]
-    parts = [part for part in np.array_split(order, count) if len(part)]
+    parts = [part for part in np.array_split(order, batch_count(windows, size, recency)) if len(part)]
     return [parts[i] for i in rng.permutation(len(parts))]
 
 

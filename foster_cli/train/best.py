@@ -19,7 +19,7 @@ from foster_cli.models.recommender import Recommender
 from foster_cli.ranking.full import score_model
 from foster_cli.ranking.metrics import at_ten
 from foster_cli.ranking.offset import OffsetChoice
-from foster_cli.ranking.sample import SAMPLE, sample
+from foster_cli.ranking.sample import SAMPLE, VALIDATION, sample
 
 #: The best states on a sample of the cases among which all cases choose at the end of a training.
 FINALISTS = 3
@@ -65,6 +65,11 @@ def validate(model: Recommender, cases: Cases) -> dict[str, float]:
     return at_ten(score_model(model, cases))
 
 
+def value_of(found: dict[str, float]) -> float:
+    """What states are chosen by: R@10, with new targets weighted where an offset was chosen for them."""
+    return found.get("weighted", found["R@10"])
+
+
 def check_finite(value: float, what: str) -> None:
     """Raise NotFinite, which names `what`, if `value` is NaN or Inf."""
     if not np.isfinite(value):
@@ -83,31 +88,32 @@ class Best:
         self, model: Recommender, cases: Cases, fit: Fit, finalists: int = 1, ways: tuple[float, ...] = (1.0,)
     ) -> None:
         self.model, self.cases, self.fit = model, cases, fit
-        self.some = sample(cases, "validation sample", most=SAMPLE)
+        self.some = sample(cases, VALIDATION, most=SAMPLE)
         self.sample = self.some is not cases
         self.offset = OffsetChoice.of(model, self.some)
         self.offset_of_all = OffsetChoice.of(model, cases) if self.sample else self.offset
         self.finalists = finalists if self.sample else 1
         self.kept: list[Candidate] = []  # the best first
-        self.ways, self.untrained = ways, model.backbone_state()
+        self.ways, self.untrained = ways, self._backbone()
         self.stale = 0
 
     def check(self, at: int, **extra: float) -> float:
         """Validate now; return R@10. Raises NotFinite for NaN or Inf in the scores."""
-        own, best, row = self.model.learnables(), None, dict[str, float]()
+        own, row, state = self._backbone(), dict[str, float](), None
         for way in self.ways if self.kept else self.ways[-1:]:
-            self.model.restore(self._along(own, way))
-            found = self._validate(self.some, self.offset)
-            value = found.get("weighted", found["R@10"])
-            if best is None or value >= best.value:
-                best, row = Candidate(value, at, way, self.model.learnables()), {**found, "way": way}
-        assert best is not None
+            self._go(own, way)
+            found = {**self._validate(self.some, self.offset), "way": way}
+            if not row or value_of(found) >= value_of(row):
+                enters = len(self.kept) < self.finalists or value_of(found) > self.kept[-1].value
+                row, state = found, self.model.learnables() if enters else None
+        value = value_of(row)
         self.fit.history.append({"at": float(at), **row, **extra})
         self.stale += 1
-        if not self.kept or best.value > self.fit.best_value:
-            self.fit.best, self.fit.best_value, self.fit.way, self.stale = at, best.value, best.way, 0
-        if len(self.kept) < self.finalists or best.value > self.kept[-1].value:
-            self.kept = sorted([*self.kept, best], key=lambda one: -one.value)[: self.finalists]
+        if not self.kept or value > self.fit.best_value:
+            self.fit.best, self.fit.best_value, self.fit.way, self.stale = at, value, row["way"], 0
+        if state is not None:
+            kept = [*self.kept, Candidate(value, at, row["way"], state)]
+            self.kept = sorted(kept, key=lambda one: -one.value)[: self.finalists]
         return row["R@10"]
 
     def begin(self) -> None:
@@ -145,11 +151,15 @@ class Best:
             f"{self.fit.valid['R@10']:.4f} on all {len(self.cases):,}"
         )
 
-    def _along(self, state: dict[str, Tensor], way: float) -> dict[str, Tensor]:
-        """`state` with a backbone that goes `way` of the way from the untrained one."""
-        if way == 1.0:
-            return state
-        return {**state, **{name: torch.lerp(x, state[name], way) for name, x in self.untrained.items()}}
+    def _backbone(self) -> list[Tensor]:
+        """Copies of the backbone's parameters."""
+        return [p.detach().clone() for p in self.model.sequence.parameters()]
+
+    @torch.no_grad()
+    def _go(self, end: list[Tensor], way: float) -> None:
+        """Set the backbone to `way` of the way from the untrained one to `end`."""
+        for p, start, x in zip(self.model.sequence.parameters(), self.untrained, end, strict=True):
+            p.copy_(x if way == 1.0 else torch.lerp(start, x, way))
 
     def _all(self, at: int) -> dict[str, float]:
         """R@10 and N@10 of the present state, validated after `at` epochs, over all cases."""
@@ -157,7 +167,7 @@ class Best:
             found = self._validate(self.cases, self.offset_of_all)
         else:
             found = next(row for row in self.fit.history if row["at"] == at)
-        self.fit.value = found.get("weighted", found["R@10"])
+        self.fit.value = value_of(found)
         return {name: found[name] for name in ("R@10", "N@10")}
 
     def _validate(self, cases: Cases, offset: OffsetChoice | None) -> dict[str, float]:

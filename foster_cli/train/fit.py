@@ -22,7 +22,16 @@ from foster_cli.models.recommender import Recommender
 from foster_cli.runtime import adamw, stream_seed
 from foster_cli.settings import TrainConfig
 from foster_cli.train.average import Average
-from foster_cli.train.batch import Pool, RealBatch, batches, candidate_count, kept, real_batch, real_loss, real_outputs
+from foster_cli.train.batch import (
+    Pool,
+    RealBatch,
+    batch_count,
+    batches,
+    candidate_count,
+    real_batch,
+    real_loss,
+    real_outputs,
+)
 from foster_cli.train.best import FINALISTS, WAYS, Best, Candidate, Fit, check_finite
 
 #: The smallest number of steps between two validations.
@@ -108,7 +117,7 @@ class _Training:
             "average": self.average.model.learnables(), "average_steps": self.average.steps,
             "optimizer": self.optimizer.state_dict(), "steps": self.steps,
             "rng": numpy_state(self.rng), "history": f.history, "best": f.best, "best_value": f.best_value,
-            "way": f.way, "untrained": f.untrained, "processor": f.processor,
+            "untrained": f.untrained, "processor": f.processor,
             "kept": [vars(one) for one in self.best.kept], "stale": self.best.stale,
             "floors": [None if x is None else x.floor for x in (self.best.offset, self.best.offset_of_all)],
         }  # fmt: skip
@@ -123,7 +132,7 @@ class _Training:
         set_numpy(self.rng, state["rng"])
         f = self.best.fit
         f.history, f.best, f.best_value = state["history"], state["best"], state["best_value"]
-        f.way, f.untrained, f.processor = state["way"], state["untrained"], state["processor"]
+        f.untrained, f.processor = state["untrained"], state["processor"]
         self.best.kept, self.best.stale = [Candidate(**one) for one in state["kept"]], state["stale"]
         for offset, floor in zip((self.best.offset, self.best.offset_of_all), state["floors"], strict=True):
             if offset is not None:
@@ -145,7 +154,7 @@ def fit_real(
     accordingly.
     """
     began = time.perf_counter()
-    total = max(1, round(float(kept(windows, config.recency).sum()) / config.batch))
+    total = batch_count(windows, config.batch, config.recency)
     predicted = model.sequence.predicted if len(windows) > config.batch else 1.0  # a few windows are cheap
     check_every = -(-LEAST_STEPS // total)
     epochs = config.epochs * check_every
