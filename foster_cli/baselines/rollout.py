@@ -10,7 +10,9 @@ from foster_cli.settings import Settings
 
 #: Algorithm 2, which with 0 steps validates the start.
 LOOP = distill
-READS = ("budget", "length", "draws", "gain", "rank_user", "rank_time", "items_per_step", "subset", "check_seeds")
+READS = (
+    "budget", "length", "draws", "gain", "rank_user", "rank_time", "items_per_step", "subset", "check_seeds", "exact",
+)  # fmt: skip
 
 
 def adapt(settings: Settings, typed: Collection[str]) -> Settings:

@@ -105,7 +105,7 @@ def check_td3(config: TD3Config, length: int) -> None:
 #: TD3's own settings, by name: its sets depend on them and on the settings of the run.
 OWN: dict[str, Any] = {"td3": dataclasses.asdict(TD3Config())}
 #: The fields of `DistillConfig` that TD3 reads.
-READS = ("budget", "length", "steps", "items_per_step", "check_every", "check_seeds")
+READS = ("budget", "length", "steps", "items_per_step", "check_every", "check_seeds", "exact")
 
 
 def adapt(settings: Settings, typed: Collection[str]) -> Settings:

@@ -5,6 +5,7 @@ To run it alone: `pytest tests/commands/test_stored_bits.py`.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from calling import Foster, distilled
+from calling import Foster, distilled, ok, one_line, read_json
 from safetensors.numpy import load_file
 
+from foster_cli.baselines import td3
 from foster_cli.bundle import load
 from foster_cli.distill import pipeline
 from foster_cli.synthetic import quantise
@@ -48,6 +50,27 @@ def test_exact_stores_what_was_made_and_the_default_what_is_near(foster: Foster,
     sizes = [sum(Path(name, file).stat().st_size for file in ("item_factor.safetensors", "factors.safetensors"))
              for name in ("exact", "near")]  # fmt: skip
     assert sizes[1] < 0.6 * sizes[0]
+
+
+@pytest.mark.parametrize("method", ["rollout", "td3"])
+def test_exact_holds_for_every_method_that_makes_distributions(
+    foster: Foster, data: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Numbers of 32 bits; without it, codes that stand for the same teacher's factor. --keep-state stays refused: only
+    FOSTER's own loop can be continued."""
+    monkeypatch.setattr(td3, "TD3Config", partial(td3.TD3Config, inner_steps=4, window=2, real_batch=16))
+    steps = ("--steps", "1") if method == "td3" else ("--draws", "1")
+    words = ("distill", data, "--method", method, "--budget", "3", "--length", "6", "--epochs", "1", *steps, *SMALL,
+             "--student-steps", "10", "--check-seeds", "1")  # fmt: skip
+    for out, more in (("exact", ("--exact",)), ("near", ())):
+        ok(foster(*words, *more, "--out", out))
+        assert read_json(Path(out, "bundle.json"))["distill"]["exact"] is (out == "exact")
+    V = _arrays("exact", "item_factor")["V"]
+    assert {x.dtype for x in (V, *_arrays("exact", "factors").values())} == {np.dtype(np.float32)}
+    assert set(_arrays("near", "item_factor")) == {"codes", "low", "step"}
+    assert {x.dtype for x in _arrays("near", "factors").values()} == {np.dtype(np.float16)}
+    assert (np.abs(load("near").V.numpy() - V) <= np.ptp(V, axis=0) / 255 / 2 * 1.001 + 1e-7).all()
+    one_line(foster(*words, "--keep-state"), "--keep-state", f"--method {method}")
 
 
 @pytest.mark.parametrize(("loses", "bits"), [((8,), 16), ((8, 16), 32)])
