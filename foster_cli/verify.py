@@ -128,4 +128,16 @@ def _validations(b: bundle.Bundle, rows: list[dict[str, float]]) -> str:
         raise ValueError(
             f"the best step of checks.csv is {best['step']:.0f}, the manifest says {metrics.get('best_step')}"
         )
+    _check_student_steps(b, best)
     return f"{len(rows)}, best R@10 {best['R@10']:.4f} at step {best['step']:.0f}"
+
+
+def _check_student_steps(b: bundle.Bundle, best: dict[str, float]) -> None:
+    """Raise ValueError unless the manifest says how long the models of the row `best` trained. In format 2 it need not:
+    training on such a set takes the largest number that was tried."""
+    said = b.manifest["metrics"].get("student_steps")
+    if said is None and b.manifest["format"] < bundle.FORMAT:
+        return
+    found = int(best["student_steps"]) if "student_steps" in best else None
+    if said != found:
+        raise ValueError(f"the best student_steps of checks.csv is {found}, the manifest says {said}")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from bundles import sign
 from calling import Foster
@@ -50,9 +51,21 @@ def _manifest(change: Callable[[dict], object]) -> Callable[[Path], None]:
     return apply
 
 
+def _checks_say(steps: float) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        rows = pd.read_csv(folder / "checks.csv")
+        rows.loc[rows["R@10"].idxmax(), "student_steps"] = steps
+        rows.to_csv(folder / "checks.csv", index=False)
+
+    return apply
+
+
 FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "a metric": ("validations", _manifest(lambda m: m["metrics"].update({"valid_R@10": 0.9}))),
     "the best step": ("validations", _manifest(lambda m: m["metrics"].update({"best_step": 7}))),
+    "student steps": ("validations", _manifest(lambda m: m["metrics"].update({"student_steps": 4}))),
+    "no student steps": ("validations", _manifest(lambda m: m["metrics"].pop("student_steps"))),
+    "student steps of the best check": ("validations", _checks_say(4.0)),
     "no seed": ("manifest", _manifest(lambda m: m.pop("seed"))),
     "an unknown setting": ("manifest", _manifest(lambda m: m["model"].update({"depth": 3}))),
     "budget": ("manifest", _manifest(lambda m: m["distill"].update({"budget": 3}))),
@@ -76,6 +89,15 @@ def test_what_is_wrong_is_named(foster: Foster, bundle: Path, name: str) -> None
     said = foster("verify", bundle)
     assert said.code == 2 and said.out.count("WRONG") == 1 and said.err.startswith("foster: ")
     assert said.err.count("\n") == 1 and "Traceback" not in said.err
+
+
+def test_an_earlier_set_need_not_say_how_long_to_train(foster: Foster, bundle: Path) -> None:
+    """Its table of validations says it, as a mean over models; the manifest of format 2 does not."""
+    _manifest(lambda m: (m.update({"format": 2}), m["metrics"].pop("student_steps")))(bundle)
+    _checks_say(2.5)(bundle)
+    sign(bundle)
+    code, found = _checks(foster, bundle)
+    assert code == 0 and found["validations"] is True
 
 
 def test_a_changed_byte_and_no_bundle(foster: Foster, bundle: Path, tmp_path: Path) -> None:
