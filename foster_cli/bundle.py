@@ -122,7 +122,8 @@ class Bundle:
     @property
     def recipe(self) -> StudentConfig:
         """How to train on the set: rate, items per step, averaging, and the number of steps that validation chose when
-        it was made. A set of an earlier version has the largest number of steps that was tried."""
+        it was made; 0 where a fresh model was best before it trained. A set of an earlier version has the largest
+        number of steps that was tried."""
         made = self.made.student
         return replace(made, steps=self.manifest.get("metrics", {}).get("student_steps", made.steps))
 
@@ -155,7 +156,7 @@ class Bundle:
 
     def batches(self, steps: int | None = None, seed: int = 0, items_per_step: int | None = None) -> Iterator[Batch]:
         """Yield `steps` training batches, each with a fresh uniform subset S of `items_per_step` items, at most all of
-        them, and fresh mixed users. None: as many as `recipe` says.
+        them, and fresh mixed users. None: as many as `recipe` says, which may be none at all.
 
         A recommender reads `inputs @ E_R` and is trained with AdamW at `learning_rate` on the loss
         KL(targets || softmax(H E_S^T)). E_R and E_S are its own embeddings of `read_items` and `items`, which start at

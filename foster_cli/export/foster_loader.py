@@ -40,7 +40,8 @@ class Synthetic(NamedTuple):
     With `own`, the first half of the rows is the inputs, over the items `reads`, and the second half the targets.
     Otherwise each row is the target of the row before it. `mix`: users mixed from the M at every step; 0: no mixing.
     `factors`: U, T and G, whose Tucker product is Q. `learning_rate` (AdamW), `steps` and `items_per_step` are what
-    validation chose when the set was made, for item embeddings that start at V.
+    validation chose when the set was made, for item embeddings that start at V. `steps` is 0 where a model that starts
+    there was best before it trained.
     """
 
     Q: torch.Tensor
@@ -64,7 +65,7 @@ class Synthetic(NamedTuple):
 
     def batches(self, steps: int | None = None, seed: int = 0, items_per_step: int | None = None) -> Iterator[Batch]:
         """Yield `steps` batches. Each draws `items_per_step` items uniformly, at most all of them, and mixes the users
-        anew. None: as many as the set says."""
+        anew. None: as many as the set says, which may be none at all."""
         digest = hashlib.sha256(f"{seed}:student".encode()).digest()
         rng = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
         n = len(self.item_ids)

@@ -14,10 +14,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
 import torch
+from bundles import sign
 from safetensors.torch import load_file
 
 from foster_cli.bundle import load
@@ -134,9 +136,34 @@ def test_a_coreset_has_no_soft_targets(shop_bundle: Callable[..., Path], tmp_pat
         exported(shop_bundle("real"), tmp_path / "torch")
 
 
-def test_the_training_loop_of_the_docs(shop_bundle: Callable[..., Path], tmp_path: Path) -> None:
+def _loop() -> str:
+    """The training loop of docs/export.md."""
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
     (loop,) = [block for block in blocks if "foster_loader" in block]
+    return loop
+
+
+def test_a_set_that_is_best_without_training_has_no_batches_of_its_own(
+    shop_bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The loops of the docs then train nothing, and a number of steps that is given holds."""
+    path = copytree(shop_bundle("own"), tmp_path / "bundle")
+    manifest = json.loads((path / "bundle.json").read_text())
+    manifest["metrics"]["student_steps"] = 0
+    (path / "bundle.json").write_text(json.dumps(manifest))
+    sign(path)
+    bundle = load(path)
+    assert bundle.recipe.steps == 0 and not list(bundle.batches()) and len(list(bundle.batches(2))) == 2
+    exported(path, tmp_path / "games-torch")
+    loop = _loop()
+    assert loop.count("steps=800, ") == 1
+    code = ALONE + loop.replace("steps=800, ", "") + "print(data.steps, len([*data.batches()]), len([*data.batches(2)]))"
+    titles, counts = alone(code, tmp_path, cwd=tmp_path).splitlines()
+    assert set(ast.literal_eval(titles)) <= set(bundle.titles) and counts == "0 0 2"
+
+
+def test_the_training_loop_of_the_docs(shop_bundle: Callable[..., Path], tmp_path: Path) -> None:
+    loop = _loop()
     assert len(loop.splitlines()) <= 25
     assert loop in README.read_text(encoding="utf-8")
     exported(shop_bundle("own", 20.0), tmp_path / "games-torch")

@@ -6,6 +6,7 @@ Alone: `pytest tests/commands/made_once/test_eval_steps.py`.
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,17 @@ def test_a_set_is_trained_on_as_it_says_without_a_validation_case(
     assert taken == [50, 10] * 2 and len(watched[1].read) > 0
     assert (found["student"]["steps"], found["student"]["validated"]) == (60, True)
     assert set(found["rows"]["synthetic"]["chosen"]) <= {"step 0", "step 50", "step 60"}
+
+
+def test_a_set_that_is_best_without_training_is_evaluated(foster: Foster, bundle: Path, folder: Path) -> None:
+    path = folder / "zero"
+    shutil.copytree(bundle, path, dirs_exist_ok=True)
+    manifest = read_json(path / "bundle.json")
+    manifest["metrics"]["student_steps"] = 0
+    (path / "bundle.json").write_text(json.dumps(manifest), encoding="utf-8")
+    sign(path)
+    found = json.loads(ok(foster("eval", path, "--rows", "synthetic,untrained", "--seeds", "1", "--json")))
+    assert found["student"]["steps"] == 0 and found["rows"]["synthetic"]["chosen"] == ["step 0"]
 
 
 def test_the_row_without_the_factor_reads_no_validation_case_either(
