@@ -318,9 +318,8 @@ def load(path: str | Path) -> Bundle:
         manifest = read_manifest(path / FILES[0], SETTINGS)
         check_format(path, manifest, versions)
         V = _factor(path / FILES[2])
-        tensors = read_tensors(
-            path / files[1], {"items": 2, "lengths": 1} if coreset else {"U": 2, "T": 2, "G": 3, "reads": 1}
-        )
+        dims = {"items": 2, "lengths": 1} if coreset else {"U": 2, "T": 2, "G": 3, "reads": 1}
+        tensors = read_tensors(path / files[1], dims, optional=() if coreset else ("reads",))
         tensors = {name: x.float() if x.dtype == torch.float16 else x for name, x in tensors.items()}
         ids, titles = read_items(path / FILES[3], len(V))
         if coreset:
@@ -339,7 +338,8 @@ def load(path: str | Path) -> Bundle:
 
 def _factor(path: Path) -> Tensor:
     """V (n, d). Raises ValueError for tensors that `quantise.stored` does not make."""
-    found = read_tensors(path, {"V": 2, "codes": 2, "low": 1, "step": 1})
+    dims = {"V": 2, "codes": 2, "low": 1, "step": 1}
+    found = read_tensors(path, dims, optional=dims)  # V, or its codes
     if set(found) == {"V"}:
         return restored(found)
     if set(found) != {"codes", "low", "step"} or not found["codes"].shape[1] == len(found["low"]) == len(found["step"]):

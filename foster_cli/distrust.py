@@ -11,6 +11,7 @@ import math
 import os
 import stat
 import types
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -29,8 +30,6 @@ MOST_TEXT = 1 << 30
 DEEPEST = 32
 _FLOATS = {torch.float16, torch.float32, torch.float64}
 _NUMBERS, _CODES = {*_FLOATS, torch.int64}, {torch.uint8}
-#: Tensors that a bundle may lack: items of the inputs, and one of the ways to store V.
-OPTIONAL = {"reads", "V", "codes", "low", "step"}
 #: What foster, pyarrow and pandas write. Others could turn a kilobyte into a gigabyte (a codec; gzip makes at most a
 #: thousand bytes of one) or repeat text (an encoding).
 _CODECS = {"UNCOMPRESSED", "SNAPPY", "GZIP"}
@@ -148,10 +147,10 @@ class _Encoder:
     hash: str
 
 
-def read_tensors(path: Path, dims: dict[str, int]) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Names and numbers of dimensions are those of `dims`; `OPTIONAL` ones may be
-    missing. All are of a float type or int64 (`codes`: uint8), finite and not empty. Raises ValueError for anything
-    else."""
+def read_tensors(path: Path, dims: dict[str, int], optional: Collection[str] = ()) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Names and numbers of dimensions are those of `dims`; those named in `optional`
+    may be missing. All are of a float type or int64 (`codes`: uint8), finite and not empty. Raises ValueError for
+    anything else."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         if size > min(MOST_HEADER, path.stat().st_size):
@@ -166,7 +165,7 @@ def read_tensors(path: Path, dims: dict[str, int]) -> dict[str, Tensor]:
         tensors = load_file(path)
     except (SafetensorError, KeyError, TypeError, OverflowError, RuntimeError) as error:
         raise ValueError(f"{path.name}: {type(error).__name__}: {error}") from error
-    missing = [name for name in dims if name not in tensors and name not in OPTIONAL]
+    missing = [name for name in dims if name not in tensors and name not in optional]
     if missing:
         raise ValueError(f"{path.name}: {missing[0]} is missing")
     for name, x in tensors.items():
