@@ -38,6 +38,7 @@ class TextCache:
 
     A step reads one of `pooled` (n, w), `hidden` (ragged, below the top N layers) and `tokens` (ragged). `lexical`
     (n, f): vectors beside the encoder's (`models.lexical`); with frozen texts, `pooled` (n, w + f) ends with them.
+    `gram`: what the head's least squares need of frozen texts, from its first use on (`models.item_start`).
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class TextCache:
     ) -> None:  # fmt: skip
         self.pooled, self.hidden, self.tokens, self.n, self.width = pooled, hidden, tokens, n, width
         self.lexical = lexical
+        self.gram: Tensor | None = None
 
     @property
     def features(self) -> int:

@@ -43,7 +43,10 @@ def start_at(model: Recommender, V: Tensor) -> bool:
         return True
     if model.head is None or model.text is None:
         return False
-    weight, bias = least_squares((model.text(part) for part in index.split(BLOCK)), E)
+    cache = model.text.cache
+    weight, bias, gram = least_squares((model.text(part) for part in index.split(BLOCK)), E, cache.gram)
+    if cache.pooled is not None:  # the texts are frozen: the next student has the same
+        cache.gram = gram
     model.head.weight.copy_(weight)
     model.head.bias.copy_(bias)
     return True
@@ -62,19 +65,23 @@ def resized(V: Tensor, width: int, bias: bool) -> Tensor:
     return torch.cat([F.pad(body, (0, room - body.shape[1])), last], dim=1)
 
 
-def least_squares(blocks: Iterable[Tensor], E: Tensor) -> tuple[Tensor, Tensor]:
+def least_squares(
+    blocks: Iterable[Tensor], E: Tensor, known: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The linear map of text vectors X (n, w), given in blocks of rows, that is nearest to E (n, d): weight (d, w) and
-    bias (d,), by ridge regression."""
-    gram: Tensor | None = None
-    goal: Tensor | None = None
+    bias (d,), by ridge regression. Also the Gram matrix (w + 1, w + 1) of X and a column of ones, in double precision;
+    it depends on X alone, and is not computed again where it is `known`."""
+    gram, goal = known, None
     at = 0
     for X in blocks:
         A = F.pad(X.double(), (0, 1), value=1.0)
         e = E[at : at + len(A)].double()
         at += len(A)
-        gram = A.T @ A if gram is None else gram + A.T @ A
+        if known is None:
+            gram = A.T @ A if gram is None else gram + A.T @ A
         goal = A.T @ e if goal is None else goal + A.T @ e
     assert gram is not None and goal is not None
-    gram.diagonal().add_(RIDGE * gram.diagonal().mean())
-    found = torch.linalg.solve(gram, goal).T.to(E)
-    return found[:, :-1], found[:, -1]
+    ridged = gram.clone()
+    ridged.diagonal().add_(RIDGE * gram.diagonal().mean())
+    found = torch.linalg.solve(ridged, goal).T.to(E)
+    return found[:, :-1], found[:, -1], gram

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from foster_cli.models import item_start
 from foster_cli.models.encoder import TextCache, TextEncoder
 from foster_cli.models.item_start import RIDGE, every_item, least_squares, resized, start_at
 from foster_cli.models.recommender import Recommender
@@ -72,6 +74,43 @@ def test_least_squares_do_not_depend_on_the_blocks() -> None:
     whole, parts = least_squares([X], E), least_squares(X.split(7), E)
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, other)
+
+
+class _Grams(TorchDispatchMode):
+    """Counts the matrix products that have the shape of the texts' Gram matrix."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.count += func is torch.ops.aten.mm.default and out.shape == (W + 1, W + 1)
+        return out
+
+
+def test_students_on_the_same_texts_share_their_gram_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is computed for the first one, a product for each block; the others start at the very same numbers, also on
+    another V, as students with texts of their own."""
+    monkeypatch.setattr(item_start, "BLOCK", 16)
+    first = _model("text")
+    for k, V in enumerate((_factor(), _factor(), _factor().flip(0))):
+        shared, alone = first.clone(), _model("text")
+        with _Grams() as grams:
+            assert start_at(shared, V)
+        assert grams.count == (-(-N // 16) if k == 0 else 0)
+        with _Grams() as grams:
+            assert start_at(alone, V)
+        assert grams.count == -(-N // 16)
+        assert torch.equal(shared.embed_all(), alone.embed_all())
+
+
+def test_texts_whose_encoder_learns_share_nothing() -> None:
+    """Their vectors differ from model to model."""
+    model = _model("text")
+    assert model.text is not None
+    cache = model.text.cache
+    pooled, cache.pooled = cache.pooled, None
+    model.text.forward = lambda items: pooled[items]  # type: ignore[method-assign, index]
+    assert start_at(model, _factor()) and cache.gram is None
 
 
 def test_an_encoder_that_learns_without_a_head_is_left_as_it_is() -> None:
