@@ -157,7 +157,8 @@ def test_a_set_that_is_best_without_training_has_no_batches_of_its_own(
     exported(path, tmp_path / "games-torch")
     loop = _loop()
     assert loop.count("steps=800, ") == 1
-    code = ALONE + loop.replace("steps=800, ", "") + "print(data.steps, len([*data.batches()]), len([*data.batches(2)]))"
+    counted = "print(data.steps, len([*data.batches()]), len([*data.batches(2)]))"
+    code = ALONE + loop.replace("steps=800, ", "") + counted
     titles, counts = alone(code, tmp_path, cwd=tmp_path).splitlines()
     assert set(ast.literal_eval(titles)) <= set(bundle.titles) and counts == "0 0 2"
 
