@@ -24,6 +24,10 @@ def command(
     full_rates: Annotated[
         str | None, opt("--full-rates", "Learning rates to try on all the data, one training each; by default --rates.")
     ] = None,
+    rows: Annotated[
+        str | None,
+        opt("--rows", "Rows beside the methods: A,B or all; by default all but id, a model without texts."),
+    ] = None,
     out: Annotated[
         Path | None, opt("--out", "Folder of results and finished cells; by default runs/<data>-compare-b<budget>.")
     ] = None,
@@ -33,7 +37,7 @@ def command(
 
     Makes a bundle by each method (seed 0, one teacher). Chooses on validation the learning rate for training on each
     bundle and on all the data. Then ranks the test split once with fresh models of each, beside rows that no method
-    decides: those of `foster eval` but random and id.
+    decides: those of `foster eval` from full on (random is a method).
 
     Writes compare.json, .csv, .md and .tex and the bundles into the folder. Finished work is cached there in cells/:
     after Ctrl-C, the same command continues.
@@ -44,9 +48,10 @@ def command(
     from foster_cli.distill.checks import check_settings
     from foster_cli.evaluate import compare
     from foster_cli.evaluate.formats import write_table
-    from foster_cli.evaluate.plan import Comparison, method_variant
+    from foster_cli.evaluate.plan import ROWS, Comparison, method_variant
+    from foster_cli.evaluate.references import asked_rows
 
-    chosen = shared.names("--methods", methods, METHODS)
+    chosen, common = shared.names("--methods", methods, METHODS), asked_rows(rows, ROWS)
     check_settings(asked.settings)
     grid, ks = shared.rates("--rates", rates), shared.numbers("--k", k)
     full_grid = grid if full_rates is None else shared.rates("--full-rates", full_rates)
@@ -54,7 +59,7 @@ def command(
     variants = tuple(method_variant(name, begun.settings) for name in chosen)
     plan = Comparison(
         begun.data, begun.settings, variants, grid, seeds, ks, begun.session, begun.out, compare.pairs(chosen),
-        full_rates=full_grid,
+        common=common, full_rates=full_grid,
     )  # fmt: skip
     found = compare.compare_methods(plan)
     write_table(found, shared.as_json(found), begun.out, "compare")

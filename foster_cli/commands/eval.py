@@ -77,10 +77,11 @@ def command(
     from foster_cli.bundle import load
     from foster_cli.commands import shared
     from foster_cli.evaluate.bundle_rows import Evaluation, Other, evaluate_bundle
-    from foster_cli.evaluate.rows import DEFAULT, check_rows
+    from foster_cli.evaluate.references import asked_rows
+    from foster_cli.evaluate.rows import DEFAULT, ROWS
     from foster_cli.files import check_writable, writing
 
-    names = DEFAULT if rows is None else check_rows(tuple(r.strip() for r in rows.split(",") if r.strip()))
+    names = asked_rows(rows, ROWS)
     other = Other(
         backbone, encoder, pooling, train_layers, lora, lora_alpha, width, precision, student_steps, mask_seen, cases,
     )  # fmt: skip

@@ -18,7 +18,7 @@ from foster_cli.data.windows import CASES, Windows
 from foster_cli.distill.checks import check_model, check_settings
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.cells import Cells, as_cell, as_row, base_fields
-from foster_cli.evaluate.economics import economics, needed
+from foster_cli.evaluate.economics import data_bytes, economics, needed
 from foster_cli.evaluate.row import Row, RowCache, held_out, make_now
 from foster_cli.evaluate.rows import DEFAULT, Student, rows
 from foster_cli.evaluate.summary import summarise
@@ -198,9 +198,9 @@ def evaluate_bundle(bundle: Bundle, data: Dataset, asked: Evaluation, session: S
             found = rows(task, test, source, settings, trained, asked.names, seeds, cache)
     spent = {name: float(np.mean(found[name].train_seconds)) for name in ("full", "synthetic") if name in found}
     costs = economics(bundle, spent["full"], spent["synthetic"]) if len(spent) == 2 else None
-    table = summarise(found, test, asked.ks, seeds)
+    table, raw = summarise(found, test, asked.ks, seeds), data_bytes(made.paths)
     for name, row in table["rows"].items():
-        row["bytes"] = needed(name, bundle)
+        row["bytes"] = needed(name, bundle.path, raw)
     return {
         "data": {"name": data.name, "hash": data.hash}, "bundle": str(bundle.path), "method": made.method,
         "backbone": {"distilled": made.model.backbone, "evaluated": settings.model.backbone},

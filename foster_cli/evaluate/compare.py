@@ -27,6 +27,7 @@ from foster_cli.distill.pipeline import run
 from foster_cli.errors import FosterError, NotFinite
 from foster_cli.evaluate.bundle_rows import training_source
 from foster_cli.evaluate.cells import Cell, Cells, as_cell, as_row
+from foster_cli.evaluate.economics import data_bytes, needed
 from foster_cli.evaluate.plan import SEED, Comparison, Variant, check_plan, make_out
 from foster_cli.evaluate.references import REFERENCES, SEEDED, Sources, full_model, left_out
 from foster_cli.evaluate.remembered import Remembered
@@ -146,7 +147,11 @@ def measure(plan: Comparison) -> Measured:
 
 def compare_methods(plan: Comparison) -> dict[str, Any]:
     """The table of `foster compare` as JSON: rows, paired differences, settings, machine."""
-    out = measure(plan).summary
+    measured = measure(plan)
+    made, out, raw = measured.made, measured.summary, data_bytes(plan.settings.paths)
+    first = next(iter(made.values()))  # all of them hold the same titles, and an item factor of one teacher
+    for name, row in out["rows"].items():
+        row["bytes"] = needed("synthetic", made[name].path, raw) if name in made else needed(name, first.path, raw)
     return {
         **plan.head(), "methods": [v.name for v in plan.variants], "budget": plan.settings.distill.budget,
         "rates": list(plan.rates), "k": list(plan.ks), **out, "settings": plan.shared(), "machine": machine(),
@@ -211,7 +216,7 @@ class _Work:
     def full_rate(self, model: ModelConfig) -> tuple[float, ByRate]:
         """The rate of `plan.full_rates` whose model on all the data (seed 0) validates best, and R@10 for each rate."""
         plan, task = self.plan, self.tasks[model]
-        if len(plan.full_rates) <= 1 or "full" not in plan.common:
+        if len(plan.full_rates) <= 1 or not set(plan.common) & (set(TRAINED) - set(DISTILLED)):
             return (plan.full_rates or (plan.settings.train.lr,))[0], {}
 
         def train(rate: float) -> Trained:
@@ -285,12 +290,12 @@ class _Work:
                     self.plan.settings.distill.teacher,
                     seconds,
                 )
-                reason = left_out(name, sources.task)
+                reason = left_out(name, model)
                 try:
                     if reason is None:
                         out[row] = self.common_row(name, row, model, sources, first)
                 except FosterError as error:
-                    reason = left_out(name, sources.task, error)
+                    reason = left_out(name, model, error)
                     if reason is None:
                         raise
                 if reason is not None:

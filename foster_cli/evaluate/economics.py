@@ -8,42 +8,38 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from foster_cli.bundle import CORESET_FILES, FILES, Bundle
+from foster_cli.bundle import FILES, WINDOWS, Bundle
 
-#: What a row of the table needs of a bundle; all others need the data.
+#: What a row of the table needs of a bundle, of the files that it has; all others need the data.
 NEEDS = {
-    "synthetic": FILES, "without_factor": FILES, "item_factor": ("item_factor.safetensors", "items.parquet"),
-    "untrained": ("items.parquet",), "text_similarity": ("items.parquet",),
+    "synthetic": (*FILES, WINDOWS), "without_factor": FILES,
+    "item_factor": ("item_factor.safetensors", "items.parquet"), "untrained": ("items.parquet",),
+    "text_similarity": ("items.parquet",),
 }  # fmt: skip
 
 
-def bundle_bytes(bundle: Bundle, files: Iterable[str]) -> int:
-    """The size of those of `files` that the bundle has."""
-    return sum((bundle.path / name).stat().st_size for name in files if (bundle.path / name).is_file())
-
-
-def data_bytes(bundle: Bundle) -> int | None:
-    """The size of the files that the bundle was made from; None if they are gone."""
-    files = [Path(p) for p in bundle.made.paths]
+def data_bytes(paths: Iterable[str]) -> int | None:
+    """The size of the files of the data; None if one is gone, or there are none."""
+    files = [Path(p) for p in paths]
     return sum(p.stat().st_size for p in files) if files and all(p.is_file() for p in files) else None
 
 
-def needed(name: str, bundle: Bundle) -> int | None:
-    """The bytes that the row `name` needs, weights of encoders aside; None if the data are gone."""
-    if name in NEEDS and (bundle.windows is None or name not in ("synthetic", "without_factor")):
-        return bundle_bytes(bundle, NEEDS[name])
-    return bundle_bytes(bundle, CORESET_FILES) if name == "synthetic" else data_bytes(bundle)
+def needed(name: str, bundle: Path, data: int | None) -> int | None:
+    """The bytes that the row `name` needs, weights of encoders aside. `data`: those of the data, None if unknown."""
+    if name not in NEEDS:
+        return data
+    return sum((bundle / file).stat().st_size for file in NEEDS[name] if (bundle / file).is_file())
 
 
 def economics(bundle: Bundle, full: float, own: float) -> dict[str, Any]:
     """`full`, `own`: seconds of one training on all the data and on the set; `make`: of the teacher and distillation.
     `pays_after`: the trainings after which the set has cost less in all; None if it never does. `bytes`, `data_bytes`:
     of the bundle, and of the files that it was made from; None if these are gone."""
-    m = bundle.manifest["metrics"]
+    m, data = bundle.manifest["metrics"], data_bytes(bundle.made.paths)
     make = float(m.get("teacher_seconds", 0.0) + m.get("seconds_distill", m.get("seconds_select", 0.0)))
     return {
         "full": full, "own": own, "make": make, "pays_after": math.ceil(make / (full - own)) if full > own else None,
-        "bytes": needed("synthetic", bundle), "data_bytes": data_bytes(bundle),
+        "bytes": needed("synthetic", bundle.path, data), "data_bytes": data,
     }  # fmt: skip
 
 

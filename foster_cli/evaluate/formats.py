@@ -41,7 +41,14 @@ _COVERAGE = Column("coverage", "coverage", "{:.1%}".format)
 _SECONDS, _PEAK = ("select_seconds", "{:.1f}".format), Column("peak MiB", "select_peak_mb", "{:.0f}".format)
 _TRAIN, _RATE = Column("train s", "train_seconds", "{:.1f}".format), Column("rate", "rate", "{:g}".format)
 #: The columns of `foster compare`, and of `foster ablate`.
-COSTS = (_COVERAGE, Column("select s", *_SECONDS), _PEAK, _TRAIN, _RATE)
+COSTS = (
+    _COVERAGE,
+    Column("select s", *_SECONDS),
+    _PEAK,
+    _TRAIN,
+    Column("MB", "bytes", lambda size: f"{size / 1e6:.2f}"),
+    _RATE,
+)
 ABLATION = (
     Column("valid R@10", "valid", "{:.4f}".format),
     _COVERAGE,
@@ -121,11 +128,12 @@ def csv_text(text: str) -> str:
 
 
 def to_csv(found: dict[str, Any], columns: Columns = COSTS) -> str:
-    """A line per row, numbers in full precision; a missing value is empty. Paired differences are only in the JSON."""
+    """A line per row, numbers in full precision; a missing value is empty. `ranked` is the same in all: the cases and
+    the protocol. Paired differences are only in the JSON."""
     out = io.StringIO()
     names = metrics(found)
     data = csv_text(found["data"]["name"])
-    head = ["data", "budget", "row"]
+    head, ranking = ["data", "budget", "ranked", "row"], ranked_words(found)
     for m in names:
         head += [m, f"{m}_low", f"{m}_high"]
     keys = [c.key for c in columns]
@@ -133,7 +141,7 @@ def to_csv(found: dict[str, Any], columns: Columns = COSTS) -> str:
     writer.writerow([*head, *keys])
     for name, row in found["rows"].items():
         cells = [(row[m] or {}).get(part) for m in names for part in ("mean", "low", "high")]
-        writer.writerow([data, found["budget"], name, *cells, *[row.get(key, "") for key in keys]])
+        writer.writerow([data, found["budget"], ranking, name, *cells, *[row.get(key, "") for key in keys]])
     return out.getvalue()
 
 

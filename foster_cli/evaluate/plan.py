@@ -19,12 +19,13 @@ from foster_cli.distill.checks import check_budget, check_settings
 from foster_cli.distill.loop import Loop
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.cells import base_fields
-from foster_cli.evaluate.references import ON_REQUEST, REFERENCES
+from foster_cli.evaluate.references import REFERENCES, asked_rows, left_out, refusal
 from foster_cli.session import Session
 from foster_cli.settings import ModelConfig, Settings
 
-#: The rows beside the variants: what all the data give, and what a user would run instead.
-COMMON = tuple(name for name in REFERENCES if name not in ON_REQUEST)
+#: The rows beside the variants: what all the data give, and what a user would run instead; those made by default.
+ROWS = tuple(REFERENCES)
+COMMON = asked_rows(None, ROWS)
 #: The seed of the bundles and of the choice of learning rates.
 SEED = 0
 
@@ -75,7 +76,8 @@ class Comparison:
 
     `endings`: the recommenders, and the endings of their rows' names. `pairs`: rows whose differences are reported.
     `common`: rows that belong to no variant. `publish`: whether bundles are also copied to folders with the rows'
-    names. `full_rates`: learning rates from which validation chooses for the rows `full`; empty: that of the settings.
+    names. `full_rates`: learning rates from which validation chooses for the rows on all the data; empty: that of the
+    settings.
     """
 
     data: Dataset
@@ -122,7 +124,8 @@ class Comparison:
 
 
 def check_plan(plan: Comparison) -> None:
-    """Raise FosterError for invalid settings, or too few windows or items, before anything slow begins."""
+    """Raise FosterError for invalid settings, too few windows or items, or a lone row that is left out, before anything
+    slow begins."""
     windows, n = len(training_windows(plan.data, plan.settings.distill.length)), len(plan.data.catalogue)
     for variant in plan.variants:
         check_settings(variant.settings)
@@ -134,6 +137,9 @@ def check_plan(plan: Comparison) -> None:
                 f"row {variant.name}: k-means chooses |S| of the {n:,} items, and |S| is {size or 'all'}",
                 f"use --items-per-step below {n}, or --rows without {variant.name}",
             )
+    reason = left_out(plan.common[0], plan.settings.model) if len(plan.common) == 1 else None
+    if reason is not None:
+        raise refusal(plan.common[0], reason, ROWS)
 
 
 def make_out(plan: Comparison) -> None:

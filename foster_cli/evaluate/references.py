@@ -7,7 +7,7 @@ settings of a row are chosen on validation.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -23,7 +23,7 @@ from foster_cli.evaluate.row import HeldOut, Row, Trained, model_row, ranked
 from foster_cli.neighbours.registry import CHOOSE, Choose
 from foster_cli.ranking.full import last_outputs, ranks
 from foster_cli.runtime import peak_memory_mb, reset_peak
-from foster_cli.settings import TrainConfig
+from foster_cli.settings import ModelConfig, TrainConfig
 from foster_cli.train.anchors import full_teacher
 from foster_cli.train.best import Best, Fit
 from foster_cli.train.fit import fit_real
@@ -174,11 +174,34 @@ SEEDED = ("full", "text", "id", "equal_compute", "untrained", "item_factor")
 ON_REQUEST = ("id",)
 
 
-def left_out(name: str, task: Task, error: FosterError | None = None) -> str | None:
-    """Why a row is left out unless it is named: it is another row, or `error` shows that these data have none."""
-    if name == "text" and task.model.items != "both":
-        return f"with --items {task.model.items} it is the row full" if task.model.items == "text" else "without texts"
-    if name == "id" and task.model.items == "id":
+def asked_rows(text: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    """The rows of `known` that `--rows` asks for, in their order: A,B or all; None: all but those in `ON_REQUEST`.
+
+    Raises FosterError if it names none, or one that is not in `known`.
+    """
+    if text is None:
+        return tuple(name for name in known if name not in ON_REQUEST)
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if names == ["all"]:
+        return known
+    if not names:
+        raise FosterError("--rows: names no row", f"use all, or some of {','.join(known)}")
+    for name in names:
+        if name not in known:
+            raise FosterError(f"--rows {name}: no such row", f"use all, or some of {','.join(known)}")
+    return tuple(name for name in known if name in names)
+
+
+def refusal(name: str, reason: str, known: Iterable[str]) -> FosterError:
+    """The error for a row of `known` that is named alone and left out for `reason`."""
+    return FosterError(f"--rows {name}: {reason}", f"name other rows, some of {','.join(known)}")
+
+
+def left_out(name: str, model: ModelConfig, error: FosterError | None = None) -> str | None:
+    """Why a row is left out unless it is named alone: it is another row, or `error` shows that these data have none."""
+    if name == "text" and model.items != "both":
+        return f"with --items {model.items} it is the row full" if model.items == "text" else "without texts"
+    if name == "id" and model.items == "id":
         return "with --items id it is the row full"
     if error is not None and name in ("text_similarity", "knn_tfidf", "tfidf", "ease"):
         return error.message

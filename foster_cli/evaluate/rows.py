@@ -17,7 +17,7 @@ from foster_cli.console import Stage
 from foster_cli.data.windows import Windows
 from foster_cli.distill.algorithm1 import fit_synthetic
 from foster_cli.errors import FosterError
-from foster_cli.evaluate.references import ON_REQUEST, REFERENCES, SEEDED, Sources, left_out
+from foster_cli.evaluate.references import REFERENCES, SEEDED, Sources, asked_rows, left_out, refusal
 from foster_cli.evaluate.row import HeldOut, Row, RowCache, Trained, joined, make_now, model_row
 from foster_cli.models.recommender import Recommender
 from foster_cli.runtime import peak_memory_mb, reset_peak, stream_seed
@@ -37,7 +37,7 @@ ROWS = tuple(
     for name in ("synthetic", "without_factor", *REFERENCES)
     for x in (("random", name) if name == "untrained" else (name,))
 )
-DEFAULT = tuple(name for name in ROWS if name not in ON_REQUEST)
+DEFAULT = asked_rows(None, ROWS)
 
 
 def random_windows(windows: Windows, budget: int, seed: int) -> Windows:
@@ -122,7 +122,7 @@ def rows(
             return "real sequences bring no item factor"
         if name == "without_factor" and student.config.item_start == "text":
             return "it is the row synthetic"
-        return left_out(name, task)
+        return left_out(name, task.model)
 
     own = {"synthetic": synthetic, "without_factor": without_factor, "random": random}
     sources, out = Sources(task, test, settings.train, settings.seed, settings.distill.teacher), dict[str, Row]()
@@ -139,23 +139,11 @@ def rows(
                 make, used = REFERENCES[name], seeds if name in SEEDED else seeds[:1]
                 out[name] = joined([cache(name, seed, partial(make, sources, seed)) for seed in used])
         except FosterError as error:
-            reason = left_out(name, task, error)
+            reason = left_out(name, task.model, error)
             if reason is None or len(names) == 1:
                 raise
         if reason is not None:
             if len(names) == 1:
-                raise FosterError(f"--rows {name}: {reason}", f"name other rows, some of {','.join(ROWS)}")
+                raise refusal(name, reason, ROWS)
             console.note(f"row {name} is left out: {reason}")
     return out
-
-
-def check_rows(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return `names`; `all` are all rows. Raises FosterError if there are none, or if one is not a row of the table."""
-    if names == ("all",):
-        return ROWS
-    if not names:
-        raise FosterError("--rows: names no row", f"use all, or some of {','.join(ROWS)}")
-    for name in names:
-        if name not in ROWS:
-            raise FosterError(f"--rows {name}: no such row", f"use all, or some of {','.join(ROWS)}")
-    return names

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from foster_cli.evaluate.economics import economics, line, needed
+from foster_cli.evaluate.economics import data_bytes, economics, line, needed
 from foster_cli.evaluate.rows import ROWS
 
 
@@ -36,12 +36,14 @@ def test_what_a_row_needs(tmp_path: Path, coreset: bool) -> None:
     data = tmp_path / "data.parquet"
     data.write_bytes(b"x" * 4000)
     bundle = _bundle(tmp_path, [str(data)], coreset)
-    found = {name: needed(name, bundle) for name in ROWS}
+    assert data_bytes([str(data), str(data)]) == 8000
+    found = {name: needed(name, bundle.path, data_bytes([str(data)])) for name in ROWS}
     small = {"synthetic": 500, "item_factor": 450, "untrained": 200, "text_similarity": 200}
-    small |= {} if coreset else {"without_factor": 500}
+    small["without_factor"] = 460 if coreset else 500  # a coreset has no such row
     assert found == {name: small.get(name, 4000) for name in ROWS}
     data.unlink()
-    assert needed("full", bundle) is None and needed("synthetic", bundle) == 500
+    assert data_bytes([str(data)]) is None and data_bytes([]) is None
+    assert needed("full", bundle.path, None) is None and needed("synthetic", bundle.path, None) == 500
 
 
 def test_a_slower_training_never_pays_and_lost_data_have_no_size(tmp_path: Path) -> None:

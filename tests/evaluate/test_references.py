@@ -13,7 +13,7 @@ from spying import spy
 
 from foster_cli.data.windows import Cases, Windows
 from foster_cli.errors import FosterError
-from foster_cli.evaluate import references, rows
+from foster_cli.evaluate import plan, references, rows
 from foster_cli.evaluate.references import REFERENCES, Sources
 from foster_cli.evaluate.row import HeldOut, Row, held_out
 from foster_cli.models.recommender import Recommender
@@ -293,5 +293,24 @@ def test_another_error_of_a_row_is_not_hidden(task: Task, monkeypatch: pytest.Mo
 
 def test_the_default_recommender_has_the_rows() -> None:
     """A recommender with both leaves out no row but by an error of the data."""
-    both: Any = type("T", (), {"model": ModelConfig(items="both")})()
+    both = ModelConfig(items="both")
     assert [references.left_out(name, both) for name in rows.ROWS] == [None] * len(rows.ROWS)
+
+
+@pytest.mark.parametrize("known", [rows.ROWS, plan.ROWS])
+def test_the_rows_that_are_asked_for(known: tuple[str, ...]) -> None:
+    """The tables of `foster eval` and `foster compare`: each row once, in the table's order, whatever was typed."""
+    assert references.asked_rows("all", known) == references.asked_rows(",".join(reversed(known)), known) == known
+    assert references.asked_rows(None, known) == tuple(name for name in known if name != "id")
+    assert references.asked_rows(" popularity,id, full,,id", known) == ("full", "id", "popularity")
+    for text, words in (("full,fulll", "--rows fulll: no such"), ("all,full", "--rows all"), (" ,", "names no row")):
+        with pytest.raises(FosterError, match=words) as raised:
+            references.asked_rows(text, known)
+        assert raised.value.hint == f"use all, or some of {','.join(known)}"
+
+
+def test_the_two_tables_share_their_common_rows() -> None:
+    """What is a method in `foster compare` is no common row there."""
+    assert [name for name in rows.ROWS if name not in plan.ROWS] == ["synthetic", "without_factor", "random"]
+    assert [name for name in rows.ROWS if name in plan.ROWS] == list(plan.ROWS)
+    assert [name for name in rows.DEFAULT if name in plan.ROWS] == list(plan.COMMON)

@@ -17,10 +17,9 @@ from scipy import stats
 
 from foster_cli.data.schema import Dataset
 from foster_cli.data.windows import Cases, Protocol, evaluation_cases
-from foster_cli.errors import FosterError
 from foster_cli.evaluate.references import SEEDED, popularity_row, profiles, text_row
 from foster_cli.evaluate.row import Row, held_out
-from foster_cli.evaluate.rows import DEFAULT, ROWS, WITHOUT_FACTOR, Student, check_rows, rows
+from foster_cli.evaluate.rows import ROWS, WITHOUT_FACTOR, Student, rows
 from foster_cli.evaluate.summary import summarise
 from foster_cli.settings import DistillConfig, Settings, StudentConfig, TrainConfig
 from foster_cli.synthetic.reading import SyntheticSet
@@ -271,10 +270,3 @@ def test_rows_of_training_choose_on_validation_alone(task: Task, validated: bool
         assert not np.array_equal(a[name].ranks, b[name].ranks)
     assert (a["synthetic"].valid != [None]) == validated
     assert validated or a["synthetic"].chosen == ["step 4"]
-
-
-def test_row_names_are_checked() -> None:
-    assert check_rows(ROWS) == check_rows(("all",)) == ROWS
-    assert set(ROWS) - set(DEFAULT) == {"id"}
-    with pytest.raises(FosterError, match=r"--rows fulll.*full"):
-        check_rows(("full", "fulll"))

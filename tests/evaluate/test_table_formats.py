@@ -13,7 +13,7 @@ import pytest
 from handmade import held_out_of, row_of
 
 from foster_cli.evaluate.compare import pairs
-from foster_cli.evaluate.formats import md_escape, metrics, ranked_words, tex_escape, to_csv, to_md, to_tex
+from foster_cli.evaluate.formats import md_escape, metrics, ranked_words, tex_escape, title, to_csv, to_md, to_tex
 from foster_cli.evaluate.summary import summarise
 
 HOSTILE = [
@@ -33,7 +33,7 @@ def _found(name: str, cold: bool = True) -> dict[str, Any]:
     for n in ("foster", "kcenter", "full", "text_similarity"):
         out["rows"][n]["method"] = n if n in ("foster", "kcenter") else None
     for n in ("foster", "kcenter"):
-        out["rows"][n] |= {"select_seconds": 1.25, "select_peak_mb": 300.0, "rate": 3e-4}
+        out["rows"][n] |= {"select_seconds": 1.25, "select_peak_mb": 300.0, "rate": 3e-4, "bytes": 1_234_567}
     return {"data": {"name": name}, "budget": 3, "k": [10, 20], **out}
 
 
@@ -53,7 +53,8 @@ def test_csv_reads_back(name: str, cold: bool) -> None:
                     assert line[key] == "" and row[metric] is None
                 else:
                     assert float(line[key]) == row[metric][part]
-        assert line["rate"] == str(row.get("rate", ""))
+        assert line["rate"] == str(row.get("rate", "")) and line["bytes"] == str(row.get("bytes", ""))
+        assert line["ranked"] == ranked_words(found)
 
 
 @pytest.mark.parametrize("name", ["shop", *HOSTILE])
@@ -63,12 +64,14 @@ def test_markdown(name: str) -> None:
     rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("|")]
     head, rule, *body = rows[:6]
     assert [x.strip() for x in head[1:]] == [
-        "R@10", "N@10", "R@20", "N@20", "cold R@10", "PSP@10", "coverage", "select s", "peak MiB", "train s", "rate"
+        "R@10", "N@10", "R@20", "N@20", "cold R@10", "PSP@10", "coverage", "select s", "peak MiB", "train s", "MB",
+        "rate",
     ]  # fmt: skip
     assert all(len(row) == len(head) for row in [rule, *body])
     assert [row[0].strip() for row in body] == ["foster", "kcenter", "full", r"text\_similarity"]
     assert re.fullmatch(r" 0\.\d{4} \[0\.\d{4}, [01]\.\d{4}\] ", body[0][1])
     assert re.fullmatch(r" [01]\.\d{4} \[0\.\d{4}, [01]\.\d{4}\] ", body[0][5])
+    assert [row[11].strip() for row in body] == ["1.23", "1.23", "-", "-"]
     without = [re.split(r"(?<!\\)\|", line) for line in to_md(_found(name, cold=False)).splitlines()]
     assert [line[6].strip() for line in without if len(line) > 6] == [
         "cold R@10", "---:", *["-"] * 4, "cold R@10", "---:", *["-"] * 3
@@ -123,3 +126,7 @@ def test_the_json_is_json(cold: bool) -> None:
 def test_the_title_names_the_protocol(ranking: dict[str, Any], words: str) -> None:
     """Results from before it was recorded have `mask_seen` alone, or ranked all items."""
     assert words in ranked_words({"cases": 1234, "seeds": [0, 2], **ranking})
+    found = {**_found("shop"), **ranking}
+    said = title(found)
+    assert said == f"shop: budget 3, {ranked_words(found)}"
+    assert to_md(found).splitlines()[0] == md_escape(said) and to_tex(found).splitlines()[0] == f"% {said}"

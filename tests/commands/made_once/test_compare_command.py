@@ -23,7 +23,7 @@ import foster_cli
 from foster_cli.baselines import METHODS as KNOWN
 from foster_cli.errors import FosterError
 from foster_cli.evaluate import compare
-from foster_cli.evaluate.plan import COMMON, Comparison
+from foster_cli.evaluate.plan import COMMON, ROWS, Comparison
 from foster_cli.settings import (
     DistillConfig,
     ModelConfig,
@@ -79,11 +79,28 @@ def test_what_is_written(done: Path) -> None:
     full = found["rows"]["full"]
     assert set(full["valid_by_rate"]) == {"0.001", "0.01"}
     assert full["rate"] == float(max(full["valid_by_rate"], key=full["valid_by_rate"].get))
+    title = f"{found['cases']:,} test cases (all of each user), full ranking, items already seen left out, seeds 0, 1"
     lines = list(csv.DictReader((done / "compare.csv").read_text(encoding="utf-8").splitlines()))
     assert [line["row"] for line in lines] == list(found["rows"])
     for line in lines:
         assert float(line["N@20_high"]) == found["rows"][line["row"]]["N@20"]["high"]
+        assert line["ranked"] == title and line["bytes"] == str(found["rows"][line["row"]]["bytes"])
+    assert found["ranking"] == {"mask_seen": True, "cases": "all"}
     assert (done / "compare.md").stat().st_size and (done / "compare.tex").stat().st_size
+
+
+def test_what_each_row_takes_on_disk(done: Path, shop: Path) -> None:
+    """The bundle of a method; the first method's item factor and titles; all else, the data."""
+    rows = json.loads((done / "compare.json").read_text(encoding="utf-8"))["rows"]
+    method = {m: [p for p in (done / m).iterdir() if p.suffix in (".json", ".safetensors", ".parquet", ".csv")]
+              for m in METHODS.split(",")}  # fmt: skip
+    expected = {m: sum(p.stat().st_size for p in files) for m, files in method.items()}
+    titles = (done / "foster" / "items.parquet").stat().st_size
+    expected |= {"untrained": titles, "text_similarity": titles}
+    expected["item_factor"] = titles + (done / "foster" / "item_factor.safetensors").stat().st_size
+    assert {name: row["bytes"] for name, row in rows.items()} == {
+        name: expected.get(name, shop.stat().st_size) for name in rows
+    }
 
 
 def test_the_second_run_trains_nothing(
@@ -99,6 +116,42 @@ def test_the_second_run_trains_nothing(
     code, out, err = foster("compare", *options)
     assert code == 0, err
     assert "paired differences" in out and "kcenter" in out and str(done.relative_to(Path.cwd())) in out
+    words = " ".join(out.split())
+    assert "(all of each user), full ranking, items already seen left out" in words and " MB " in words
+
+
+def test_rows_beside_the_methods(
+    foster: Foster, done: Path, options: tuple[str | Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only those that are named, in the table's order; what the whole table made is not made again, and the rate on all
+    the data is chosen although the row `full` is not there."""
+    whole = json.loads((done / "compare.json").read_text(encoding="utf-8"))
+    before = {p.name: p.read_bytes() for p in done.glob("compare.*")}
+    cells = {p.name for p in (done / "cells").iterdir()}
+    try:
+        code, out, err = foster("compare", *options, "--rows", "popularity,id,text", "--json")
+    finally:
+        for name, content in before.items():  # the other tests read the whole table
+            (done / name).write_bytes(content)
+    assert code == 0, err
+    found = json.loads(out)
+    assert list(found["rows"]) == [*METHODS.split(","), "text", "id", "popularity"]
+    for name in ("foster", "kcenter", "text", "popularity"):
+        assert found["rows"][name] == whole["rows"][name]
+    assert list(found["paired"]) == ["foster-random", "kcenter-random", "foster-kcenter"]
+    added = {p for p in (done / "cells").iterdir() if p.name not in cells}
+    assert sorted(p.name.rsplit("-", 1)[0] for p in added) == ["id-s0"] * 2 + ["id-s1"] * 2
+    record = json.loads(next(p for p in added if p.suffix == ".json").read_text(encoding="utf-8"))
+    assert record["fields"]["train"]["lr"] == whole["rows"]["full"]["rate"]
+
+
+def test_a_row_that_is_named_alone_and_left_out(foster: Foster, shop: Path, tmp_path: Path) -> None:
+    """It is an error before anything is made."""
+    common = ("compare", shop, "--methods", "random", *SIZE, "--out", tmp_path / "x")
+    for items, row, word in (("id", "text", "without texts"), ("id", "id", "it is the row full")):
+        code, out, err = foster(*common, "--items", items, "--rows", row)
+        assert code == 2 and not out and f"foster: --rows {row}: " in err and word in err
+    assert not (tmp_path / "x").exists()
 
 
 def test_all_the_data_train_at_the_rate_that_validation_chose(
@@ -241,7 +294,7 @@ def test_what_is_typed_reaches_the_plan(
     rest = ("--encoder", "tinybert", "--backbone", "gru4rec", "--train-layers", "2", "--precision", "bf16",
             "--student-items", "all", "--student-steps", "33", "--seeds", "5", "--rates", "1e-4,1e-5", "--k", "1,3",
             "--methods", "kcenter, rollout", "--device", "cpu", "--no-cache", "--cases", "first",
-            "--lexical", "128")  # fmt: skip
+            "--lexical", "128", "--rows", "all")  # fmt: skip
     assert foster("compare", tmp_path / "raw.csv", *columns, *sizes, *rest).code == 2
     assert foster("compare", shop, "--items", "id", "--k-core", "2", "--out", tmp_path / "x").code == 2
     a, b = plans
@@ -262,6 +315,7 @@ def test_what_is_typed_reaches_the_plan(
     assert (a.session.device.type, a.session.use_cache, str(a.out)) == ("cpu", False, "runs/raw-compare-b7")
     assert (b.settings.model.items, b.out, b.session.use_cache) == ("id", tmp_path / "x", True)
     assert (b.seeds, b.ks) == (3, (10, 20))
+    assert (a.common, b.common) == (ROWS, COMMON) and set(ROWS) - set(COMMON) == {"id"}
     names = {v.name for v in b.variants}
     assert "td3" not in names and {"foster", "random", "kcenter", "rollout"} <= names
 
@@ -272,6 +326,9 @@ def test_what_is_typed_reaches_the_plan(
         (("--methods", "foster,kcentre"), ("--methods kcentre", "kcenter")),
         (("--methods", "random,kcenter,random"), ("random", "twice")),
         (("--methods", ""), ("--methods", "foster")),
+        (("--rows", "full,fulll"), ("--rows fulll", "full")),
+        (("--rows", "random"), ("--rows random", "full")),
+        (("--rows", ","), ("--rows", "names no row")),
         (("--rates", "1e-3,fast"), ("--rates", "1e-3,fast")),
         (("--rates", "0"), ("--rates 0", "positive")),
         (("--rates", "nan"), ("--rates nan",)),
