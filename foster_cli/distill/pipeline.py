@@ -18,6 +18,7 @@ from torch import Tensor
 from foster_cli import bundle
 from foster_cli.checkpoint import Store
 from foster_cli.data.schema import Dataset
+from foster_cli.data.windows import repeat_share
 from foster_cli.distill.algorithm2 import Problem
 from foster_cli.distill.checks import check_budget, check_settings
 from foster_cli.distill.loop import Distilled, Loop, distill
@@ -49,6 +50,7 @@ def identity(settings: Settings, task: Task, V: Tensor) -> dict[str, Any]:
         "data": {
             "name": data.name, "path": list(settings.paths), "prepare": dataclasses.asdict(settings.prepare),
             "hash": data.hash, "statistics": data.statistics, "settings": data.settings,
+            "repeats": repeat_share(data),
         },
         "encoder": task.encoder_identity(),
         "item_factor": {"shape": list(V.shape), "sha256_of_ids": sha256_json(data.catalogue.ids)},

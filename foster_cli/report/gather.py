@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from foster_cli.bundle import Bundle
+from foster_cli.bundle import FILES, Bundle
 from foster_cli.data.schema import SPLITS, Dataset
 from foster_cli.errors import FosterError
+from foster_cli.report.choices import Facts, chosen, ranking
 from foster_cli.report.content import Report
 from foster_cli.report.curves import curves
 from foster_cli.report.items import item_map, popularity, read_sequences
 from foster_cli.report.results import results
-
-Facts = list[tuple[str, str]]
 
 
 def gather(bundle: Bundle, evaluation: dict[str, Any] | None, data: Dataset | str) -> Report:
@@ -35,9 +34,9 @@ def gather(bundle: Bundle, evaluation: dict[str, Any] | None, data: Dataset | st
 def _gather(bundle: Bundle, evaluation: dict[str, Any] | None, data: Dataset | str) -> Report:
     m, real = bundle.manifest, bundle.windows is not None
     sequences, mass = read_sequences(bundle)
-    train = None
-    if isinstance(data, Dataset):
-        rows = data.interactions
+    train, there = None, data if isinstance(data, Dataset) else None
+    if there is not None:
+        rows = there.interactions
         train = rows.item[rows.split == SPLITS.index("train")]
     table = None if evaluation is None else results(evaluation, real, len(sequences))
     charts = curves(bundle.path, m)
@@ -48,8 +47,8 @@ def _gather(bundle: Bundle, evaluation: dict[str, Any] | None, data: Dataset | s
         lead += f", in the place of {statistics['interactions']:,} interactions of {statistics['users']:,} users"
     return Report(
         name=str(m["data"]["name"]), path=str(bundle.path), method=str(m["method"]), real=real,
-        own=bool(sequences[0].goals), lead=lead + ".", tiles=_tiles(bundle, table), facts=_facts(bundle),
-        settings=_settings(m), results=table,
+        own=bool(sequences[0].goals), lead=lead + ".", tiles=_tiles(bundle, table),
+        facts=_facts(bundle, there), settings=_settings(m), results=table,
         missing_results=f"foster eval {bundle.path}" if table is None else "",
         curves=charts,
         missing_curves="" if charts else "Real sequences were chosen, nothing was learned: there are no curves."
@@ -74,7 +73,8 @@ def _tiles(bundle: Bundle, table: Any) -> list[tuple[str, str, str]]:
     found.append((f"{n:,}", "items", f"{width} numbers each"))
     if bundle.windows is None:
         numbers = sum(t.numel() for t in bundle.factors.values())
-        found.append((f"{numbers:,}", "numbers in U, T, G", f"{numbers * 4 / 2**20:.1f} MiB"))
+        size = (bundle.path / FILES[1]).stat().st_size
+        found.append((f"{numbers:,}", "numbers in U, T, G", f"{size / 1e6:.2f} MB"))
     return found
 
 
@@ -91,8 +91,8 @@ def _amount(value: Any) -> str:
     return str(value)
 
 
-def _facts(bundle: Bundle) -> list[tuple[str, Facts]]:
-    """The facts about the real data, the synthetic set, the recommender and the machine."""
+def _facts(bundle: Bundle, data: Dataset | None) -> list[tuple[str, Facts]]:
+    """The facts about the real data, the ranking, the choices on validation, the set, the recommender, the machine."""
     m = bundle.manifest
     d, model, metrics = m["distill"], m["model"], m.get("metrics", {})
     encoder = m.get("encoder")
@@ -124,11 +124,14 @@ def _facts(bundle: Bundle) -> list[tuple[str, Facts]]:
         ]  # fmt: skip
     recommender += [
         ("backbone", str(model.get("backbone", "sasrec"))), ("items known by", str(model.get("items", "text"))),
-        ("width d", str(bundle.V.shape[1])), ("seed", str(m["seed"])),
+        ("width of the item factor", str(bundle.V.shape[1])), ("seed", str(m["seed"])),
     ]  # fmt: skip
     machine: Facts = [(key, _amount(value)) for key, value in m.get("machine", {}).items()]
-    groups = [("Real data", _data(m["data"])), ("Synthetic set" if bundle.windows is None else "Chosen set", set_facts),
-              ("Recommender", recommender), ("Machine", machine)]  # fmt: skip
+    groups = [
+        ("Real data", _data(m["data"])), ("Ranking, in validation and test", ranking(m, data)),
+        ("Synthetic set" if bundle.windows is None else "Chosen set", set_facts), ("Recommender", recommender),
+        ("Chosen on validation", chosen(m)), ("Machine", machine),
+    ]  # fmt: skip
     return [group for group in groups if group[1]]
 
 

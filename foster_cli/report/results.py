@@ -13,6 +13,7 @@ from foster_cli.bundle import Bundle
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.economics import line
 from foster_cli.evaluate.formats import ranked_words
+from foster_cli.report.choices import cold_words
 from foster_cli.report.content import Results
 
 #: The file in a bundle in which `foster eval` stores its evaluation.
@@ -63,6 +64,8 @@ def _check(found: dict[str, Any]) -> None:
         _numbers([pair[m][k] for m in metrics(found) for k in ("diff", "low", "high")])
     _numbers([found["cases"]])
     _numbers([size for row in found["rows"].values() if (size := row.get("bytes")) is not None])
+    if "cold" in found:
+        _numbers([found["cold"]["cases"], found["cold"]["share"]])
     costs = found.get("economics")
     if costs is not None:
         _numbers([costs[name] for name in ("full", "own", "make", "bytes")])
@@ -107,6 +110,8 @@ def results(found: dict[str, Any], real: bool, budget: int) -> Results:
     made, used = found["backbone"].get("distilled"), found["backbone"]["evaluated"]
     if made != used:
         notes.append(f"Distilled with {made}, evaluated with {used}.")
+    if "cold" in found:
+        notes.append(f"Of the cases, {cold_words(found['cold']['cases'], found['cold']['share'])}.")
     if found.get("economics") is not None:
         said = line(found["economics"])
         notes.append(f"{said[0].upper()}{said[1:]}.")

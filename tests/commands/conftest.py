@@ -13,7 +13,7 @@ from encoders import write_encoder
 
 from foster_cli import bundle
 from foster_cli.data.prepare import load_dataset
-from foster_cli.settings import DistillConfig, PrepareSettings, Settings
+from foster_cli.settings import DistillConfig, PrepareSettings, RankingConfig, Settings
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def made(tmp_path: Path, data: Path) -> Path:
             "hash": dataset.hash,
         },
         "encoder": {"name": "minilm", "revision": "all-MiniLM-L6-v2", "hash": "0" * 64, "train_layers": "none"},
-        **Settings(distill=config).sections(),
+        **Settings(distill=config, ranking=RankingConfig(mask_seen=True)).sections(),
         "seed": 0,
     }  # fmt: skip
     path = tmp_path / "bundle"

@@ -71,7 +71,7 @@ def test_eval_keeps_a_whole_table(foster: Foster, made: Path, monkeypatch: pytes
 
     monkeypatch.setattr("foster_cli.evaluate.bundle_rows.evaluate_bundle", evaluate)
     kept = made / "eval.json"
-    for part in (("--rows", "untrained"), ("--mask-seen",), ("--backbone", "narm"), ("--out", "mine.json"),
+    for part in (("--rows", "untrained"), ("--no-mask-seen",), ("--backbone", "narm"), ("--out", "mine.json"),
                  ("--encoder", "other"), ("--width", "8"), ("--precision", "bf16"), ("--validate",),
                  ("--student-steps", "7")):  # fmt: skip
         assert foster("eval", made, *part).code == 0

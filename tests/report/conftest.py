@@ -19,7 +19,7 @@ from foster_cli import bundle
 from foster_cli.data.prepare import load_dataset
 from foster_cli.data.schema import Dataset
 from foster_cli.data.windows import Windows
-from foster_cli.settings import DistillConfig, Settings
+from foster_cli.settings import DistillConfig, RankingConfig, Settings
 
 M, L, D = 4, 6, 8
 
@@ -45,7 +45,7 @@ def data(table: Path) -> Dataset:
 
 def _manifest(data: Dataset, table: Path, /, **more: Any) -> dict[str, Any]:
     config = DistillConfig(budget=M, length=L, steps=5, check_every=2, items_per_step=16)
-    settings = Settings(distill=config)
+    settings = Settings(distill=config, ranking=RankingConfig(mask_seen=True))
     return {
         "method": "foster",
         "data": {
@@ -126,7 +126,7 @@ def evaluation(data: Dataset, table: Path) -> dict[str, Any]:
         "backbone": {"distilled": "sasrec", "evaluated": "sasrec"},
         "rows": {"synthetic": row(0.20, 1_234_567_890), "full": row(0.25, 1234), "untrained": row(0.1234, None)},
         "paired": {"synthetic-full": pair}, "cases": 1234, "seeds": [0, 1], "bootstrap_draws": 2000, "economics": None,
-        "ranking": {"mask_seen": False, "cases": "all"},
+        "ranking": {"mask_seen": False, "cases": "all"}, "cold": {"cases": 56, "share": 56 / 1234},
         "settings": {k: made[k] for k in ("model", "train", "distill", "student")}, "machine": {},
     }  # fmt: skip
     return dict(json.loads(json.dumps(found)))

@@ -69,7 +69,8 @@ COSTS = {"full": 110.0, "own": 10.0, "make": 250.0, "pays_after": 3, "bytes": 50
         _with("much", "rows", "full", "bytes"), _with(True, "rows", "full", "bytes"), _with({}, "economics"),
         _with("dear", "economics"), _with({**COSTS, "own": "short"}, "economics"),
         _with({**COSTS, "bytes": None}, "economics"), _with({**COSTS, "pays_after": "soon"}, "economics"),
-        _with({**COSTS, "data_bytes": float("nan")}, "economics"),
+        _with({**COSTS, "data_bytes": float("nan")}, "economics"), _with({}, "cold"), _with("some", "cold", "cases"),
+        _with(float("nan"), "cold", "share"),
     ],
 )  # fmt: skip
 def test_what_is_no_evaluation(made: Path, evaluation: dict[str, Any], change: Callable[..., Any]) -> None:
@@ -106,14 +107,15 @@ def test_what_a_set_costs_and_saves_is_a_note(made: Path, evaluation: dict[str, 
         (made / "eval.json").write_text(json.dumps({**evaluation, "economics": costs}))
         found = read_evaluation(load(made), None)
         assert found is not None
-        (note,) = results(found, real=False, budget=20).notes
+        cold, note = results(found, real=False, budget=20).notes
+        assert cold == "Of the cases, 56 (4.5%) have a target that is not in training."
         assert all(part in note for part in words) and note.endswith(".")
 
 
-def test_an_evaluation_from_before_sizes_and_costs(made: Path, evaluation: dict[str, Any]) -> None:
+def test_an_evaluation_from_before_sizes_costs_and_cold_targets(made: Path, evaluation: dict[str, Any]) -> None:
     """It is shown as ever."""
     before = copy.deepcopy(evaluation)
-    del before["economics"]
+    del before["economics"], before["cold"]
     for row in before["rows"].values():
         del row["bytes"]
     (made / "eval.json").write_text(json.dumps(before))
@@ -156,7 +158,7 @@ def test_the_table(evaluation: dict[str, Any]) -> None:
     assert [cells["MB"] for _, _, cells in found.rows[1:]] == ["0.00", "-"]  # of lost data there is no size
     assert [name for name, _ in found.paired] == ["20 synthetic − full data"]
     assert found.share == pytest.approx(0.8)
-    assert "1,234 test cases" in found.title and found.notes == []
+    assert "1,234 test cases" in found.title and len(found.notes) == 1
     crossed = {
         **evaluation,
         "backbone": {"distilled": "sasrec", "evaluated": "narm"},
@@ -166,6 +168,6 @@ def test_the_table(evaluation: dict[str, Any]) -> None:
     other = results(crossed, real=True, budget=20)
     assert "the first of each user" in other.title and "items already seen left out" in other.title
     notes = other.notes
-    assert len(notes) == 1 and "narm" in notes[0]
+    assert len(notes) == 2 and "narm" in notes[0]
     only = {**evaluation, "rows": {"untrained": evaluation["rows"]["untrained"]}, "paired": {}}
     assert results(only, real=False, budget=20).share is None
