@@ -14,7 +14,7 @@ ROOT = Path(foster_cli.__file__).parent
 ORDER = (
     ("errors", "version"),
     ("settings",),
-    ("console", "files", "extension"),
+    ("console", "files", "extension", "settings_file"),
     ("runtime", "session", "cache"),
     ("checkpoint", "distrust"),
     ("data",),

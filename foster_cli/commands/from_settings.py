@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
-import math
-import types
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +19,8 @@ import typer
 from typer.core import TyperCommand
 
 from foster_cli.errors import FosterError
-from foster_cli.settings import PARTS, SECTIONS, Settings, from_dict, is_number, parameter_name
+from foster_cli.settings import PARTS, Settings, from_dict, is_number, parameter_name
+from foster_cli.settings_file import read
 
 if TYPE_CHECKING:
     from foster_cli.console import Console
@@ -269,42 +267,3 @@ class Grouped(TyperCommand):
 
 def _heading(parameter: Any) -> str:
     return "Arguments" if parameter.param_type_name == "argument" else "Options"
-
-
-def read(path: Path) -> dict[str, dict[str, Any]]:
-    """The sections of a settings file, {"model": {…}, "train": {…}, "distill": {…}, "student": {…}}. Sections and
-    fields may be missing. Raises FosterError for an unreadable file, unknown keys or wrong types."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
-    except OSError as error:
-        raise FosterError(f"--settings {path}: {error.strerror or error}", "name a settings file") from error
-    except (ValueError, RecursionError) as error:
-        raise FosterError(f"--settings {path}: is not JSON ({error})", "use a file that foster tune wrote") from error
-    if not isinstance(content, dict) or not all(isinstance(section, dict) for section in content.values()):
-        raise FosterError(f"--settings {path}: holds no sections", f"use an object with {', '.join(SECTIONS)}")
-    for name, section in content.items():
-        if name not in SECTIONS:
-            raise FosterError(f"--settings {path}: unknown section {name!r}", f"known: {', '.join(SECTIONS)}")
-        try:
-            from_dict(SECTIONS[name], section)
-        except FosterError as error:
-            raise FosterError(f"--settings {path}: {error.message}", error.hint) from error
-        hints = typing.get_type_hints(SECTIONS[name])
-        for key, value in section.items():
-            section[key] = _typed(f"--settings {path}: {name}.{key}", value, hints[key])
-    return content
-
-
-def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is no number")
-
-
-def _typed(where: str, value: Any, hint: Any) -> Any:
-    """`value` if it has the type of the field, with int turned into float. Raises FosterError for another type."""
-    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) not in allowed or (isinstance(value, float) and not math.isfinite(value)):
-        words = {float: "a number", int: "a whole number", str: "a text", bool: "true or false", type(None): "null"}
-        raise FosterError(f"{where} is {json.dumps(value)[:60]}", f"use {' or '.join(words[kind] for kind in allowed)}")
-    return value

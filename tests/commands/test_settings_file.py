@@ -13,7 +13,7 @@ import pytest
 from calling import Foster
 from typed import other, settings_file
 
-from foster_cli.commands.from_settings import Asked, Field, fields, read
+from foster_cli.commands.from_settings import Asked, Field, fields
 from foster_cli.errors import FosterError
 from foster_cli.settings import (
     SECTIONS,
@@ -23,6 +23,7 @@ from foster_cli.settings import (
     StudentConfig,
     TrainConfig,
 )
+from foster_cli.settings_file import read
 
 
 def test_a_file_lies_beneath_what_was_typed(tmp_path: Path) -> None:
@@ -71,6 +72,9 @@ BROKEN = [
     ('{"distill": {"eta": true}}', ("distill.eta is true", "a number")),
     ('{"distill": {"eta": NaN}}', ("is not JSON", "NaN")),
     ('{"distill": {"eta": 1e999}}', ("distill.eta",)),
+    (f'{{"distill": {{"eta": 1{"0" * 400}}}}}', ("distill.eta is 1000", "a smaller number")),
+    ('{"model": {"width": 9223372036854775808}}', ("model.width is 9223372036854775808", "a smaller number")),
+    ('{"model": {"encoder": "\\ud800"}}', ("is not JSON", "surrogates not allowed")),
     ('{"distill": {"steps": 1.5}}', ("distill.steps is 1.5", "a whole number")),
     ('{"distill": {"steps": null}}', ("distill.steps is null",)),
     ('{"distill": {"rank_user": "3"}}', ("a whole number or null",)),
@@ -81,7 +85,7 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("content", "words"), BROKEN, ids=[content[:30] for content, _ in BROKEN])
+@pytest.mark.parametrize(("content", "words"), BROKEN, ids=[content[:40] for content, _ in BROKEN])
 def test_a_broken_settings_file_is_one_line(
     foster: Foster, tmp_path: Path, content: str, words: tuple[str, ...]
 ) -> None:
