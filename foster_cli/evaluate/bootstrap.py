@@ -1,6 +1,7 @@
 """The bootstrap of the confidence intervals: users are resampled, because the cases of one user are not independent.
 
-In: a value for each case (C,). Out: its mean in each resample (B,).
+In: a value for each case (C,). Out: its mean in each resample (B,). Also: how often each seed is drawn, and the
+interval of the resamples.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from foster_cli.runtime import stream_seed
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
@@ -50,6 +53,19 @@ class Bootstrap:
                 drawn = self.weights[rows].astype(np.float64)
                 out[rows] = (drawn @ total) / (drawn @ count)
         return out
+
+
+def seed_draws(count: int, draws: int) -> Float:
+    """The share of each of `count` seeds in each resample, (B, count). Rows with equally many seeds get the same draws,
+    because models of one seed start with the same weights, whatever their training data."""
+    rng = np.random.default_rng(stream_seed(0, "bootstrap seeds", count))
+    return rng.multinomial(count, np.full(count, 1.0 / count), size=draws) / count
+
+
+def percentiles(drawn: Float) -> dict[str, float]:
+    """The 95 % interval of the resamples (B,) that have a value: without a cold case they have none."""
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    return {"low": float(low), "high": float(high)}
 
 
 def _blocks(draws: int, users: int) -> list[slice]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from foster_cli.evaluate.bootstrap import Bootstrap
+from foster_cli.evaluate.bootstrap import Bootstrap, percentiles, seed_draws
 from foster_cli.evaluate.row import HeldOut, Row
 from foster_cli.ranking.metrics import Metric, all_metrics
 from foster_cli.runtime import stream_seed
@@ -22,15 +22,6 @@ PAIRS = (
     ("synthetic", "item_factor"), ("synthetic", "item_knn"), ("synthetic", "without_factor"),
     ("full", "untrained"), ("full", "knn_tfidf"), ("full", "text"),
 )  # fmt: skip
-
-
-def _seed_draws(count: int, draws: int) -> Float:
-    """The share of each of `count` seeds in each resample, (B, count). Rows with equally many seeds get the same draws,
-    because models of one seed start with the same weights, whatever their training data."""
-    rng = np.random.default_rng(stream_seed(0, "bootstrap seeds", count))
-    return rng.multinomial(count, np.full(count, 1.0 / count), size=draws) / count
-
-
 #: The mean of a metric over seeds and cases, its interval and its seeds; None if no case has a weight.
 Entry = dict[str, Any] | None
 
@@ -41,7 +32,7 @@ def _measured(metric: Metric, boot: Bootstrap, shares: Float) -> tuple[Entry, Fl
         return None, None
     drawn = (shares.T * np.stack([boot.means(value, metric.weight) for value in metric.value])).sum(0)
     per_seed = metric.means()
-    return {"mean": float(per_seed.mean()), **_interval(drawn), "seeds": per_seed.tolist()}, drawn
+    return {"mean": float(per_seed.mean()), **percentiles(drawn), "seeds": per_seed.tolist()}, drawn
 
 
 def summarise(
@@ -59,7 +50,7 @@ def summarise(
     table: dict[str, Any] = {}
     resampled: dict[str, dict[str, Float | None]] = {}
     for name, row in found.items():
-        shares = _seed_draws(len(row.ranks), draws)
+        shares = seed_draws(len(row.ranks), draws)
         measured = {m: _measured(x, boot, shares) for m, x in all_metrics(row.ranks, ks, target, total).items()}
         resampled[name] = {metric: drawn for metric, (_, drawn) in measured.items()}
         table[name] = {metric: entry for metric, (entry, _) in measured.items()} | {
@@ -71,7 +62,7 @@ def summarise(
         drawn, other = resampled[a][metric], resampled[b][metric]
         if drawn is None or other is None:
             return None
-        return {"diff": table[a][metric]["mean"] - table[b][metric]["mean"], **_interval(drawn - other)}
+        return {"diff": table[a][metric]["mean"] - table[b][metric]["mean"], **percentiles(drawn - other)}
 
     paired = {
         f"{a}-{b}": {metric: difference(a, b, metric) for metric in resampled[a]}
@@ -79,9 +70,3 @@ def summarise(
         if a in table and b in table
     }
     return {"rows": table, "paired": paired, **test.describe(), "seeds": seeds, "bootstrap_draws": draws}
-
-
-def _interval(drawn: Float) -> dict[str, float]:
-    """The 95 % percentile interval of the resamples that have a value: without a cold case they have none."""
-    low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    return {"low": float(low), "high": float(high)}
