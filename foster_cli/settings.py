@@ -158,7 +158,7 @@ class StudentConfig:
     encoder_lr: float = option(5e-5, "AdamW learning rate of the text encoder's own layers.")
     weight_decay: float = option(1e-4, "AdamW weight decay.")
     average: int = option(20, "Steps over which weights are averaged; the average is validated and returned.")
-    dropout: bool = option(True, "Train with the recommender's dropout.")
+    dropout: bool = option(False, "Train with the recommender's dropout.")
     item_start: str = option(
         "V", "Where item vectors start: V (the item factor, which the set holds) or text.", "--item-start",
         ("distill", "compare"),

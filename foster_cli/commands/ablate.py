@@ -76,6 +76,7 @@ def command(
     ablation.variants(picked, settings, bilevel)  # reports invalid rows before the data are read
     grid, ks = shared.rates("--rates", rates), shared.numbers("--k", k)
     begun = shared.begin(data, asked, out, "ablate")
+    models = ablation.models(picked, begun.settings.model)  # with what validation chose
     variants = ablation.variants(picked, begun.settings, bilevel)
     plan = Comparison(
         begun.data, begun.settings, variants, grid, seeds, ks, begun.session, begun.out,

@@ -6,7 +6,7 @@ embeddings, the oldest at position 0. Out: H (B, l, d). Padding is on the right 
 
 As in eSASRec (Tikhonovich et al. 2025), whose code is RecTools' `LiGRLayers`: the feed-forward's inner width is 4 d and
 it has no biases, and the gates read x before the norm. Unlike there, X is scaled by sqrt(d), a norm follows the last
-block, attention weights are not dropped, and positions are relative (`relative.py`).
+block, attention weights are not dropped, and positions and first weights are those of `relative.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foster_cli.models.backbones.base import Backbone, SeededDropout, normal_weights
-from foster_cli.models.backbones.relative import recency, relative_bias
+from foster_cli.models.backbones.relative import as_mean, recency, relative_bias
 
 #: Inner width of the feed-forward in units of d, RecTools' default.
 INNER = 4
@@ -81,6 +81,7 @@ class LiGR(Backbone):
         for block in self.blocks:
             assert isinstance(block, GatedBlock)
             block.relative = recency(heads, length)  # not drawn
+            as_mean(block.qkv, block.out)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.dropout(x * self.scale)

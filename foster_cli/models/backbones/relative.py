@@ -1,9 +1,9 @@
 """SASRec with relative positions: attention adds a learned number for each head and distance, and items have no places.
 
-Head h adds r_h,j to the score of an item j steps back (as HSTU does). r starts at -j / 2^(h + 1), so that the first
-heads read recent items (as in ALiBi, Press et al. 2022), except in the last of several heads, where it starts at 0.
-Histories of any length are then read alike, whereas an absolute last place is trained once per window. In: X (B, l, d),
-l <= L. Out: H (B, l, d).
+It starts as a mean of the history in which recent items count more: values and outputs of every attention are the
+identity (`as_mean`). Head h adds r_h,j to the score of an item j steps back (as HSTU does). r starts at -j / 2^(h + 1),
+steepest in the first heads (as in ALiBi, Press et al. 2022). Histories of any length are then read alike, whereas an
+absolute last place is trained once per window. In: X (B, l, d), l <= L. Out: H (B, l, d).
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from foster_cli.models.backbones.sasrec import Block, SASRec
 def recency(heads: int, length: int) -> nn.Parameter:
     """r (heads, L) at the start."""
     slope = 0.5 ** torch.arange(1, heads + 1)
-    if heads > 1:
-        slope[-1] = 0.0
     return nn.Parameter(-slope[:, None] * torch.arange(length))
 
 
@@ -30,6 +28,18 @@ def relative_bias(r: Tensor, size: int, at: Tensor | None, device: torch.device)
     distance = (position if at is None else at)[:, None] - position
     bias = r[:, distance.clamp_min(0)].masked_fill(distance < 0, -torch.inf)
     return bias if at is None else bias.transpose(0, 1)[:, :, None]
+
+
+@torch.no_grad()
+def as_mean(qkv: nn.Linear, out: nn.Linear) -> None:
+    """Let attention start as a mean of what it reads, with the weights of each head: values and outputs the identity.
+
+    Trained language models are near to that (Trockman and Kolter, "Mimetic Initialization of Self-Attention Layers",
+    ICML 2023), and so are good recommenders without training: item kNN sums the neighbours of the last items.
+    """
+    d = out.in_features
+    qkv.weight[2 * d :].copy_(torch.eye(d))
+    out.weight.copy_(torch.eye(d))
 
 
 class RelativeBlock(Block):
@@ -45,7 +55,7 @@ class RelativeBlock(Block):
 
 
 class RelativeSASRec(SASRec):
-    """SASRec's blocks with r, and no positions. Initial weights are N(0, 0.02^2) from `rng`."""
+    """SASRec's blocks with r, and no positions. Initial weights are N(0, 0.02^2) from `rng`, or those of `as_mean`."""
 
     def __init__(self, width: int, length: int, layers: int, heads: int, dropout: float, rng: torch.Generator) -> None:
         super().__init__(width, length, layers, heads, dropout, rng)
@@ -53,6 +63,7 @@ class RelativeSASRec(SASRec):
         for block in self.blocks:
             assert isinstance(block, RelativeBlock)
             block.relative = recency(heads, length)  # not drawn
+            as_mean(block.qkv, block.out)
 
     def placed(self, x: Tensor) -> Tensor:
         """X scaled by sqrt(d)."""

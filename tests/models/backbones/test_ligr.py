@@ -80,11 +80,11 @@ def test_the_inner_width_is_four_times_the_width_and_gates_start_half_open() -> 
         assert (gate(torch.ones(D)).sigmoid() - 0.5).abs().max() < 0.1
 
 
-def test_the_first_heads_start_by_reading_recent_items_and_the_last_reads_all_alike() -> None:
+def test_recent_items_count_more_at_the_start_and_most_in_the_first_heads() -> None:
     model = LiGR(D, L, 2, 4, 0.0, torch.Generator().manual_seed(0))
     for block in model.blocks:
         assert isinstance(block, GatedBlock)
-        expected = [[-j * slope for j in range(L)] for slope in (0.5, 0.25, 0.125, 0.0)]
+        expected = [[-j * slope for j in range(L)] for slope in (0.5, 0.25, 0.125, 0.0625)]
         assert block.relative.tolist() == expected
     alone = LiGR(D, L, 1, 1, 0.0, torch.Generator().manual_seed(0)).blocks[0]
     assert isinstance(alone, GatedBlock) and alone.relative[0].tolist() == [-0.5 * j for j in range(L)]

@@ -51,9 +51,28 @@ def test_a_history_is_read_alike_wherever_it_stands() -> None:
     torch.testing.assert_close(model(x)[0, -1], model(x[:, -2:])[0, -1])
 
 
-def test_the_first_heads_start_by_reading_recent_items_and_the_last_reads_all_alike() -> None:
-    assert recency(3, 4).tolist() == [[0.0, -0.5, -1.0, -1.5], [0.0, -0.25, -0.5, -0.75], [0.0] * 4]
+def test_recent_items_count_more_at_the_start_and_most_in_the_first_heads() -> None:
+    assert recency(3, 4).tolist() == [[0.0, -0.5, -1.0, -1.5], [0.0, -0.25, -0.5, -0.75], [0.0, -0.125, -0.25, -0.375]]
     assert recency(1, 3).tolist() == [[0.0, -0.5, -1.0]]
     assert not any(
         "position" in name for name, _ in RelativeSASRec(D, L, 1, 2, 0.0, torch.Generator()).named_parameters()
     )
+
+
+def test_an_untrained_attention_is_a_mean_of_the_history_weighted_by_recency() -> None:
+    """Queries and keys start near 0, so head h weights the item j steps back as softmax(r_h) and copies it."""
+    model = RelativeSASRec(D, L, 2, 2, 0.0, torch.Generator().manual_seed(3)).double().eval()
+    block = model.blocks[1]
+    assert isinstance(block, RelativeBlock)
+    with torch.no_grad():
+        block.qkv.weight[: 2 * D].zero_()
+        block.down.weight.zero_()
+    x = torch.randn(1, L, D, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    y = layer_norm(x[0].numpy(), block.norm1)
+    hand = x[0].numpy().copy()
+    for t in range(L):
+        for h, row in enumerate(block.relative.detach().double().numpy()):
+            weight = np.exp(row[: t + 1])[::-1] / np.exp(row[: t + 1]).sum()  # the last one is 0 steps back
+            part = slice(h * D // 2, (h + 1) * D // 2)
+            hand[t, part] += weight @ y[: t + 1, part]
+    np.testing.assert_allclose(block(x)[0].detach().numpy(), hand, rtol=1e-9, atol=1e-10)
