@@ -31,12 +31,17 @@ def needed(name: str, bundle: Path, data: int | None) -> int | None:
     return sum((bundle / file).stat().st_size for file in NEEDS[name] if (bundle / file).is_file())
 
 
+def make_seconds(bundle: Bundle) -> float:
+    """The seconds of the teacher and the distillation, as far as the bundle says."""
+    m = bundle.manifest.get("metrics", {})
+    return float(m.get("teacher_seconds", 0.0) + m.get("seconds_distill", m.get("seconds_select", 0.0)))
+
+
 def economics(bundle: Bundle, full: float, own: float) -> dict[str, Any]:
     """`full`, `own`: seconds of one training on all the data and on the set; `make`: of the teacher and distillation.
     `pays_after`: the trainings after which the set has cost less in all; None if it never does. `bytes`, `data_bytes`:
     of the bundle, and of the files that it was made from; None if these are gone."""
-    m, data = bundle.manifest["metrics"], data_bytes(bundle.made.paths)
-    make = float(m.get("teacher_seconds", 0.0) + m.get("seconds_distill", m.get("seconds_select", 0.0)))
+    data, make = data_bytes(bundle.made.paths), make_seconds(bundle)
     return {
         "full": full, "own": own, "make": make, "pays_after": math.ceil(make / (full - own)) if full > own else None,
         "bytes": needed("synthetic", bundle.path, data), "data_bytes": data,

@@ -17,7 +17,7 @@ from foster_cli.commands.from_settings import GROUPS, fields
 
 COMMANDS = (
     "preprocess", "sample", "distill", "eval", "compare", "ablate", "sweep", "tune", "report", "export", "doctor",
-    "build-ext", "demo", "verify",
+    "build-ext", "demo", "verify", "rank",
 )  # fmt: skip
 INNER = ("bench distill", "bench train", "cache list", "cache clear")
 HEAVY = ("torch", "transformers", "pandas", "pyarrow", "sklearn", "numpy")
