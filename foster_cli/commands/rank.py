@@ -48,7 +48,6 @@ def command(
     from foster_cli.evaluate.rank.configs import read_configs
     from foster_cli.evaluate.rank.formats import cells, heads, sentences, title, write
     from foster_cli.evaluate.rank.run import RankPlan, rank
-    from foster_cli.files import check_writable
 
     session = asked.session()
     loaded = load(shared.resolve_bundle(bundle, session.console))
@@ -57,7 +56,6 @@ def command(
     place = out or shared.RUNS / f"{shared.safe_name(loaded.path.resolve().name)}-rank"
     if place.exists() and not place.is_dir():
         raise FosterError(f"--out {place}: is a file", "give the name of a folder")
-    check_writable(place / "rank.json")
     session.console.note(f"finished work is kept in {place}; the same command continues from there")
     found = rank(RankPlan(loaded, dataset, wanted, seeds, full, session, place))
     write(found, shared.as_json(found), place)

@@ -27,6 +27,7 @@ from foster_cli.evaluate.rank.configs import Config, naming
 from foster_cli.evaluate.rank.figures import Measured, Scored, figures
 from foster_cli.evaluate.row import Float, Trained
 from foster_cli.evaluate.rows import Student, few_model, synthetic_model
+from foster_cli.files import check_writable
 from foster_cli.models.recommender import Recommender
 from foster_cli.ops.precision import matmul_precision
 from foster_cli.ranking.full import score_model
@@ -61,8 +62,8 @@ class RankPlan:
 def rank(plan: RankPlan) -> dict[str, Any]:
     """Train what is not stored yet; return the JSON of the ranking.
 
-    Raises FosterError, naming the configuration, for one that cannot be trained. A training that does not stay finite
-    is no error: its model finds nothing.
+    Raises FosterError, naming the configuration, for one that cannot be trained, and for a folder that cannot be
+    written. A training that does not stay finite is no error: its model finds nothing.
     """
     made, console = plan.bundle.made, plan.session.console
     protocol = protocol_of(plan.data, made.ranking)
@@ -71,6 +72,7 @@ def rank(plan: RankPlan) -> dict[str, Any]:
     seeds = [made.seed + i for i in range(plan.seeds)]
     for config in plan.configs:  # a wrong name is said before anything is trained
         _Trainer(plan, config, cases).find_encoder()
+    check_writable(plan.out / "rank.json")
     found = []
     for i, config in enumerate(plan.configs):
         found.append(_Trainer(plan, config, cases).measured(seeds))

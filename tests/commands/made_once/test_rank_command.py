@@ -176,10 +176,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(foster: Foster, bundle: Path, 
     said([{}, {"model": {"widht": 3}}], "number 2", "did you mean 'width'")
     said([{}, {"name": "odd", "model": {"heads": 3}}], "configuration 'odd'", "not divisible by 3 heads")
     one_line(foster("rank", bundle, "--configs", folder / "missing.json"), "missing.json")
-    assert not Path("none").exists()
     said([{}, {"model": {"layers": 1}}], "--out", "is a file", out=str(file))
     said([{}, {"name": "lost", "model": {"encoder": "./nowhere"}}], "configuration 'lost'", "./nowhere", out="none")
-    assert not list(Path("none").glob("cells/*"))
+    assert not Path("none").exists()
+    said([{}, {"model": {"layers": 1}}], "cannot write", out=str(file / "below"))
 
 
 def test_widths_beyond_the_sets_train(foster: Foster, bundle: Path, folder: Path) -> None:
