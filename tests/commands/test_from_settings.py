@@ -55,6 +55,9 @@ DOORS: dict[str, Door] = {
     ),
 }  # fmt: skip
 
+#: What a command without options of the settings must be given, if more than a name.
+NEEDED = {"rank": ("x", "--configs", "x.json")}
+
 
 @pytest.fixture
 def arrive(foster: Foster, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
@@ -121,7 +124,7 @@ def _of_the_run(command: str) -> set[str]:
 
 @pytest.mark.parametrize("command", [c for c in commands() if "device" in _of_the_run(c)])
 def test_the_options_of_the_run_arrive(arrive: Callable[..., dict[str, Any]], command: str) -> None:
-    words = DOORS[command].words if command in DOORS else ("x",)
+    words = DOORS[command].words if command in DOORS else NEEDED.get(command, ("x",))
     has_cache = "cache" in _of_the_run(command)
     plain = arrive(Asked, "session", *command.split(), *words)["self"]
     assert (plain.device, plain.use_cache, plain.json) == ("auto", True, False)
