@@ -185,7 +185,11 @@ class DistillConfig:
         "own", "Who answers at the start: own (the recommender), or several (A,B) of both, text, id, item_knn, ease, "
         "tfidf; validation chooses their weights.", "--teacher",
     )  # fmt: skip
-    steps: int = option(200, "K, outer steps; 0 returns the starting point, for a quick look.", "--steps", TABLES)
+    outer: str = option(
+        "follow", "Outer steps: follow (targets follow students on their way to the teacher) or bome (Algorithm 2, the "
+        "paper's).", "--outer", ("distill", "compare"),
+    )  # fmt: skip
+    steps: int = option(400, "K, outer steps; 0 returns the starting point, for a quick look.", "--steps", TABLES)
     targets: str = option(
         "own", "Target of a position: own (a separate distribution) or next (the next position, as in the paper).",
         "--targets", ("distill", "bench distill"),
@@ -227,9 +231,11 @@ class DistillConfig:
     reset: str = option(
         "anchor", "Where phi restarts: anchor (a checkpoint of the real training), random or never.", "--reset"
     )
-    reset_every: int = option(100, "tau, outer steps between resets.", "--reset-every", ("distill", "ablate", "sweep"))
+    reset_every: int = option(
+        100, "tau, outer steps between resets of phi.", "--reset-every", ("distill", "ablate", "sweep")
+    )
     real_batch: int = option(256, "Real windows per outer step; more are slower.", "--real-batch", ("bench distill",))
-    check_every: int = option(100, "Outer steps between validations of D~.", "--check-every", ("distill", "tune"))
+    check_every: int = option(200, "Outer steps between validations of D~.", "--check-every", ("distill", "tune"))
     check_seeds: int = option(2, "Fresh models per validation, with fixed seeds; more reduce noise.", "--check-seeds")
     exact: bool = option(
         False, "Store the item factor and the factors in 32 bits; by default in as few as validation allows.",
@@ -300,6 +306,7 @@ class Settings:
             manifest = {"ranking": dataclasses.asdict(EARLIER), **manifest}
             manifest["model"] = {"items": "text", "backbone": "sasrec", **LATER, **manifest["model"]}
             manifest["train"] = {"recency": None, **manifest["train"]}
+            manifest["distill"] = {"outer": "bome", **manifest["distill"]}
             manifest["student"] = {"item_start": "text", **manifest["student"]}
             data, named = manifest["data"], {key: manifest[key] for key in (*SECTIONS, "seed", "method")}
             return cls.from_dict({"paths": data["path"], "prepare": data["prepare"], **named})

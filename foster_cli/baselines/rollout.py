@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from foster_cli.distill.loop import distill
+from foster_cli.distill.loop import bome
 from foster_cli.settings import Settings
 
 #: Algorithm 2, which with 0 steps validates the start.
-LOOP = distill
+LOOP = bome
 READS = (
     "budget", "length", "draws", "gain", "rank_user", "rank_time", "items_per_step", "subset", "check_seeds", "exact",
 )  # fmt: skip

@@ -76,17 +76,21 @@ def fit_synthetic(
 ) -> Fit:  # fmt: skip
     """Train a fresh phi on D~ for `config.steps` steps, and leave it with the weights averaged over the last ones.
 
-    Its items start as `config.item_start` says. With `valid`, it is validated every `config.check_every` steps, and
+    Its items start as `config.item_start` says; where that is V and it has a vector per item, they stay there, and the
+    backbone alone learns. With `valid`, it is validated every `config.check_every` steps, and
     left in its best state; step 0 is a candidate, and `config.patience` may end the training.
     """
     began = time.perf_counter()
     rng = generator(seed, "student")
     fit = Fit()
     every_item(phi)
-    if config.item_start == "V" and not start_at(phi, D.V):
-        stage.note(
-            "item vectors start at their texts: all layers of the text encoder learn, and no head is there to fit"
-        )
+    if config.item_start == "V":
+        if not start_at(phi, D.V):
+            stage.note(
+                "item vectors start at their texts: all layers of the text encoder learn, and no head is there to fit"
+            )
+        elif phi.table is not None:  # E is V, and stays
+            phi.hold_items()
     average = Average(phi, config.average)
     best = None if valid is None else Best(average.model, valid, fit)
     if best is not None:

@@ -23,7 +23,7 @@ from foster_cli.distill.barrier import direction, multiplier, norm
 from foster_cli.distill.graph import StepGraph, step_graph
 from foster_cli.models.recommender import Factory, Recommender
 from foster_cli.runtime import adamw, generator, sent, set_gradients, stream_seed
-from foster_cli.settings import DistillConfig, TrainConfig
+from foster_cli.settings import DistillConfig, StudentConfig, TrainConfig
 from foster_cli.synthetic.factors import Synthetic
 from foster_cli.synthetic.reading import PAPER, Reading, SyntheticSet
 from foster_cli.synthetic.subset import Subset
@@ -38,7 +38,8 @@ class Problem:
     """The constants of a run: teacher, V (n, d), real windows, how S is drawn, settings, seed, how D~ is read.
 
     `store` holds the run's state between steps (None: not stored). `micro`: how many real windows a part has.
-    `view`: who answers in L_DH and what it reads; None: the teacher, which reads V.
+    `view`: who answers in L_DH and what it reads; None: the teacher, which reads V. `student`, `student_subset`: how a
+    fresh recommender trains on D~ (`follow.py`); None: S is drawn as in the outer steps.
     """
 
     teacher: Teacher
@@ -53,6 +54,8 @@ class Problem:
     store: Store | None = None
     micro: Micro = field(default_factory=Micro)
     view: View | None = None
+    student: StudentConfig = field(default_factory=StudentConfig)
+    student_subset: Subset | None = None
 
     @cached_property
     def pool(self) -> Pool:

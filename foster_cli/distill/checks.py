@@ -53,7 +53,8 @@ def check_settings(settings: Settings) -> None:
             choice("--teacher", name, MEMBERS)
     positive("--draws", config.draws)
     for option, value, allowed in (
-        ("--targets", config.targets, ("own", "next")), ("--subset", config.subset, ("fly", "kmeans")),
+        ("--outer", config.outer, ("follow", "bome")), ("--targets", config.targets, ("own", "next")),
+        ("--subset", config.subset, ("fly", "kmeans")),
         ("--barrier", config.barrier, ("gradient", "loss")), ("--reset", config.reset, ("anchor", "random", "never")),
         ("--dh-form", config.dh_form, ("rank", "mean", "raw")), ("--outer-loss", config.outer_loss, ("bce", "softmax")),
         ("--item-start", student.item_start, ITEM_STARTS),

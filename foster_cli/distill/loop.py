@@ -146,7 +146,7 @@ def last_state(problem: Problem, out: Distilled, state: State) -> dict[str, Any]
     return tree
 
 
-def distill(problem: Problem, synthetic: Synthetic, check: Check, console: Console = SILENT) -> Distilled:
+def bome(problem: Problem, synthetic: Synthetic, check: Check, console: Console = SILENT) -> Distilled:
     """Take K outer steps of Algorithm 2 from `synthetic`; return the best validated D~."""
     state = State.fresh(problem, synthetic)
     out = outer_loop(problem, synthetic, lambda k: outer_step(problem, state, k), check, console, state)

@@ -21,7 +21,8 @@ from foster_cli.data.schema import Dataset
 from foster_cli.data.windows import repeat_share
 from foster_cli.distill.algorithm2 import Problem
 from foster_cli.distill.checks import check_budget, check_settings
-from foster_cli.distill.loop import Distilled, Loop, distill
+from foster_cli.distill.follow import distill
+from foster_cli.distill.loop import Distilled, Loop
 from foster_cli.distill.run_folder import IF_SAME, Beginning, RunFolder, Start, start_tree, stored_start
 from foster_cli.distill.starts import best_start, starting_points
 from foster_cli.distill.validation import Check, FreshCheck, ValidationCache, no_cache
@@ -112,7 +113,7 @@ class _Distillation:
         start, reading = chosen
         problem = Problem(
             teacher, task.fresh, V, task.windows, make_subset(s.distill, V, s.seed), s.distill, s.train, s.seed,
-            reading, store, Micro(note=console.note), view,
+            reading, store, Micro(note=console.note), view, s.student, students,
         )  # fmt: skip
         if start.error:
             console.note(f"the ranks leave out {start.error:.1%} of the squared length of Q")

@@ -81,13 +81,13 @@ def pairs(names: list[str]) -> tuple[tuple[str, str], ...]:
 
 def axes(kind: Kind, layers: str, config: DistillConfig) -> dict[str, Any]:
     """The values that describe a row in Table 3 and Figure 3; None where the row has no outer step."""
-    moves = config.steps > 0
+    moves, bome = config.steps > 0, config.outer == "bome"
     return {
-        "logic": ("bi-level" if kind.bilevel else "first-order") if moves else None,
+        "logic": ("bi-level" if kind.bilevel else "first-order" if bome else "followed") if moves else None,
         "items": "KM" if config.subset == "kmeans" else "OTF",
         "layers": layers,
-        "dh": ("with" if config.dh_weight > 0 else "without") if moves else None,
-        "reset": config.reset if moves else None,
+        "dh": ("with" if config.dh_weight > 0 else "without") if moves and bome else None,
+        "reset": (config.reset if bome else "student") if moves else None,
     }
 
 

@@ -18,7 +18,8 @@ Value = int | float | None
 
 @dataclass(frozen=True)
 class Parameter:
-    """`field` of `DistillConfig`. `symbol`: the paper's, as matplotlib writes it; `least`: its smallest value."""
+    """`field` of `DistillConfig`. `symbol`: the paper's, as matplotlib writes it; `least`: its smallest value;
+    `bome`: Algorithm 2 alone reads it, so its curve is of `--outer bome`."""
 
     name: str
     field: str
@@ -27,6 +28,7 @@ class Parameter:
     least: float
     whole: bool = True
     aliases: tuple[str, ...] = ()
+    bome: bool = False
 
 
 PARAMETERS: dict[str, Parameter] = {
@@ -35,10 +37,10 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter("budget", "budget", "M", "synthetic sequences", 1, aliases=("M",)),
         Parameter("items-per-step", "items_per_step", r"|\mathcal{S}|", "items per step", 2, aliases=("S", "|S|")),
         Parameter("reset-every", "reset_every", r"\tau", "outer steps between resets", 1, aliases=("tau",)),
-        Parameter("dh-weight", "dh_weight", r"\lambda", "weight of L_DH", 0, False, ("lambda",)),
-        Parameter("inner-steps", "inner_steps", "T", "inner steps", 1, aliases=("T",)),
-        Parameter("alpha", "alpha", r"\alpha", "weight of feature matching", 0, False),
-        Parameter("eta", "eta", r"\eta", "barrier strength", 0, False),
+        Parameter("dh-weight", "dh_weight", r"\lambda", "weight of L_DH", 0, False, ("lambda",), True),
+        Parameter("inner-steps", "inner_steps", "T", "inner steps", 1, aliases=("T",), bome=True),
+        Parameter("alpha", "alpha", r"\alpha", "weight of feature matching", 0, False, bome=True),
+        Parameter("eta", "eta", r"\eta", "barrier strength", 0, False, bome=True),
     )
 }  # fmt: skip
 #: Every name that `--over` takes.

@@ -36,7 +36,8 @@ def written(value: Value) -> str:
 def point_name(range_: Range, value: Value, config: DistillConfig) -> str:
     """The row's name: `default` where nothing is changed, else `budget=10` and the like."""
     parameter = range_.parameter
-    return DEFAULT if getattr(config, parameter.field) == value else f"{parameter.name}={written(value)}"
+    default = getattr(config, parameter.field) == value and (config.outer == "bome" or not parameter.bome)
+    return DEFAULT if default else f"{parameter.name}={written(value)}"
 
 
 def variants(ranges: list[Range], settings: Settings) -> tuple[Variant, ...]:
@@ -45,6 +46,8 @@ def variants(ranges: list[Range], settings: Settings) -> tuple[Variant, ...]:
     for range_ in ranges:
         for value in range_.values:
             change: dict[str, Any] = {range_.parameter.field: value}
+            if range_.parameter.bome:
+                change["outer"] = "bome"
             name = point_name(range_, value, settings.distill)
             changed = replace(settings, distill=replace(settings.distill, **change))
             found.setdefault(name, Variant(name, changed, "foster"))

@@ -155,6 +155,11 @@ class Recommender(nn.Module):
         """A copy with its own weights. It shares the text cache and, with LoRA, the frozen weights."""
         return copy.deepcopy(self, {} if self.text is None else self.text.shared())
 
+    def hold_items(self) -> None:
+        """Keep the item embeddings as they are: the backbone alone learns."""
+        for name, p in self.named_parameters():
+            p.requires_grad_(name.startswith("sequence."))
+
     def groups(self, lr: float, encoder_lr: float) -> list[dict[str, Any]]:
         """AdamW parameter groups: backbone, head and table at `lr`, the encoder's own layers at `encoder_lr`."""
         own = [p for n, p in self.named_parameters() if p.requires_grad and not n.startswith("text.")]

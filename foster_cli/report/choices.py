@@ -68,7 +68,7 @@ def chosen(m: dict[str, Any]) -> Facts:
     if "student_steps" in metrics:
         found.append(("steps on the set", f"{metrics['student_steps']:,} of at most {m['student']['steps']:,}"))
     if "teacher_way" in metrics:
-        found.append(("teacher's backbone", f"{metrics['teacher_way']:.0%} of the way from untrained to trained"))
+        found.append(("teacher's backbone", f"{metrics['teacher_way']:.0%} of the way to the trained one"))
     return found + (_mixture(metrics["teacher"]) if "teacher" in metrics else [])
 
 

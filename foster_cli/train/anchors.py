@@ -32,7 +32,7 @@ from foster_cli.train.fit import ResumeStore, fit_real
 from foster_cli.train.task import Task
 
 #: Increased whenever a change of the code changes the teacher of a given key.
-FORMAT = 10
+FORMAT = 11
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,10 @@ from foster_cli.ranking.sample import SAMPLE, VALIDATION, sample
 
 #: The best states on a sample of the cases among which all cases choose at the end of a training.
 FINALISTS = 3
-#: How far the backbone goes from its untrained state towards the trained one, the best of which is kept. A backbone
-#: that goes part of the way ranks later interactions better where a trained one has learnt what no longer holds
-#: (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022). The whole way is tried last.
+#: How far the backbone goes towards its trained state from its `origins` (untrained, or reading the last item alone),
+#: the best of which is kept. A backbone that goes part of the way ranks later interactions better where a trained one
+#: has learnt what no longer holds (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022). The whole way
+#: is tried last.
 WAYS = (0.5, 0.75, 1.0)
 
 
@@ -35,7 +36,7 @@ class Fit:
 
     `untrained`, `valid`: R@10 and N@10 over all validation cases before the training, and of its best state; `value`:
     the latter's R@10 with new targets weighted as `OffsetChoice` does, by which trainings are compared. `way`: how far
-    the best state's backbone goes (`WAYS`).
+    the best state's backbone goes (`WAYS`); its row in `history` says from which origin.
     `seconds` includes validation; `processor` is the processor time of the training steps alone, in seconds.
     """
 
@@ -81,7 +82,7 @@ class Best:
 
     Cases beyond `SAMPLE` are sampled, the same ones at every validation. `begin` and `finish` rank all of them, and
     choose the offset of new items on all of them; `finish` also chooses among the `finalists` best states. `model` is
-    untrained at first, and `ways` are tried from there.
+    untrained at first, and `ways` are tried from its origins then.
     """
 
     def __init__(
@@ -94,15 +95,16 @@ class Best:
         self.offset_of_all = OffsetChoice.of(model, cases) if self.sample else self.offset
         self.finalists = finalists if self.sample else 1
         self.kept: list[Candidate] = []  # the best first
-        self.ways, self.untrained = ways, self._backbone()
+        self.origins = model.sequence.origins()
+        self.paths = [(origin, way) for way in ways[:-1] for origin in range(len(self.origins))] + [(0, ways[-1])]
         self.stale = 0
 
     def check(self, at: int, **extra: float) -> float:
         """Validate now; return R@10. Raises NotFinite for NaN or Inf in the scores."""
         own, row, state = self._backbone(), dict[str, float](), None
-        for way in self.ways if self.kept else self.ways[-1:]:
-            self._go(own, way)
-            found = {**self._validate(self.some, self.offset), "way": way}
+        for origin, way in self.paths if self.kept else self.paths[-1:]:
+            self._go(origin, own, way)
+            found = {**self._validate(self.some, self.offset), "way": way, "origin": float(origin)}
             if not row or value_of(found) >= value_of(row):
                 enters = len(self.kept) < self.finalists or value_of(found) > self.kept[-1].value
                 row, state = found, self.model.learnables() if enters else None
@@ -156,9 +158,9 @@ class Best:
         return [p.detach().clone() for p in self.model.sequence.parameters()]
 
     @torch.no_grad()
-    def _go(self, end: list[Tensor], way: float) -> None:
-        """Set the backbone to `way` of the way from the untrained one to `end`."""
-        for p, start, x in zip(self.model.sequence.parameters(), self.untrained, end, strict=True):
+    def _go(self, origin: int, end: list[Tensor], way: float) -> None:
+        """Set the backbone to `way` of the way from an origin to `end`."""
+        for p, start, x in zip(self.model.sequence.parameters(), self.origins[origin], end, strict=True):
             p.copy_(x if way == 1.0 else torch.lerp(start, x, way))
 
     def _all(self, at: int) -> dict[str, float]:

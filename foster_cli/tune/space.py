@@ -66,12 +66,14 @@ def space(config: DistillConfig, student: StudentConfig) -> list[Parameter]:
     out = [Parameter("student", "lr", student.lr, -2, 2, "power")]
     if config.init != "random":
         out.append(Parameter("distill", "gain", config.gain, -2, 1, "power"))
+    T, tau, bome = config.inner_steps, config.reset_every, config.outer == "bome"
     if config.steps:
-        T, tau = config.inner_steps, config.reset_every
-        out += [rate("model_lr", 8), rate("synthetic_lr", 8), rate("inner_lr", 8), rate("eta", 8), rate("dh_weight", 8)]
-        out.append(Parameter("distill", "inner_steps", T, 1, max(10, 2 * T), "int"))
-        if config.reset != "never":
+        out.append(rate("model_lr", 8))
+        if not bome or config.reset != "never":
             out.append(Parameter("distill", "reset_every", tau, max(1, tau // 10), 2 * tau, "int"))
+    if config.steps and bome:
+        out += [rate("synthetic_lr", 8), rate("inner_lr", 8), rate("eta", 8), rate("dh_weight", 8)]
+        out.append(Parameter("distill", "inner_steps", T, 1, max(10, 2 * T), "int"))
     return [p for p in out if p.base > 0 and math.isfinite(p.high)]
 
 

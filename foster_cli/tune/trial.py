@@ -19,7 +19,8 @@ from torch import Tensor
 from foster_cli.console import Console
 from foster_cli.data.schema import Dataset
 from foster_cli.distill.algorithm2 import Problem
-from foster_cli.distill.loop import Distilled, Loop, distill
+from foster_cli.distill.follow import distill
+from foster_cli.distill.loop import Distilled, Loop
 from foster_cli.distill.pipeline import run
 from foster_cli.distill.run_folder import run_folder
 from foster_cli.distill.validation import Check
@@ -32,7 +33,7 @@ from foster_cli.synthetic.factors import Synthetic
 from foster_cli.tune.study import Outcome, Pruned, Report
 
 #: To be incremented when a study with the same fields would have other results.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from tiny_problem import changed, fresh_start, told
 
 from foster_cli.distill import loop
 from foster_cli.distill.algorithm2 import Problem, State
-from foster_cli.distill.loop import distill
+from foster_cli.distill.loop import bome
 from foster_cli.errors import NotFinite
 
 
@@ -23,7 +23,7 @@ def _q(factors: dict[str, torch.Tensor]) -> torch.Tensor:
 @pytest.mark.parametrize(("values", "best"), [([0.1, 0.3, 0.2], 1), ([0.3, 0.3, 0.2], 0), ([0.1, 0.2, 0.3], 2)])
 def test_the_best_validated_set_is_kept(problem: Problem, values: list[float], best: int) -> None:
     check, asked = told(values)
-    out = distill(problem, fresh_start(), check)
+    out = bome(problem, fresh_start(), check)
     assert out.best_step == (0, 2, 4)[best]
     torch.testing.assert_close(_q(out.factors), asked[best])
     assert [row["step"] for row in out.checks] == [0.0, 2.0, 4.0]
@@ -33,14 +33,14 @@ def test_the_best_validated_set_is_kept(problem: Problem, values: list[float], b
 
 def test_the_last_step_is_always_validated(problem: Problem) -> None:
     check, _ = told([0.1, 0.2, 0.3])
-    out = distill(changed(problem, steps=3), fresh_start(), check)
+    out = bome(changed(problem, steps=3), fresh_start(), check)
     assert [row["step"] for row in out.checks] == [0.0, 2.0, 3.0] and out.best_step == 3
 
 
 def test_no_outer_step_gives_the_start(problem: Problem) -> None:
     synthetic = fresh_start()
     start = synthetic.factors()
-    out = distill(changed(problem, steps=0), synthetic, told([0.1])[0])
+    out = bome(changed(problem, steps=0), synthetic, told([0.1])[0])
     assert out.log == [] and out.best_step == 0 and len(out.checks) == 1
     assert all(torch.equal(out.factors[k], v) for k, v in start.items())
 
@@ -51,7 +51,7 @@ def test_the_same_seed_gives_the_same_set(problem: Problem) -> None:
         torch.manual_seed(len(outs))  # the global generators have no say
         np.random.seed(len(outs))
         start = fresh_start()
-        outs.append(distill(replace(problem, seed=seed), start, told([0.1, 0.2, 0.3])[0]))
+        outs.append(bome(replace(problem, seed=seed), start, told([0.1, 0.2, 0.3])[0]))
     for k in "UTG":
         assert torch.equal(outs[0].factors[k], outs[1].factors[k])
     assert any(not torch.equal(outs[0].factors[k], outs[2].factors[k]) for k in "UTG")
@@ -60,8 +60,8 @@ def test_the_same_seed_gives_the_same_set(problem: Problem) -> None:
 
 
 def test_the_first_steps_do_not_depend_on_how_many_follow(problem: Problem) -> None:
-    short = distill(changed(problem, steps=2), fresh_start(), told([0.1, 0.2])[0])
-    long = distill(problem, fresh_start(), told([0.1, 0.2, 0.15])[0])
+    short = bome(changed(problem, steps=2), fresh_start(), told([0.1, 0.2])[0])
+    long = bome(problem, fresh_start(), told([0.1, 0.2, 0.15])[0])
     assert (short.best_step, long.best_step) == (2, 2)
     assert all(torch.equal(short.factors[k], long.factors[k]) for k in "UTG")
 
@@ -84,7 +84,7 @@ def test_nan_stops_with_the_last_good_set(problem: Problem, monkeypatch: pytest.
 
     monkeypatch.setattr(loop, "outer_step", step)
     check, asked = told([0.1, 0.2])
-    out = distill(problem, fresh_start(), check)
+    out = bome(problem, fresh_start(), check)
     assert out.stopped is not None and out.stopped.startswith("step 4:")
     assert len(out.log) == 3 and out.best_step == 2
     assert all(torch.isfinite(v).all() for v in out.factors.values())
@@ -99,5 +99,5 @@ def test_a_fresh_model_that_diverges_on_the_set_does_not_lose_the_best(problem: 
         return {"R@10": 0.1}
 
     calls: list[torch.Tensor] = []
-    out = distill(problem, fresh_start(), check)
+    out = bome(problem, fresh_start(), check)
     assert out.stopped is not None and out.best_step == 0

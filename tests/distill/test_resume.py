@@ -15,7 +15,7 @@ import pytest
 import torch
 from killing import Killed, killed_at
 from spying import spy
-from tiny_problem import D, L, M, changed, fresh_start
+from tiny_problem import D, L, M, changed, following, fresh_start, own_start
 
 from foster_cli.baselines.bilevel import distill_bilevel
 from foster_cli.baselines.td3 import TD3Config, distill_td3
@@ -23,7 +23,8 @@ from foster_cli.checkpoint import Store, from_bytes, to_bytes
 from foster_cli.console import SILENT
 from foster_cli.distill import loop
 from foster_cli.distill.algorithm2 import Problem
-from foster_cli.distill.loop import Distilled, distill
+from foster_cli.distill.follow import follow
+from foster_cli.distill.loop import Distilled, bome
 from foster_cli.distill.run_folder import Start
 from foster_cli.distill.starts import best_start
 from foster_cli.synthetic.factors import from_tensor
@@ -41,9 +42,10 @@ def _check(Q: torch.Tensor, step: int) -> dict[str, float]:
 
 
 RUNS: dict[str, Run] = {
-    "foster": lambda p: distill(p, fresh_start(), _check),
-    "fresh phi": lambda p: distill(changed(p, reset="random", reset_every=3), fresh_start(), _check),
-    "one phi": lambda p: distill(changed(p, reset="never"), fresh_start(), _check),
+    "foster": lambda p: bome(p, fresh_start(), _check),
+    "fresh phi": lambda p: bome(changed(p, reset="random", reset_every=3), fresh_start(), _check),
+    "students": lambda p: follow(following(p), own_start(), _check),
+    "one phi": lambda p: bome(changed(p, reset="never"), fresh_start(), _check),
     "bi-level": lambda p: distill_bilevel(p, fresh_start(), _check, 3, 2),
     "td3": lambda p: distill_td3(p, TD3, _check),
 }
@@ -84,7 +86,7 @@ def test_killed_at_every_operation_on_the_disk(
 def test_killed_again_and_again(problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each process does a single step before it is killed."""
     problem = changed(problem, steps=6, check_every=3)
-    whole = distill(problem, fresh_start(), _check)
+    whole = bome(problem, fresh_start(), _check)
     original, lives = loop.outer_step, 0
     for _ in range(20):
         lives += 1
@@ -98,7 +100,7 @@ def test_killed_again_and_again(problem: Problem, tmp_path: Path, monkeypatch: p
 
         monkeypatch.setattr(loop, "outer_step", step)
         try:
-            out = distill(replace(problem, store=Store(tmp_path, share=1e9)), fresh_start(), _check)
+            out = bome(replace(problem, store=Store(tmp_path, share=1e9)), fresh_start(), _check)
             break
         except Killed:
             pass
@@ -108,7 +110,7 @@ def test_killed_again_and_again(problem: Problem, tmp_path: Path, monkeypatch: p
 def test_killed_between_a_step_and_its_validation(
     problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = distill(problem, fresh_start(), _check)
+    whole = bome(problem, fresh_start(), _check)
     calls, steps = [], []
     spy(monkeypatch, loop, "outer_step", lambda given: steps.append(given["k"]))
 
@@ -120,8 +122,8 @@ def test_killed_between_a_step_and_its_validation(
 
     for _ in range(2):
         with pytest.raises(Killed):
-            distill(replace(problem, store=Store(tmp_path, share=1e-9)), fresh_start(), check)
-    assert _same(distill(replace(problem, store=Store(tmp_path)), fresh_start(), check), whole)
+            bome(replace(problem, store=Store(tmp_path, share=1e-9)), fresh_start(), check)
+    assert _same(bome(replace(problem, store=Store(tmp_path)), fresh_start(), check), whole)
     assert steps == [0, 1, 2, 3]  # a validation is done again, no step before it
 
 
@@ -134,7 +136,7 @@ def test_a_run_that_ended_in_nan_ends_so_again(
         return original(problem, state, k) | ({"q": float("nan")} if k == 3 else {})
 
     monkeypatch.setattr(loop, "outer_step", step)
-    outs = [distill(replace(problem, store=Store(tmp_path, share=1e9)), fresh_start(), _check) for _ in range(2)]
+    outs = [bome(replace(problem, store=Store(tmp_path, share=1e9)), fresh_start(), _check) for _ in range(2)]
     assert outs[0].stopped is not None and outs[0].last is None and _same(*outs)
 
 
@@ -143,12 +145,12 @@ def test_more_steps_are_those_of_a_longer_run(problem: Problem, tmp_path: Path, 
     """4 steps and 4 more are 8. A last step that is no multiple of check_every is validated too: that is all."""
     for check_every in (2, 3):
         base = changed(problem, reset=reset, reset_every=every, check_every=check_every)
-        short, long = (distill(changed(base, steps=k), fresh_start(), _check) for k in (4, 8))
+        short, long = (bome(changed(base, steps=k), fresh_start(), _check) for k in (4, 8))
         tree = from_bytes(*to_bytes(short.last))
         assert ("phi" in tree["state"]) == (not (reset == "anchor" and every == 2))  # a reset needs none
         store = Store(tmp_path / str(check_every))
         store.write({"outer": tree})
-        out = distill(changed(replace(base, store=store), steps=8), fresh_start(), _check)
+        out = bome(changed(replace(base, store=store), steps=8), fresh_start(), _check)
         own = [row for row in out.checks if row["step"] % check_every == 0 or row["step"] == 8]
         assert own == long.checks
         assert [row["step"] for row in out.checks if row not in own] == ([] if check_every == 2 else [4.0])

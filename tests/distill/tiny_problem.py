@@ -11,8 +11,9 @@ from torch import Tensor
 
 from foster_cli.distill.algorithm2 import Problem
 from foster_cli.distill.validation import Check
-from foster_cli.settings import DistillConfig
+from foster_cli.settings import DistillConfig, StudentConfig
 from foster_cli.synthetic.factors import Synthetic, from_tensor
+from foster_cli.synthetic.reading import make_reading
 
 N, D, M, L = 12, 8, 3, 5
 CONFIG = DistillConfig(
@@ -34,6 +35,19 @@ def fresh_start(seed: int = 0) -> Synthetic:
 def changed(problem: Problem, **changes: Any) -> Problem:
     """`problem` with other values of `DistillConfig`."""
     return replace(problem, config=replace(problem.config, **changes))
+
+
+def own_start(seed: int = 0) -> Synthetic:
+    """A random D~ with separate targets, of full rank."""
+    Q = torch.randn(M, 2 * L, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return from_tensor(Q, None, None)[0]
+
+
+def following(problem: Problem, **changes: Any) -> Problem:
+    """`problem` with separate targets, read as `own_start` is, and quick students."""
+    reading = make_reading(True, True, own_start()().detach(), problem.V)
+    student = StudentConfig(steps=3, items_per_step=6, average=2)
+    return replace(changed(problem, outer="follow", **changes), reading=reading, student=student)
 
 
 def told(values: Sequence[float]) -> tuple[Check, list[Tensor]]:

@@ -112,7 +112,7 @@ def test_what_was_chosen() -> None:
     assert list(CANDIDATES) == [("model", "lexical")]
     assert chosen(_choices(student_steps=1350, teacher_way=0.75)) == [
         ("lexical", "256 (256 or 0, unless it was typed)"), ("steps on the set", "1,350 of at most 400"),
-        ("teacher's backbone", "75% of the way from untrained to trained"),
+        ("teacher's backbone", "75% of the way to the trained one"),
     ]  # fmt: skip
     old: dict[str, Any] = {"model": {}, "student": {}}
     assert chosen(old) == []  # of an older bundle

@@ -43,12 +43,23 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return all(torch.equal(a[k], b[k]) for k in a)
 
 
-def part_way(untrained: dict[str, Tensor], state: dict[str, Tensor], way: float) -> dict[str, Tensor]:
-    """`state` with the backbone (1 - way) untrained + way trained, in double; the rest as it is."""
+def part_way(
+    untrained: dict[str, Tensor], state: dict[str, Tensor], way: float, origin: float = 0.0
+) -> dict[str, Tensor]:
+    """`state` with the backbone (1 - way) untrained + way trained, in double; the rest as it is. From `origin` 1, what
+    attentions add is only scaled by way."""
+
+    def start(name: str) -> Tensor:
+        return untrained[name].double() * (0.0 if origin and ".out." in name else 1.0)
+
     return {
-        name: (1.0 - way) * untrained[name].double() + way * x.double() if name.startswith("sequence.") else x
+        name: (1.0 - way) * start(name) + way * x.double() if name.startswith("sequence.") else x
         for name, x in state.items()
     }
+
+
+#: The ways and origins that a validation tries, in its order.
+PATHS = [(0.5, 0.0), (0.5, 1.0), (0.75, 0.0), (0.75, 1.0), (1.0, 0.0)]
 
 
 def targets_of(windows: Windows) -> np.ndarray:

@@ -49,6 +49,11 @@ class Backbone(nn.Module):
         """Reset the dropout's generator to `seed`, on the device of the model."""
         self.source[0] = torch.Generator(device=next(self.parameters()).device).manual_seed(seed)
 
+    def origins(self) -> list[list[Tensor]]:
+        """States of the parameters from which a validated backbone may have gone part of the way (`train.best`): the
+        present ones, as copies, and others that read a history more simply, if there are any."""
+        return [[p.detach().clone() for p in self.parameters()]]
+
     def forward(self, x: Tensor) -> Tensor:
         """H (B, l, d) of X (B, l, d)."""
         raise NotImplementedError

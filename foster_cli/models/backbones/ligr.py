@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foster_cli.models.backbones.base import Backbone, SeededDropout, normal_weights
-from foster_cli.models.backbones.relative import as_mean, recency, relative_bias
+from foster_cli.models.backbones.relative import and_last_alone, as_mean, recency, relative_bias
 
 #: Inner width of the feed-forward in units of d, RecTools' default.
 INNER = 4
@@ -82,6 +82,10 @@ class LiGR(Backbone):
             assert isinstance(block, GatedBlock)
             block.relative = recency(heads, length)  # not drawn
             as_mean(block.qkv, block.out)
+
+    def origins(self) -> list[list[Tensor]]:
+        """See `and_last_alone`."""
+        return and_last_alone(self)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.dropout(x * self.scale)

@@ -42,6 +42,13 @@ def as_mean(qkv: nn.Linear, out: nn.Linear) -> None:
     out.weight.copy_(torch.eye(d))
 
 
+def and_last_alone(backbone: nn.Module) -> list[list[Tensor]]:
+    """`Backbone.origins`: the present parameters, and those with attentions that add nothing, so that the last item
+    alone is read."""
+    own = {name: p.detach().clone() for name, p in backbone.named_parameters()}
+    return [list(own.values()), [torch.zeros_like(p) if ".out." in name else p for name, p in own.items()]]
+
+
 class RelativeBlock(Block):
     """A block of SASRec whose attention adds r. `relative`: r (heads, L)."""
 
@@ -64,6 +71,10 @@ class RelativeSASRec(SASRec):
             assert isinstance(block, RelativeBlock)
             block.relative = recency(heads, length)  # not drawn
             as_mean(block.qkv, block.out)
+
+    def origins(self) -> list[list[Tensor]]:
+        """See `and_last_alone`."""
+        return and_last_alone(self)
 
     def placed(self, x: Tensor) -> Tensor:
         """X scaled by sqrt(d)."""
