@@ -12,7 +12,7 @@ def command(
     out: Annotated[Path, typer.Option("--out", help="Folder to fill.")] = Path("demo"),
     users: Annotated[int, typer.Option("--users", help="Users of the generated shop.")] = 1500,
     items: Annotated[int, typer.Option("--items", help="Items of the generated shop.")] = 600,
-    steps: Annotated[int, typer.Option("--steps", help="Outer steps.")] = 20,
+    steps: Annotated[int, typer.Option("--steps", help="Outer steps.")] = 100,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fresh models per row.")] = 2,
     seed: Annotated[int, typer.Option("--seed", help="Seed; it fixes the result on a given machine.")] = 0,
     width: Annotated[int, typer.Option("--width", help="Width of the recommender; a small one is fast.")] = 64,
@@ -23,12 +23,15 @@ def command(
 
     Example: foster demo --out demo
     """
+    import json
     import shutil
 
     from foster_cli.bundle import SUMS
     from foster_cli.commands import distill, export, report, sample
     from foster_cli.commands import eval as evaluate
+    from foster_cli.console import Console
     from foster_cli.errors import FosterError
+    from foster_cli.evaluate.economics import line
 
     if out.exists() and not out.is_dir():
         raise FosterError(f"--out {out}: is a file", "give a folder")
@@ -48,3 +51,4 @@ def command(
     evaluate.command(bundle=bundle, seeds=seeds, out=out / "metrics.json")
     export.command(bundle=bundle, format="jsonl", out=out / "synthetic.jsonl")
     report.command(bundle=bundle, out=out / "report.html", eval=out / "metrics.json")
+    Console().result(line(json.loads((out / "metrics.json").read_text())["economics"]))

@@ -18,6 +18,7 @@ from foster_cli.data.schema import Dataset
 from foster_cli.distill.checks import check_settings
 from foster_cli.distill.run_folder import Beginning, finished, interrupted, run_folder
 from foster_cli.errors import FosterError
+from foster_cli.evaluate.economics import economics, line
 from foster_cli.session import Session
 from foster_cli.settings import Settings, choice, positive
 
@@ -64,6 +65,8 @@ class Run:
                 f"validation R@10: {m['valid_R@10']:.4f} (outer step {m['best_step']}), full data "
                 f"{m['full_valid_R@10']:.4f}, untrained {m['untrained_valid_R@10']:.4f}"
             )
+            if m["student_seconds"] is not None:
+                console.result(line(economics(load(self.out), m["teacher_seconds"], m["student_seconds"])))
         console.result(f"next: foster eval {self.out}")
 
 

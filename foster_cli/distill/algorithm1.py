@@ -76,8 +76,8 @@ def fit_synthetic(
 ) -> Fit:  # fmt: skip
     """Train a fresh phi on D~ for `config.steps` steps, and leave it with the weights averaged over the last ones.
 
-    Its items start as `config.item_start` says; where that is V and it has a vector per item, they stay there, and the
-    backbone alone learns. With `valid`, it is validated every `config.check_every` steps, and
+    Its items start as `config.item_start` says; where that is V, and it has a vector of the same width for each item,
+    they stay there, and the backbone alone learns. With `valid`, it is validated every `config.check_every` steps, and
     left in its best state; step 0 is a candidate, and `config.patience` may end the training.
     """
     began = time.perf_counter()
@@ -89,7 +89,7 @@ def fit_synthetic(
             stage.note(
                 "item vectors start at their texts: all layers of the text encoder learn, and no head is there to fit"
             )
-        elif phi.table is not None:  # E is V, and stays
+        elif phi.table is not None and phi.width == D.V.shape[1]:  # E is V, and stays
             phi.hold_items()
     average = Average(phi, config.average)
     best = None if valid is None else Best(average.model, valid, fit)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +82,14 @@ def run(
 
 @dataclass
 class _Distillation:
-    """One distillation. Each stage resumes from `folder`. `began`: the `time.perf_counter()` of the command's start."""
+    """One distillation. Each stage resumes from `folder`. `began`: the `time.perf_counter()` of the command's start;
+    `per_step`: processor seconds of a step of each fresh model that this process trained on D~."""
 
     settings: Settings
     task: Task
     folder: RunFolder
     began: float
+    per_step: list[float] = field(default_factory=list)
 
     def make(self, out: Path, loop: Loop, cache: ValidationCache) -> dict[str, Any]:
         """Make teacher, starting point, D~ and bundle; return the bundle's manifest."""
@@ -103,7 +105,8 @@ class _Distillation:
         students = make_subset(s.distill, V, s.seed, s.student)
 
         def check_of(reading: Reading, count: int) -> Check:
-            return cache(FreshCheck(task, V, students, reading, s.student, s.seed, count), store.spent)
+            check = FreshCheck(task, V, students, reading, s.student, s.seed, count, self.per_step.append)
+            return cache(check, store.spent)
 
         chosen = stored_start(store, V)
         if chosen is None:
@@ -165,6 +168,7 @@ class _Distillation:
     def metrics(self, teacher: Teacher, start: Start, result: Distilled, before: float, store: Store) -> dict[str, Any]:
         """The manifest's metrics. `before`: seconds until the teacher was ready."""
         steps, seconds = [row["seconds"] for row in result.log], store.elapsed
+        students = int(result.best_check["student_steps"])
         return {
             "best_step": result.best_step, "valid_R@10": result.best_check["R@10"],
             "valid_R@10_step_0": result.checks[0]["R@10"], "full_valid_R@10": teacher.best,
@@ -173,5 +177,6 @@ class _Distillation:
             "seconds_total": before + seconds,
             "seconds_per_outer_step": float(np.median(steps)) if steps else None,
             "peak_mb": peak_memory_mb(self.task.device), "teacher_seconds": teacher.seconds,
-            "teacher_way": teacher.way, "student_steps": int(result.best_check["student_steps"]),
+            "teacher_way": teacher.way, "student_steps": students,
+            "student_seconds": students * float(np.median(self.per_step)) if self.per_step else None,
         }  # fmt: skip

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from foster_cli.data.windows import Cases
 from foster_cli.models.recommender import Recommender
@@ -43,13 +44,15 @@ SCALES = tuple(2.0 ** (k / 2) for k in range(-8, 9))
 @dataclass(frozen=True)
 class View:
     """A teacher. `inputs` (n, r): what it reads for each item; `outputs`: X (B, l, r) -> H (B, l, w), causal; `V`
-    (n, w): the item factor; `error`: the share of W's squares that a factorisation left out."""
+    (n, w): the item factor; `error`: the share of W's squares that a factorisation left out; `bias`: the last column of
+    V is a bias of the items, and that of H is 1."""
 
     name: str
     inputs: Tensor
     V: Tensor
     outputs: Callable[[Tensor], Tensor]
     error: float = 0.0
+    bias: bool = False
 
     def hard(self, items: Tensor) -> Tensor:
         """H (B, l, w) after every position of histories of items (B, l)."""
@@ -72,7 +75,7 @@ class View:
 def recommender_view(name: str, model: Recommender) -> View:
     """A trained recommender: it reads and scores by its item embeddings."""
     E = model.eval().embed_all()
-    return View(name, E, E, model)
+    return View(name, E, E, model, bias=model.bias)
 
 
 def counting_view(name: str, model: Neighbours, device: torch.device, seed: int) -> View:
@@ -91,15 +94,22 @@ def counting_view(name: str, model: Neighbours, device: torch.device, seed: int)
 
 
 def mixed(views: Sequence[View], weights: Sequence[float]) -> View:
-    """The view whose scores are the sum of the views' scores times their weights."""
+    """The view whose scores are the sum of the views' scores times their weights. Its last column is their common bias,
+    0 if none has any, so that a recommender's item vectors can start at V."""
     widths = [view.inputs.shape[1] for view in views]
+    ends = [view.V.shape[1] - view.bias for view in views]
 
     def outputs(X: Tensor) -> Tensor:
-        parts = X.split(widths, dim=-1)
-        return torch.cat([w * v.outputs(x) for v, w, x in zip(views, weights, parts, strict=True)], dim=-1)
+        parts = zip(views, weights, X.split(widths, dim=-1), ends, strict=True)
+        H = torch.cat([w * v.outputs(x)[..., :end] for v, w, x, end in parts], dim=-1)
+        return F.pad(H, (0, 1), value=1.0)
 
-    inputs, V = (torch.cat([getattr(view, part) for view in views], dim=1) for part in ("inputs", "V"))
-    return View("+".join(view.name for view in views), inputs, V, outputs, max(view.error for view in views))
+    bias = torch.zeros_like(views[0].V[:, :1])
+    for view, w, end in zip(views, weights, ends, strict=True):
+        bias = bias + w * view.V[:, end:].sum(1, keepdim=True)
+    inputs = torch.cat([view.inputs for view in views], dim=1)
+    V = torch.cat([*[view.V[:, :end] for view, end in zip(views, ends, strict=True)], bias], dim=1)
+    return View("+".join(view.name for view in views), inputs, V, outputs, max(view.error for view in views), True)
 
 
 def member(name: str, task: Task, train: TrainConfig, seed: int) -> View:

@@ -140,6 +140,19 @@ def test_the_scores_of_a_mixture_are_the_weighted_sum(task: Task) -> None:
     assert both.V.shape == (N, sum(view.V.shape[1] for view in views)) and both.name == "own+item_knn+ease+tfidf"
 
 
+def test_the_last_column_of_a_mixture_is_its_bias(task: Task) -> None:
+    """The sum of the members' own times their weights; 0 if none has any. A recommender's items can then start at V."""
+    views, items = _views(task), _histories(4)
+    own = next(view for view in views if view.bias)
+    with torch.no_grad():
+        both = mixed(views, [0.3, 2.0, -1.5, 0.5])
+        torch.testing.assert_close(both.V[:, -1], 0.3 * own.V[:, -1])
+        counted = mixed([view for view in views if not view.bias], [2.0, -1.5, 0.5])
+        assert own.V[:, -1].abs().max() > 0 and not counted.V[:, -1].any()
+        for view in (both, counted):
+            assert view.bias and torch.equal(view.hard(items)[..., -1], torch.ones(items.shape))
+
+
 def test_the_outputs_after_the_last_items(task: Task) -> None:
     """Whatever the length of a history, in whatever batch it is."""
     cases, view = task.cases("test"), mixed(_views(task)[:2], [1.0, 0.5])
