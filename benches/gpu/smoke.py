@@ -30,10 +30,11 @@ DISTILL = [
     f"{STEPS} --train-layers 1 --precision bf16",
     f"{STEPS} --train-layers 1 --lora 2",
     f"{STEPS} --teacher text,item_knn,ease",
-    f"{STEPS} --loss bce --outer-loss softmax --barrier loss",
+    f"{STEPS} --outer bome",
+    f"{STEPS} --loss bce --outer bome --outer-loss softmax --barrier loss",
     f"{STEPS} --init guided,real,random,rollout",
     f"{STEPS} --init rollout --targets next --no-mix",
-    f"{STEPS} --subset kmeans --items-per-step 40 --dh-form mean --reset random",
+    f"{STEPS} --subset kmeans --items-per-step 40 --outer bome --dh-form mean --reset random",
 ]
 AFTER = [
     "eval {bundle} --data {data} --rows all --seeds 1 --k 10",
