@@ -84,7 +84,10 @@ def _recall(scores: Scores, cases: Cases) -> float:
 
 
 def test_item_factor_by_hand(of: Sources) -> None:
-    """V of the teacher of the bundle's seed, read and scored by an untrained backbone of the row's own seed."""
+    """V of the teacher of the bundle's seed, read and scored by an untrained backbone of the row's own seed. On one
+    that starts elsewhere for every seed: an untrained default one averages the history."""
+    task = make_task(of.task.data, replace(of.task.model, backbone="gru4rec"), of.task.length, of.task.session)
+    of = replace(of, task=task)
     V = full_teacher(of.task, TRAIN, 1).model.embed_all()
     found = REFERENCES["item_factor"](replace(of, seed=1), 3)
     fresh = of.task.fresh(3)
@@ -92,9 +95,9 @@ def test_item_factor_by_hand(of: Sources) -> None:
     assert found.valid == pytest.approx([_recall(_model_scores(fresh, V, of.task.valid), of.task.valid)], abs=0.03)
     untrained = REFERENCES["untrained"](of, 3)
     _agrees(untrained, _model_scores(fresh, fresh.embed_all(), of.test.cases), of.test)
-    assert not np.array_equal(found.ranks, untrained.ranks)
     other = REFERENCES["item_factor"](replace(of, seed=1), 4)
-    assert not np.array_equal(found.ranks, other.ranks)
+    for row in (untrained, other):
+        assert (found.ranks != row.ranks).mean() > 0.2
 
 
 def test_the_teacher_is_the_recommender_of_the_bundles_seed(of: Sources) -> None:

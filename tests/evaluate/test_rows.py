@@ -24,7 +24,7 @@ from foster_cli.evaluate.summary import summarise
 from foster_cli.settings import DistillConfig, Settings, StudentConfig, TrainConfig
 from foster_cli.synthetic.reading import SyntheticSet
 from foster_cli.synthetic.subset import uniform_subset
-from foster_cli.train.task import Task
+from foster_cli.train.task import Task, make_task
 
 SETTINGS = Settings(
     train=TrainConfig(batch=64, epochs=1, negatives=10, patience=1), distill=DistillConfig(budget=3),
@@ -250,11 +250,13 @@ def test_all_rows_are_ranked_on_the_same_cases(task: Task, monkeypatch: pytest.M
 
 
 def test_rows_repeat_with_their_seeds(task: Task) -> None:
+    """On a backbone that starts elsewhere for every seed: an untrained default one averages the history."""
+    task = make_task(task.data, replace(task.model, backbone="gru4rec"), task.length, task.session)
     names = ("synthetic", "random", "untrained")
     a, b = _rows(task, names, [0, 1]), _rows(task, names, [1, 0])
     for name in names:
         assert np.array_equal(a[name].ranks, b[name].ranks[::-1])
-    assert not np.array_equal(a["untrained"].ranks[0], a["untrained"].ranks[1])
+        assert (a[name].ranks[0] != a[name].ranks[1]).mean() > 0.2
 
 
 @pytest.mark.parametrize("validated", [False, True])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from quick import part_way
+from quick import PATHS, part_way
 from safetensors.torch import load_file
 
 from foster_cli import cache
@@ -67,9 +67,13 @@ def test_anchors_are_the_trajectory_from_the_untrained_model(cached_task: Task, 
     start = cached_task.fresh(0).learnables()
     assert all(torch.equal(teacher.anchors[0][k], v) for k, v in start.items())
     best = teacher.model.learnables()
-    kept = teacher.anchors[next(i for i, row in enumerate(teacher.history) if row["R@10"] == teacher.best)]
-    assert 0.0 < teacher.way <= 1.0
-    for name, x in part_way(start, kept, teacher.way).items():
+    kept, row = next(
+        (anchor, row)
+        for anchor, row in zip(teacher.anchors, teacher.history, strict=True)
+        if row["R@10"] == teacher.best
+    )
+    assert (teacher.way, row["origin"]) in PATHS and teacher.way == row["way"]
+    for name, x in part_way(start, kept, teacher.way, row["origin"]).items():
         if not name.startswith("sequence.") or teacher.way == 1.0:
             assert torch.equal(best[name], x)
         torch.testing.assert_close(best[name].double(), x.double(), rtol=1e-6, atol=1e-7)

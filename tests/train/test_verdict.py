@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from scipy import stats
 
 from foster_cli.neighbours import item_knn
 from foster_cli.neighbours.base import Neighbours
+from foster_cli.ranking.full import score_model
 from foster_cli.settings import TrainConfig
 from foster_cli.train.anchors import full_teacher
 from foster_cli.train.task import Task
@@ -77,10 +79,11 @@ def test_a_good_teacher_is_not(task: Task, monkeypatch: pytest.MonkeyPatch) -> N
     teacher = full_teacher(task, TRAIN, 0)
     monkeypatch.setattr(item_knn, "fit", _neighbours(9))
     assert verdict(task, teacher.model, 0) is None
-    monkeypatch.setattr(item_knn, "fit", _neighbours(1))
+    ranks = score_model(teacher.model, task.valid)
+    monkeypatch.setattr(item_knn, "fit", lambda data: SimpleNamespace(ranks=lambda cases: ranks))
     line = verdict(task, teacher.model, 0)
     assert line is not None and "untrained" not in line and f"validation R@10 {teacher.best:.4f}" in line
-    assert "is not better than item kNN (" in line
+    assert f"is not better than item kNN ({teacher.best:.4f})" in line
 
 
 def test_item_knn_is_that_of_the_data(task: Task) -> None:

@@ -16,6 +16,8 @@ from foster_cli.models.backbones.base import Backbone
 from foster_cli.models.backbones.bert4rec import BERT4Rec
 
 B, L, D = 3, 6, 8
+#: Backbones whose attention starts as a mean of the history.
+MEAN = ("sasrec-relative", "ligr")
 every = pytest.mark.parametrize("name", BACKBONES)
 shapes = pytest.mark.parametrize(("layers", "heads"), [(1, 1), (2, 2), (3, 4)])
 
@@ -125,7 +127,7 @@ def test_a_seed_fixes_the_initial_weights(name: str) -> None:
     torch.manual_seed(2)
     again, other = weights(4), weights(5)
     assert all(torch.equal(p, again[n]) for n, p in first.items())
-    fixed = ("relative", "out.weight") if name in ("ligr", "sasrec-relative") else ()  # not drawn
+    fixed = ("relative", "out.weight") if name in MEAN else ()  # not drawn
     drawn = {n: p for n, p in first.items() if p.dim() > 1 and not n.endswith(fixed)}
     assert drawn and all(not torch.equal(p, other[n]) for n, p in drawn.items())
 
@@ -158,6 +160,41 @@ def test_a_copy_computes_with_its_own_weights(name: str) -> None:
         for p in other.parameters():
             p.mul_(0.5)
     assert torch.equal(model(x), _made(name)(x)) and not torch.allclose(model(x), other(x))
+
+
+@every
+def test_origins_are_copies_of_the_weights(name: str) -> None:
+    """The first one has all of them; only backbones whose attention starts as a mean have a second one."""
+    model = _made(name)
+    before, origins = [p.detach().clone() for p in model.parameters()], model.origins()
+    assert len(origins) == (2 if name in MEAN else 1)
+    second = [x.clone() for x in origins[-1]]
+    with torch.no_grad():
+        for p in model.parameters():
+            p.fill_(7.0)
+    assert all(torch.equal(x, y) for x, y in zip(origins[0], before, strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(origins[-1], second, strict=True))
+    assert not any(x.requires_grad for origin in origins for x in origin)
+
+
+@pytest.mark.parametrize("name", MEAN)
+@shapes
+def test_the_second_origin_reads_the_last_item_alone(name: str, layers: int, heads: int) -> None:
+    """At every position the output is that of a history of this one item, and of attentions that add nothing."""
+    model, x = _made(name, layers, heads), _x()
+    silent = copy.deepcopy(model)
+    with torch.no_grad():
+        for layer in (m.out for m in silent.modules() if hasattr(m, "qkv")):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        for origin, alone in zip(model.origins(), (False, True), strict=True):
+            for p, value in zip(model.parameters(), origin, strict=True):
+                p.copy_(value)
+            each = torch.cat([model(x[:, t : t + 1]) for t in range(L)], dim=1)
+            apart = (model(x) - each).abs().amax((0, 2))[1:]
+            assert (apart.max() < 1e-12) if alone else (apart.min() > 1e-3)
+            assert torch.equal(model(x), silent(x)) == alone
+    assert each.std(1).min() > 0.01  # the item does count
 
 
 def test_an_unknown_name_is_an_error_with_the_choices() -> None:
