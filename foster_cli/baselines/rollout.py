@@ -17,4 +17,5 @@ READS = (
 
 def adapt(settings: Settings, typed: Collection[str]) -> Settings:
     """Start from a rollout, with the next position as the target, no mixing and no outer step."""
-    return replace(settings, distill=replace(settings.distill, init="rollout", targets="next", mix=False, steps=0))
+    config = replace(settings.distill, outer="bome", init="rollout", targets="next", mix=False, steps=0)
+    return replace(settings, distill=config)

@@ -26,8 +26,9 @@ def command(
 ) -> None:
     """Choose the settings of a distillation on validation.
 
-    Optuna searches the learning rates of D~, phi, the inner steps and the students, T (inner steps), tau (steps
-    between resets), eta, lambda (L_DH) and the gain. Trial 0 has the settings as given. A trial that falls behind at
+    Optuna searches the learning rates of phi and the students, tau (steps between resets) and the gain; with
+    "outer": "bome" in --settings also the rates of D~ and the inner steps, T (inner steps), eta and lambda (L_DH).
+    Trial 0 has the settings as given. A trial that falls behind at
     a validation is stopped. Then fresh models, the same for each, are trained on the best three trials and trial 0.
     If none is better than trial 0, the answer is the settings as given. The test split is not read.
 
@@ -37,6 +38,9 @@ def command(
     Example: foster tune games.parquet --trials 20, then: foster distill games.parquet --settings
     runs/games-tune-b20/settings.json
     """
+    from dataclasses import replace
+
+    from foster_cli.baselines import adapted
     from foster_cli.commands import shared
     from foster_cli.distill.checks import check_settings
     from foster_cli.tune import need_optuna
@@ -46,6 +50,7 @@ def command(
     from foster_cli.tune.trial import SearchPlan
 
     asked = asked.beneath(settings)
+    asked = replace(asked, settings=adapted(asked.settings))
     check_settings(asked.settings)
     begun = shared.begin(data, asked, out, "tune")
     found = tune(SearchPlan(begun.data, begun.settings, begun.session, begun.out, trials, timeout, students))

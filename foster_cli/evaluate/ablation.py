@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from foster_cli.errors import FosterError
-from foster_cli.evaluate.ablation_rows import KINDS, Kind, Picked
+from foster_cli.evaluate.ablation_rows import BOME, KINDS, Kind, Picked
 from foster_cli.evaluate.compare import Shrunk, measure
 from foster_cli.evaluate.plan import Comparison, Variant, bilevel_variant, method_variant
 from foster_cli.evaluate.row import Row
@@ -49,7 +49,8 @@ def variants(picked: list[Picked], settings: Settings, bilevel: tuple[int, int])
                 )
             found.append(bilevel_variant(name, replace(own, distill=changed), steps, window))
         else:
-            if changed == own.distill and p.kind.change:
+            alike = own.distill if p.kind.change == BOME else replace(own.distill, outer=changed.outer)
+            if changed == alike and p.kind.change:
                 raise FosterError(f"--rows {p.kind.name}: the settings are so already", "leave the row out")
             found.append(Variant(name, replace(own, distill=changed), name))
     for model, ending in endings.items():

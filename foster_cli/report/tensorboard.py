@@ -20,7 +20,8 @@ TAGS = {
     "inner_before": "inner/before", "inner_after": "inner/after", "q": "constraint/q", "lambda": "constraint/lambda",
     "q_sign": "constraint/q_sign", "outer_real": "outer/real", "outer_feature": "outer/feature",
     "outer_dh": "outer/dh", "entropy": "synthetic/entropy", "gradient_synthetic": "synthetic/gradient",
-    "gradient_phi": "step/gradient_phi", "seconds": "step/seconds",
+    "moved": "synthetic/moved", "rank_error": "synthetic/rank_error", "gradient_phi": "step/gradient_phi",
+    "seconds": "step/seconds",
 }  # fmt: skip
 
 

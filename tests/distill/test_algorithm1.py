@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,8 +16,10 @@ from foster_cli.data.windows import Cases
 from foster_cli.distill import algorithm1
 from foster_cli.distill.algorithm1 import fit_synthetic, inner_loss, inner_steps
 from foster_cli.errors import NotFinite
+from foster_cli.models.item_start import every_item, start_at
+from foster_cli.models.recommender import Recommender
 from foster_cli.runtime import adamw, generator
-from foster_cli.settings import StudentConfig
+from foster_cli.settings import ModelConfig, StudentConfig
 from foster_cli.synthetic.reading import PAPER, Reading, SyntheticSet
 from foster_cli.synthetic.subset import uniform_subset
 from foster_cli.train import best as best_module
@@ -230,3 +232,48 @@ def test_a_student_trains_with_dropout_if_it_is_told_to(small_model: Callable[..
     config = StudentConfig(steps=4, check_every=2, dropout=dropout)
     fit_synthetic(phi, _set(_q(double=False), phi.embed_all()), CASES, config, 0)
     assert modes and set(modes) == {dropout} and not phi.training
+
+
+def _student(small_model: Callable[..., Any], items: str, width: int = 8) -> Recommender:
+    if items == "id":
+        return Recommender(12, ModelConfig(items="id", width=width, layers=1), 6, 0)
+    return cast(Recommender, small_model(items=items, width=width, layers=1, double=False))
+
+
+@pytest.mark.parametrize("validated", [True, False])
+@pytest.mark.parametrize("items", ["both", "id"])
+def test_item_vectors_stay_at_v(small_model: Callable[..., Any], items: str, validated: bool) -> None:
+    """Where there is one per item; the backbone learns, and the loss falls."""
+    phi = _student(small_model, items)
+    V = torch.randn(12, 8, generator=torch.Generator().manual_seed(5))
+    before = {name: p.detach().clone() for name, p in phi.named_parameters()}
+    D, config = _set(_q(double=False), V), StudentConfig(steps=20, lr=1e-2, check_every=10, average=1)
+    every_item(phi)
+    start_at(phi, V)
+    assert phi.table is not None
+    start, loss = phi.table.weight.detach().clone(), inner_loss(phi, D.Q, V, torch.arange(12))
+    fit_synthetic(phi, D, CASES if validated else None, config, 0)
+    assert torch.equal(phi.table.weight, start)
+    torch.testing.assert_close(phi.embed_all(), V, rtol=0, atol=1e-6)  # V - text + text
+    assert items != "id" or torch.equal(phi.embed_all(), V)
+    moved = {name for name, p in phi.named_parameters() if not torch.equal(p, before[name])}
+    if not validated:  # else validation may have kept the first state
+        assert {name for name in before if name.startswith("sequence.")} <= moved
+        assert inner_loss(phi, D.Q, V, torch.arange(12)) < 0.9 * loss
+    assert {name for name in moved if not name.startswith("sequence.")} <= {"table.weight"}
+
+
+@pytest.mark.parametrize(("items", "width", "start"), [("text", 8, "V"), ("both", 6, "V"), ("both", 8, "text")])
+def test_item_vectors_that_cannot_be_v_learn(
+    small_model: Callable[..., Any], items: str, width: int, start: str
+) -> None:
+    """Texts alone, another width than V's, or a start at the texts."""
+    phi = _student(small_model, items, width)
+    V = torch.randn(12, 8, generator=torch.Generator().manual_seed(5))
+    every_item(phi)
+    if start == "V":
+        start_at(phi, V)
+    before = phi.embed_all().detach().clone()
+    config = StudentConfig(steps=20, lr=1e-2, average=1, item_start=start)
+    fit_synthetic(phi, _set(_q(double=False), V), None, config, 0)
+    assert (phi.embed_all() - before).abs().max() > 1e-2

@@ -34,8 +34,9 @@ def test_rows_as_variants() -> None:
     found = {v.name: v for v in ablation.variants(picked, settings, (6, 4))}
     assert list(found) == ["bilevel@last", "foster@last", "kmeans@all", "random@last", "random@all"]
     assert all(v.cell == name and models[v.settings.model] == name[name.index("@") :] for name, v in found.items())
-    assert found["kmeans@all"].settings.distill == replace(CONFIG, subset="kmeans")
+    assert found["kmeans@all"].settings.distill == replace(CONFIG, outer="bome", subset="kmeans")
     assert found["foster@last"].settings.distill == CONFIG
+    assert found["bilevel@last"].settings.distill.outer == "bome"
     assert found["bilevel@last"].extra == {"bilevel": {"steps": 6, "window": 4}}
     assert found["random@all"].real and not found["foster@last"].real
     one = _picked("no_dh", "last")
@@ -53,6 +54,13 @@ def test_no_inner_step_is_no_row() -> None:
 def test_a_row_that_changes_nothing_is_refused() -> None:
     with pytest.raises(FosterError, match="--rows one_draw"):
         ablation.variants(_picked("foster,one_draw"), Settings(distill=replace(CONFIG, draws=1)), (5, 5))
+    with pytest.raises(FosterError, match="--rows no_dh"):  # it is the row bome
+        ablation.variants(_picked("foster,bome,no_dh"), Settings(distill=replace(CONFIG, dh_weight=0.0)), (5, 5))
+    for name in ("bome", "no_dh"):
+        (made, _) = ablation.variants(_picked(name), Settings(), (5, 5))
+        assert made.settings.distill.outer == "bome"
+    with pytest.raises(FosterError, match="--rows bome"):
+        ablation.variants(_picked("foster,bome"), Settings(distill=replace(CONFIG, outer="bome")), (5, 5))
     for window in (0, 6):
         with pytest.raises(FosterError, match=f"--bilevel-window {window}"):
             ablation.variants(_picked("bilevel"), Settings(), (5, window))
@@ -98,7 +106,8 @@ def test_axes() -> None:
     found = {
         name: tuple(ablation.axes(kind, "all", replace(CONFIG, **kind.change)).values()) for name, kind in kinds.items()
     }
-    assert found["foster"] == ("first-order", "OTF", "all", "with", "anchor")
+    assert found["foster"] == ("followed", "OTF", "all", None, "student")
+    assert found["bome"] == ("first-order", "OTF", "all", "with", "anchor")
     assert found["bilevel"] == ("bi-level", "OTF", "all", "with", "anchor")
     assert found["kmeans"][1] == "KM" and found["no_dh"][3] == "without" and found["reset_never"][4] == "never"
     assert found["start_only"] == (None, "OTF", "all", None, None)

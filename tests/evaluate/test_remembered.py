@@ -25,7 +25,7 @@ from foster_cli.synthetic.reading import PAPER
 class Answered(FreshCheck):
     """A validation that trains nothing: `answer` says what is found on Q."""
 
-    answer: Callable[[Tensor], dict[str, float]]
+    answer: Callable[[Tensor], dict[str, float]] = lambda Q: {}
 
     def __call__(self, Q: Tensor, step: int) -> dict[str, float]:
         return self.answer(Q)
@@ -33,7 +33,7 @@ class Answered(FreshCheck):
 
 def answered(answer: Callable[[Tensor], dict[str, float]], count: int = 2) -> FreshCheck:
     nothing: Any = None  # the task, V and the subset of items: an `Answered` reads none of them
-    return Answered(nothing, nothing, nothing, PAPER, StudentConfig(), 0, count, answer)
+    return Answered(nothing, nothing, nothing, PAPER, StudentConfig(), 0, count, answer=answer)
 
 
 def test_once_for_each_content(tmp_path: Path) -> None:

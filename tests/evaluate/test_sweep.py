@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from foster_cli.baselines import adapted, foster
 from foster_cli.errors import FosterError
 from foster_cli.evaluate import plot, sweep
-from foster_cli.evaluate.parameters import parse_over
+from foster_cli.evaluate.parameters import PARAMETERS, parse_over
 from foster_cli.settings import DistillConfig, Settings
 
 CONFIG = DistillConfig()
@@ -35,6 +37,22 @@ def test_points_with_the_same_settings_are_one_variant() -> None:
         ("budget=10", "default"), ("budget=10", "full"), ("default", "full")
     )  # fmt: skip
     assert sweep.pairs(["budget=10"]) == (("budget=10", "full"),)
+
+
+def test_what_algorithm_2_alone_reads_is_swept_with_it() -> None:
+    """Its curve has no point in common with the default, unless the whole sweep is of Algorithm 2."""
+    ranges = parse_over(["T=2,5", "tau=50,100"])
+    for config, names in (
+        (CONFIG, ["inner-steps=2", "inner-steps=5", "reset-every=50", "default"]),
+        (replace(CONFIG, outer="bome"), ["inner-steps=2", "default", "reset-every=50"]),
+    ):
+        found = {v.name: v.settings.distill for v in sweep.variants(ranges, Settings(distill=config))}
+        assert list(found) == names
+        assert found["inner-steps=2"] == replace(config, outer="bome", inner_steps=2)
+        assert found["reset-every=50"] == replace(config, reset_every=50) and found["default"] == config
+        assert all(adapted(Settings(distill=x)).distill == x for x in found.values())
+    assert found.get("inner-steps=5") is None
+    assert {p.field for p in PARAMETERS.values() if p.bome} == {p.field for p in PARAMETERS.values()} & set(foster.BOME)
 
 
 @given(st.floats(0, 1e6) | st.integers(0, 10**9))

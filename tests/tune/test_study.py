@@ -18,7 +18,7 @@ from foster_cli.settings import DistillConfig, StudentConfig
 from foster_cli.tune.space import space
 from foster_cli.tune.study import RANDOM, Outcome, Pruned, Report, Study, Tried, alone
 
-PARAMETERS = space(DistillConfig(), StudentConfig())
+PARAMETERS = space(DistillConfig(outer="bome"), StudentConfig())  # more of them than by default
 TRIALS, STEPS = RANDOM + 6, 200
 
 
