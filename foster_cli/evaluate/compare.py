@@ -35,6 +35,7 @@ from foster_cli.evaluate.row import HeldOut, Row, Trained, held_out, joined, mod
 from foster_cli.evaluate.rows import Student, few_model, synthetic_model
 from foster_cli.evaluate.summary import summarise
 from foster_cli.files import writing_dir
+from foster_cli.models.item_start import every_item
 from foster_cli.models.recommender import Recommender
 from foster_cli.models.source import find_encoder
 from foster_cli.ops.precision import matmul_precision
@@ -53,20 +54,32 @@ ByRate = dict[str, float | None]
 
 
 class Learned(NamedTuple):
-    """A `Trained` with the trainable state, on the CPU, in place of the model. With it, a row's first seed is not
-    trained again after the learning rate is chosen."""
+    """A `Trained` with the state, on the CPU, in place of the model. With it, a row's first seed is not trained again
+    after the learning rate is chosen. `every`: each item has a vector of its own (`every_item`)."""
 
     state: dict[str, Tensor]
+    every: bool
     seconds: float
     peak_mb: float
     chosen: Any
     valid: float
     processor: float
 
+    @classmethod
+    def of(cls, trained: Trained) -> Learned:
+        """`trained`, validated, with what it has learned and what was held meanwhile."""
+        model, valid = trained.model, trained.valid
+        assert valid is not None
+        held = {n: p.detach().cpu().clone() for n, p in model.named_parameters() if not n.startswith("text.")}
+        state = {**held, **model.learnables()}
+        return cls(state, model.known is None, *trained[1:4], valid, trained.processor)
+
     def on(self, fresh: Recommender) -> Trained:
         """The trained model again, restored into `fresh`."""
-        fresh.restore(self.state)
-        return Trained(fresh, *self[1:])
+        if self.every:
+            every_item(fresh)
+        fresh.restore({**fresh.learnables(), **self.state})
+        return Trained(fresh, *self[2:])
 
 
 @dataclass(frozen=True)
@@ -205,7 +218,7 @@ class _Work:
             found = self.train_on(shrunk, rate, SEED, f"{name}, rate {rate:g}")
             if found.valid is not None and all(found.valid > other.valid for other in first.values()):
                 first.clear()
-                first[rate] = Learned(found.model.learnables(), *found[1:4], found.valid, found.processor)
+                first[rate] = Learned.of(found)
             return found
 
         rate, valid = self.best_rate(

@@ -26,7 +26,7 @@ Foster = Callable[..., Said]
 
 #: A distillation of seconds.
 QUICK = ("--budget", "3", "--length", "6", "--steps", "2", "--epochs", "1", "--draws", "1", "--student-steps", "10",
-         "--check-seeds", "1", "--inner-steps", "2", "--reset-every", "1")  # fmt: skip
+         "--check-seeds", "1", "--reset-every", "1")  # fmt: skip
 
 
 def ok(said: Said) -> str:

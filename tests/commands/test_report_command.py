@@ -17,19 +17,27 @@ from foster_cli.evaluate.bundle_rows import Evaluation
 from foster_cli.settings import ModelConfig
 
 QUICK = ("--budget", "3", "--length", "6", "--steps", "4", "--epochs", "1", "--draws", "2", "--student-steps", "10",
-         "--check-seeds", "1", "--check-every", "2", "--inner-steps", "1")  # fmt: skip
+         "--check-seeds", "1", "--check-every", "2")  # fmt: skip
 
 
+#: What is typed, the columns of a step with their tags, and the figure of the report that only these steps have.
+FOLLOW = ((), {"moved": "synthetic/moved"}, set[str]())
+BOME = (("--outer", "bome", "--inner-steps", "1"), {"q": "constraint/q"}, {"inner"})
+
+
+@pytest.mark.parametrize(("typed", "own", "figures"), [FOLLOW, BOME], ids=["follow", "bome"])
 def test_distill_eval_report(
-    foster: Foster, data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    foster: Foster, data: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch, typed: tuple[str, ...],
+    own: dict[str, str], figures: set[str],
+) -> None:  # fmt: skip
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    said = foster("distill", data, *QUICK, "--encoder", encoder, "--out", "plain", "--live")
+    words = ("distill", data, *QUICK, *typed, "--encoder", encoder, "--live")
+    said = foster(*words, "--out", "plain")
     assert said.code == 0 and "--live draws on a terminal only" in said.err
     with monkeypatch.context() as patch:
         patch.setattr(Console, "interactive", True)
-        said = foster("distill", data, *QUICK, "--encoder", encoder, "--out", "seen", "--live", "--tensorboard", "tb")
+        said = foster(*words, "--out", "seen", "--tensorboard", "tb")
     assert said.code == 0, said.err
     assert "outer step 4 of 4" in said.err and "random real" in said.err and "validation R@10" in said.err
     for name in ("factors.safetensors", "item_factor.safetensors", "checks.csv"):  # who watches changes nothing
@@ -37,7 +45,7 @@ def test_distill_eval_report(
     found = EventAccumulator("tb").Reload()
     with Path("seen", "log.csv").open() as file:
         rows = list(csv.DictReader(file))
-    for column, tag in (("q", "constraint/q"), ("outer_real", "outer/real"), ("entropy", "synthetic/entropy")):
+    for column, tag in {**own, "outer_real": "outer/real", "entropy": "synthetic/entropy"}.items():
         assert [e.value for e in found.Scalars(tag)] == pytest.approx([float(r[column]) for r in rows], rel=1e-6)
     with Path("seen", "checks.csv").open() as file:
         checks = [(float(r["step"]), float(r["R@10"])) for r in csv.DictReader(file)]
@@ -55,7 +63,9 @@ def test_distill_eval_report(
     assert said.code == 0 and event["evaluated"] and event["bytes"] == Path("seen", "report.html").stat().st_size
     assert sorted(event["figures"]) == sorted(str(path) for path in Path("figures").iterdir())
     names = {Path(name).name for name in event["figures"]}
-    assert {f"{n}.{e}" for n in ("result", "validation", "inner", "popularity", "map") for e in ("png", "svg")} <= names
+    assert {f"{n}.{e}" for n in {"result", "validation", "outer", "popularity", "map", *figures}
+            for e in ("png", "svg")} <= names  # fmt: skip
+    assert ("inner.svg" in names) == ("inner" in figures)
     text = Path("seen", "report.html").read_text(encoding="utf-8")
     assert "3 synthetic − full data" in text and "Not evaluated yet" not in text
     load("seen")  # nothing in it was harmed

@@ -22,6 +22,7 @@ from spying import spy
 
 import foster_cli
 from foster_cli.bundle import FILES, STATE_FILES, SUMS, load
+from foster_cli.distill.follow import Following
 
 CONFIG = ("--items", "id", "--width", "16", "--budget", "3", "--length", "5", "--steps", "8", "--check-every", "4",
           "--reset-every", "5", "--student-steps", "40", "--epochs", "1", "--draws", "2", "--items-per-step", "12",
@@ -39,6 +40,8 @@ def whole(foster: Foster, data: Path, tmp_path: Path) -> Path:
     """The bundle of an uninterrupted run; the teacher is in the cache from here on."""
     said = foster("distill", data, "--out", "whole", *CONFIG)
     assert said.code == 0, said.err
+    log = (tmp_path / "work" / "whole" / "log.csv").read_text(encoding="utf-8").splitlines()
+    assert "moved" in log[0] and len(log) == 9  # its steps follow students, the second of them from step 5 on
     return tmp_path / "work" / "whole"
 
 
@@ -104,14 +107,13 @@ def test_killed_twenty_times(data: Path, whole: Path, tmp_path: Path) -> None:
 @pytest.fixture
 def cut(foster: Foster, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A distillation that Ctrl-C ended after six steps."""
-    from foster_cli.distill import loop
 
     def stop(given: dict[str, Any]) -> None:
         if given["k"] == 6:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as m:
-        spy(m, loop, "outer_step", stop)
+        spy(m, Following, "step", stop)
         said = foster("distill", data, "--out", "cut", *CONFIG)
     assert said.code == 130 and "continue with: foster distill --resume cut" in said.err
     assert "Traceback" not in said.err and not (tmp_path / "work" / "cut").exists()
@@ -126,6 +128,7 @@ def test_ctrl_c_and_on(foster: Foster, data: Path, whole: Path, cut: Path) -> No
         (("--student-items", "all"), ("--student-items all",)), (("--lr", "0.5"), ("--lr 0.5", "began with 0.003")),
         (("--k-core", "2"), ("--k-core 2", "None")), (("--method", "td3"), ("--method td3", "foster")),
         (("--out", "x"), ("--out",)), (("--extend", "2"), ("not finished",)), (("--no-cache",), ("--cache",)),
+        (("--outer", "bome"), ("--outer bome", "began with follow")),
         (("--seed", "1"), ("--seed 1", "began with 0")),
     ):  # fmt: skip
         said = foster("distill", "--resume", "cut", *options)
@@ -167,10 +170,13 @@ def test_a_damaged_run_is_one_line(foster: Foster, cut: Path) -> None:
     assert said.code == 2 and said.err.startswith("foster: cut") and said.err.count("\n") == 1
 
 
-def test_more_steps(foster: Foster, data: Path, whole: Path, tmp_path: Path) -> None:
-    work = tmp_path / "work"
+@pytest.mark.parametrize("typed", [(), ("--outer", "bome", "--inner-steps", "2")], ids=["follow", "bome"])
+def test_more_steps(foster: Foster, data: Path, tmp_path: Path, typed: tuple[str, ...]) -> None:
+    """A student is moved at step 8, where the longer run begins, and made anew at step 10."""
+    work, whole = tmp_path / "work", tmp_path / "work" / "whole"
     longer = [v if CONFIG[i - 1] != "--steps" else "12" for i, v in enumerate(CONFIG)]
-    assert foster("distill", data, "--out", "long", *longer).code == 0
+    for out, words in (("whole", CONFIG), ("long", longer)):
+        assert foster("distill", data, "--out", out, *words, *typed).code == 0
     before = _sums(whole)
     said = foster("distill", "--resume", "whole", "--extend", "4", "--out", "more")
     assert said.code == 0 and "from the cache" in said.err, said.err

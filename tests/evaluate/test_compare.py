@@ -10,21 +10,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from handmade import held_out_of, row_of
 
 from foster_cli.baselines import METHODS
 from foster_cli.console import SILENT
+from foster_cli.distill.algorithm1 import fit_synthetic
 from foster_cli.errors import FosterError, NotFinite
 from foster_cli.evaluate import compare
 from foster_cli.evaluate.bootstrap import Bootstrap
 from foster_cli.evaluate.cells import Cell, Cells
-from foster_cli.evaluate.compare import Shrunk, pairs
+from foster_cli.evaluate.compare import Learned, Shrunk, pairs
 from foster_cli.evaluate.plan import COMMON, Comparison, method_variant
 from foster_cli.evaluate.row import Trained
 from foster_cli.evaluate.summary import summarise
+from foster_cli.models.recommender import Recommender
 from foster_cli.runtime import stream_seed
 from foster_cli.session import Session
 from foster_cli.settings import DistillConfig, ModelConfig, Settings, StudentConfig
+from foster_cli.synthetic.reading import SyntheticSet
+from foster_cli.synthetic.subset import uniform_subset
 from foster_cli.train.task import Task
 
 IDS = Settings(model=ModelConfig(items="id"))
@@ -82,7 +87,7 @@ def _choose(values: dict[float, float | None], tmp_path: Path, task: Task, monke
         if value is None:
             raise NotFinite("the loss became nan", "use a lower learning rate")
         assert seed == 0
-        model = SimpleNamespace(learnables=lambda: {"rate": rate})
+        model = SimpleNamespace(learnables=lambda: {"rate": rate}, named_parameters=list, known=None)
         return Trained(model, 1.0, 1.0, "step 5", value, 7.0)  # type: ignore[arg-type]
 
     monkeypatch.setattr(compare._Work, "train_on", train_on)
@@ -90,6 +95,24 @@ def _choose(values: dict[float, float | None], tmp_path: Path, task: Task, monke
     _stand_in(tmp_path)
     work = compare._Work(plan, Cells(tmp_path / "cells", SILENT), {IDS.model: plan.base(IDS.model)}, {IDS.model: task})
     return work.choose_rate(Shrunk(plan.variants[0], tmp_path, {}, {}))
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_model_is_the_same_again(small_model: Callable[..., Any], held: bool) -> None:
+    """Whether its items were held at V or learned, and although some of them do not occur in training."""
+
+    def fresh(seed: int) -> Recommender:
+        known = torch.arange(12) % 3 > 0
+        model: Recommender = small_model(items="both", bias=True, known=known, seed=seed, double=False)
+        return model
+
+    V = torch.randn(12, 8, generator=torch.Generator().manual_seed(5))
+    Q = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0))
+    model, config = fresh(0), StudentConfig(steps=5, lr=1e-2, average=1, item_start="V" if held else "text")
+    fit_synthetic(model, SyntheticSet(Q, V, uniform_subset(12, 6, V.device)), None, config, 0)
+    again = Learned.of(Trained(model, 1.0, 1.0, "step 5", 0.5)).on(fresh(7)).model.eval()
+    assert torch.equal(again.embed_all(), model.embed_all())
+    assert torch.equal(again(V[None, :5]), model(V[None, :5]))
 
 
 @pytest.mark.parametrize(
@@ -108,8 +131,10 @@ def test_the_best_rate_on_validation(
     assert found.rate == rate
     assert found.valid == {f"{k:g}": v for k, v in values.items()}
     assert found.first is not None and found.first.state == {"rate": rate} and found.first.valid == values[rate]
-    restored = found.first.on(SimpleNamespace(restore=lambda state: None))  # type: ignore[arg-type]
-    assert restored[1:] == (1.0, 1.0, "step 5", values[rate], 7.0)
+    given: list[dict[str, Any]] = []
+    fresh: Any = SimpleNamespace(restore=given.append, learnables=dict, vector_dropout=SimpleNamespace(p=0.1))
+    restored = found.first.on(fresh)
+    assert restored == (fresh, 1.0, 1.0, "step 5", values[rate], 7.0) and given == [{"rate": rate}]
     again = _choose(values, tmp_path, task, monkeypatch)  # its cells are read
     assert again == replace(found, first=None)
 

@@ -24,7 +24,7 @@ from foster_cli.settings import DistillConfig, ModelConfig, PrepareSettings, Stu
 
 SIZE = ("--budget", "3", "--length", "6", "--epochs", "1", "--k-core", "2", "--width", "8", "--draws", "1")
 SHORT = ("--steps", "2", "--student-steps", "20", "--items-per-step", "16", "--seeds", "2")
-ROWS = "foster,bilevel,kmeans,start_only"
+ROWS = "foster,bome,bilevel,kmeans,start_only"
 OVER = ("--over", "M=2,3", "--over", "tau=1,100")
 
 
@@ -61,17 +61,25 @@ def test_what_an_ablation_writes(ablated: Path) -> None:
         "text_similarity",
     ]  # fmt: skip
     assert list(found["paired"]) == [
-        "bilevel-foster", "kmeans-foster", "start_only-foster", "foster-full", "bilevel-full", "kmeans-full",
-        "start_only-full", "random-full", "foster-random",
+        "bome-foster", "bilevel-foster", "kmeans-foster", "start_only-foster", "foster-full", "bome-full",
+        "bilevel-full", "kmeans-full", "start_only-full", "random-full", "foster-random",
     ]  # fmt: skip
     manifests = {name: foster_cli.load(ablated / name).manifest for name in (*ROWS.split(","), "random")}
     base = manifests["foster"]["distill"]
-    for name, change in (("kmeans", {"subset": "kmeans"}), ("start_only", {"steps": 0})):
+    assert base["outer"] == "follow"
+    changes = (("bome", {}), ("kmeans", {"subset": "kmeans"}), ("start_only", {"steps": 0, "outer": "follow"}))
+    for name, change in changes:
+        change = {"outer": "bome", **change}
         assert manifests[name]["distill"] == {**base, **change} and manifests[name]["method"] == "foster"
     assert manifests["bilevel"]["method"] == "bilevel" and rows["bilevel"]["bilevel"] == {"steps": 5, "window": 5}
     log = pd.read_csv(ablated / "bilevel" / "log.csv")
     assert len(log) == 2 and (log["gradient_synthetic"] > 0).all() and "q" not in log  # no barrier in it
-    assert "q" in pd.read_csv(ablated / "foster" / "log.csv")
+    logs = {name: pd.read_csv(ablated / name / "log.csv") for name in ("foster", "bome", "kmeans")}
+    assert {name: ("q" in x, "moved" in x) for name, x in logs.items()} == {
+        "foster": (False, True), "bome": (True, False), "kmeans": (True, False),
+    }  # fmt: skip
+    logic = {name: rows[name]["logic"] for name in ("foster", "bome", "bilevel", "start_only")}
+    assert logic == {"foster": "followed", "bome": "first-order", "bilevel": "bi-level", "start_only": None}
     assert manifests["random"]["method"] == "random" and foster_cli.load(ablated / "random").windows is not None
     for name in ROWS.split(","):
         assert rows[name]["rate"] == 1e-3 and len(rows[name]["R@10"]["seeds"]) == 2 and rows[name]["text"]
@@ -94,9 +102,9 @@ def test_the_numbers_are_those_of_distill_and_eval(
     """The row kmeans by the other two commands; its validation is the mean of what eval's models reach there."""
     bundle = folder / "alone"
     given = ("--steps", "2", "--student-steps", "20", "--items-per-step", "16", "--encoder", mean_encoder)
-    code, _, err = foster("distill", shop, *SIZE, *given, "--subset", "kmeans", "--out", bundle)
+    code, _, err = foster("distill", shop, *SIZE, *given, "--outer", "bome", "--subset", "kmeans", "--out", bundle)
     assert code == 0, err
-    code, text, err = foster("eval", bundle, "--seeds", "2", "--rows", "synthetic", "--json")
+    code, text, err = foster("eval", bundle, "--seeds", "2", "--rows", "synthetic", "--validate", "--json")
     assert code == 0, err
     alone, row = json.loads(text)["rows"]["synthetic"], read_json(ablated / "ablate.json")["rows"]["kmeans"]
     for metric in ("R@10", "N@10", "MRR"):
@@ -139,7 +147,7 @@ def test_an_interrupted_ablation_goes_on(
         code, text, err = foster("ablate", *common, "--rows", ROWS, "--out", out)
     assert code == 130 and not text and "interrupted" in err and calls == [0, 1]
     kept = sorted(p.name.rsplit("-", 1)[0] for p in (out / "cells").iterdir())
-    assert kept == ["bilevel", "check", "check", "foster"] and [
+    assert kept == ["bilevel", "bome", "check", "check", "check", "foster"] and [
         p.suffix for p in (out / "cells").glob("bilevel-*")
     ] == [".run"]
     assert not (out / "ablate.json").exists()
@@ -166,7 +174,7 @@ def test_rows_with_one_start_share_its_validations(
     assert len(fits) == 2 * 1 + 3 * 2  # a start has one fresh model, an outer step two
     fits.clear()
     seconds = [read_json(path)["record"]["seconds"] for path in (out / "cells").glob("check-*.json")]
-    for row, extra in (("foster", ()), ("no_dh", ("--dh-weight", "0"))):
+    for row, extra in (("foster", ()), ("no_dh", ("--outer", "bome", "--dh-weight", "0"))):
         keep = [x for i, x in enumerate(given) if x != "--seeds" and (i == 0 or given[i - 1] != "--seeds")]
         code, _, err = foster("distill", *keep, *extra, "--out", folder / f"alone-{row}")
         assert code == 0, err
@@ -301,7 +309,10 @@ def test_what_is_typed_reaches_the_plan(
     a, b = plans
     assert [v.name for v in a.variants] == ["bilevel", "no_dh", "random"] and (a.split, a.publish) == ("valid", True)
     assert a.variants[0].extra == {"bilevel": {"steps": 9, "window": 4}}
-    assert [v.name for v in b.variants] == ["default", "inner-steps=4"] and (b.split, b.publish) == ("test", False)
+    assert [v.settings.distill.outer for v in a.variants[:2]] == ["bome", "bome"]
+    assert [v.settings.distill.outer for v in b.variants] == ["bome", "bome"]
+    assert [v.name for v in b.variants] == ["inner-steps=2", "inner-steps=4"]
+    assert (b.split, b.publish) == ("test", False)
     assert b.common == ("full", "untrained")
 
 
@@ -312,6 +323,7 @@ def test_what_is_typed_reaches_the_plan(
         ("ablate", ("--layers", "some"), ("--layers some", "last")),
         ("ablate", ("--layers", "last", "--items", "id"), ("--layers last", "--layers none")),
         ("ablate", ("--rows", "foster,one_draw", "--draws", "1"), ("--rows one_draw", "leave the row out")),
+        ("ablate", ("--rows", "foster,bome,no_dh", "--dh-weight", "0"), ("--rows no_dh", "leave the row out")),
         ("ablate", ("--bilevel-window", "9"), ("--bilevel-window 9", "1 to 5")),
         ("ablate", ("--bilevel-steps", "0"), ("--bilevel-steps 0", "1 or more")),
         ("ablate", ("--split", "train"), ("--split train", "valid")),

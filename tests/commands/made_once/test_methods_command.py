@@ -135,6 +135,8 @@ def test_rollout_is_the_starting_point_alone(foster: Foster, shop: Path, folder:
         ("nacs", ("--items-per-step", "all"), "--items-per-step"),
         ("rollout", ("--steps", "0"), "--steps"),
         ("rollout", ("--dh-weight", "0"), "--dh-weight"),
+        ("rollout", ("--outer", "bome"), "--outer"),
+        ("td3", ("--outer", "bome"), "--outer"),
         ("td3", ("--inner-steps", "5"), "--inner-steps"),
         ("td3", ("--rank-user", "8"), "--rank-user"),
     ],

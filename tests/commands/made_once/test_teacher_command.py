@@ -16,7 +16,7 @@ from spying import spy
 
 import foster_cli
 from foster_cli.data.prepare import load_dataset
-from foster_cli.distill import loop
+from foster_cli.distill.follow import Following
 from foster_cli.ranking.full import ranks
 from foster_cli.session import Session
 from foster_cli.settings import ModelConfig, PrepareSettings, TrainConfig
@@ -44,7 +44,8 @@ def test_what_is_recorded(bundle: Path, folder: Path, shop: Path, mean_encoder: 
     """The weights that validation chose, what the members reach alone, and V of all of them side by side."""
     manifest, made = read_json(bundle / "bundle.json"), foster_cli.load(bundle)
     data = load_dataset([shop], PrepareSettings(k_core=2))
-    task = make_task(data, ModelConfig(encoder=str(mean_encoder), width=8), 6, Session(use_cache=False))
+    model = ModelConfig(encoder=str(mean_encoder), width=8, lexical=foster_cli.load(bundle).made.model.lexical)
+    task = make_task(data, model, 6, Session(use_cache=False))
     found = mixture_of("both,item_knn", task, TrainConfig(epochs=2), 0)
     recorded = manifest["metrics"]["teacher"]
     assert recorded["weights"] == pytest.approx(found.weights) and list(recorded["weights"]) == list(found.weights)
@@ -79,7 +80,8 @@ def test_it_is_evaluated(foster: Foster, bundle: Path, shop: Path, mean_encoder:
     found = json.loads(ok(foster("eval", bundle, *asked, "--json")))
     assert list(found["rows"]) == ["synthetic", "full", "teacher"]
     data = load_dataset([shop], PrepareSettings(k_core=2))
-    task = make_task(data, ModelConfig(encoder=str(mean_encoder), width=8), 6, Session(use_cache=False))
+    model = ModelConfig(encoder=str(mean_encoder), width=8, lexical=foster_cli.load(bundle).made.model.lexical)
+    task = make_task(data, model, 6, Session(use_cache=False))
     view, cases = mixture_of("both,item_knn", task, TrainConfig(epochs=2), 0).view, task.cases("test")
     hits = ranks(view.last(cases), view.V, cases.target, cases.seen) <= 10
     assert found["rows"]["teacher"]["R@10"]["mean"] == pytest.approx(hits.mean())
@@ -99,7 +101,7 @@ def test_an_interrupted_one_goes_on(
 
     path = folder / "stopped"
     with monkeypatch.context() as patch:
-        spy(patch, loop, "outer_step", stop)
+        spy(patch, Following, "step", stop)
         said = foster("distill", shop, *QUICK, *MIXED, "--encoder", mean_encoder, "--out", path)
     assert said.code == 130 and not path.exists()
     refused = foster("distill", "--resume", path, "--teacher", "both,ease")

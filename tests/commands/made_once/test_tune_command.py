@@ -18,8 +18,8 @@ from spying import never, spy
 
 import foster_cli
 from foster_cli.data.prepare import load_dataset
-from foster_cli.distill import loop
 from foster_cli.distill.algorithm1 import fit_synthetic
+from foster_cli.distill.follow import Following
 from foster_cli.errors import FosterError
 from foster_cli.runtime import stream_seed
 from foster_cli.session import Session
@@ -94,7 +94,8 @@ def test_what_is_written(done: Path) -> None:
     assert [t["trial"] for t in found["trials"]] == list(range(6))
     first = found["trials"][0]
     assert first["state"] == "complete" and list(first["by_step"]) == ["0", "2", "4"]
-    assert (first["student.lr"], first["distill.eta"], first["distill.inner_steps"]) == (1e-4, 0.5, 5)
+    searched = {name: value for name, value in first.items() if name.startswith(("student.", "distill."))}
+    assert searched == {"student.lr": 1e-4, "distill.gain": 40.0, "distill.model_lr": 2e-4, "distill.reset_every": 100}
     assert found["given"]["student"]["lr"] == 1e-4 and found["given"]["distill"]["budget"] == 3
     for t in found["trials"]:
         assert t["state"] in ("complete", "pruned") and t["R@10"] == max(t["by_step"].values())
@@ -158,7 +159,7 @@ def test_distill_reads_the_settings(foster: Foster, done: Path, shop: Path, fold
     own = foster_cli.load(folder / "typed").manifest
     assert (own["student"]["lr"], own["distill"]["steps"], own["distill"]["budget"]) == (1e-3, 0, 20)  # 20: the default
     assert (own["train"]["lr"], own["student"]["items_per_step"], own["student"]["check_every"]) == (0.01, 7, 20)
-    assert own["distill"]["eta"] == a.manifest["distill"]["eta"] and own["model"] == a.manifest["model"]
+    assert own["distill"]["model_lr"] == a.manifest["distill"]["model_lr"] and own["model"] == a.manifest["model"]
 
 
 def test_a_second_run_distils_nothing(
@@ -188,7 +189,7 @@ def test_an_interruption_changes_nothing(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        spy(patch, loop, "outer_step", stop)
+        spy(patch, Following, "step", stop)
         code, text, err = foster("tune", *options, "--out", out)
     assert code == 130 and not text and "interrupted" in err
     assert [p.name for p in out.rglob(".*")] == [] and not (out / "settings.json").exists()
@@ -308,6 +309,29 @@ def test_bad_input(
     assert code == 2 and not out and "Traceback" not in err
     assert all(word in err for word in words)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_may_ask_for_algorithm_2(
+    foster: Foster, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By name, or by targets that only it moves; what it alone reads is refused without it, before data are read."""
+    plans: list[SearchPlan] = []
+
+    def stop(given: dict[str, Any]) -> None:
+        plans.append(given["plan"])
+        raise FosterError("enough", "stop here")
+
+    spy(monkeypatch, run, "tune", stop)
+    file = tmp_path / "s.json"
+    for text in ('{"distill": {"outer": "bome", "eta": 0.3}}', '{"distill": {"targets": "next", "init": "rollout"}}'):
+        file.write_text(text)
+        assert foster("tune", shop, "--items", "id", "--settings", file, "--out", tmp_path / "x").code == 2
+    assert [p.settings.distill.outer for p in plans] == ["bome", "bome"]
+    assert [p.settings.distill.eta for p in plans] == [0.3, 0.5]
+    file.write_text('{"distill": {"eta": 0.3}}')
+    code, _, err = foster("tune", "nothing.csv", "--settings", file)
+    assert code == 2 and err == "foster: --eta: means nothing with --outer follow; leave it out, or add --outer bome\n"
+    assert len(plans) == 2
 
 
 def test_settings_mean_nothing_to_other_methods(foster: Foster, tmp_path: Path) -> None:
