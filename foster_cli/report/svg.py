@@ -17,6 +17,8 @@ from foster_cli.report.content import Chart, Float, ItemMap, Results
 
 WIDTH, HEIGHT = 400, 250
 LEFT, RIGHT, TOP, BOTTOM = 60, 14, 14, 44
+#: About the width of a character in the names of rows.
+CHARACTER = 6.4
 MAP_WIDTH = 1000
 
 
@@ -172,7 +174,8 @@ def summary(chart: Chart) -> str:
 
 def interval_svg(results: Results) -> Markup:
     """The first metric of every row as a point with its 95 % interval, on one axis."""
-    name, left, step = results.metrics[0], 122, 26
+    name, step = results.metrics[0], 26
+    left = 16 + CHARACTER * max(len(label) for label, _, _ in results.rows)
     values = [row[1][name] for row in results.rows]
     axis = Axis.over(min(v["low"] for v in values), max(v["high"] for v in values), left, WIDTH - RIGHT)
     height = TOP + step * len(values) + BOTTOM - 6
