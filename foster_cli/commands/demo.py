@@ -24,7 +24,10 @@ def command(
     Example: foster demo --out demo
     """
     import json
+    import os
     import shutil
+
+    import torch
 
     from foster_cli.bundle import SUMS
     from foster_cli.commands import distill, export, report, sample
@@ -33,6 +36,8 @@ def command(
     from foster_cli.errors import FosterError
     from foster_cli.evaluate.economics import line
 
+    if "OMP_NUM_THREADS" not in os.environ:  # products this small are faster so wherever another program is busy
+        torch.set_num_threads(1)
     if out.exists() and not out.is_dir():
         raise FosterError(f"--out {out}: is a file", "give a folder")
     bundle = out / "bundle"
@@ -46,9 +51,10 @@ def command(
     sample.command(out=shop, users=users, items=items, seed=seed)
     distill.command(
         data=[shop], out=bundle, seed=seed, steps=steps, width=width, draws=1, check_every=max(1, steps),
-        check_seeds=1, epochs=6, lexical=256,
+        check_seeds=1, epochs=6, lexical=256, student_steps=100,
     )  # fmt: skip
-    evaluate.command(bundle=bundle, seeds=seeds, out=out / "metrics.json")
+    rows = "synthetic,full,teacher,equal_compute,random,untrained,item_factor,item_knn,knn_tfidf,ease,popularity"
+    evaluate.command(bundle=bundle, seeds=seeds, rows=f"{rows},text_similarity", out=out / "metrics.json")
     export.command(bundle=bundle, format="jsonl", out=out / "synthetic.jsonl")
     report.command(bundle=bundle, out=out / "report.html", eval=out / "metrics.json")
     Console().result(line(json.loads((out / "metrics.json").read_text())["economics"]))
