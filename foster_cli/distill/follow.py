@@ -82,7 +82,7 @@ def to_factor(E: Tensor, V: Tensor) -> Tensor:
 @dataclass
 class Following:
     """The variables of a run: D~, phi and the random generators. A `Resumable`. `share` (W,): the probability with
-    which a real window is drawn, higher for later ones (`TrainConfig.recency`)."""
+    which a real window is drawn, higher for later ones (`TrainConfig.recency`); `teacher`: who answers to them."""
 
     problem: Problem
     synthetic: Synthetic
@@ -164,7 +164,7 @@ class Following:
         half = Q.shape[1] // 2
         Q[:, half:] += (answers(m.average.model, m.base, m.E, problem) - m.student) @ m.A
         moved, error = from_tensor(Q, problem.config.rank_user, problem.config.rank_time)
-        self.synthetic.restore(moved.factors())
+        self.synthetic.restore(dict(moved.named_parameters()))
         found = {
             "outer_real": loss.detach(), "moved": (Q - m.base).norm() / m.base[:, half:].norm(),
             "rank_error": error, "entropy": entropy(Q[:, half:], V[S]),
@@ -186,9 +186,9 @@ class Following:
 @torch.no_grad()
 def answers(phi: Recommender, Q: Tensor, E: Tensor, problem: Problem) -> Tensor:
     """H (M, L, d): the outputs of phi after every position of the inputs of D~, over its item embeddings E (n, d)."""
-    items, V = problem.reading.items, problem.V
-    inputs = problem.reading.parts(Q)[0]
-    return phi(soft_embed(inputs, V, E) if items is None else soft_embed(inputs, V[items], E[items]))
+    items = problem.reading.items
+    assert items is not None  # targets are separate
+    return phi(soft_embed(problem.reading.parts(Q)[0], problem.V[items], E[items]))
 
 
 def follow(problem: Problem, synthetic: Synthetic, check: Check, console: Console = SILENT) -> Distilled:

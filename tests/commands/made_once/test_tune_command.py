@@ -249,10 +249,8 @@ def test_other_settings_need_another_folder(foster: Foster, done: Path, options:
     assert code == 2 and "holds a study of other data, settings or versions" in err.splitlines()[-1]
 
 
-def test_what_is_typed_reaches_the_plan(
-    foster: Foster, shop: Path, mean_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What the command adds to the settings, and the settings with it (`test_from_settings.py` has each option)."""
+def _plans(monkeypatch: pytest.MonkeyPatch) -> list[SearchPlan]:
+    """The plans with which searches would start: each command ends there."""
     plans: list[SearchPlan] = []
 
     def stop(given: dict[str, Any]) -> None:
@@ -260,6 +258,14 @@ def test_what_is_typed_reaches_the_plan(
         raise FosterError("enough", "stop here")
 
     spy(monkeypatch, run, "tune", stop)
+    return plans
+
+
+def test_what_is_typed_reaches_the_plan(
+    foster: Foster, shop: Path, mean_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the command adds to the settings, and the settings with it (`test_from_settings.py` has each option)."""
+    plans = _plans(monkeypatch)
     rest = ("--trials", "7", "--timeout", "90", "--seeds", "4", "--budget", "7", "--length", "9", "--steps", "11",
             "--check-every", "5", "--draws", "3", "--student-steps", "33", "--encoder", mean_encoder, "--backbone",
             "narm", "--train-layers", "2", "--width", "32", "--epochs", "4", "--seed", "6", "--device", "cpu",
@@ -315,13 +321,7 @@ def test_a_file_may_ask_for_algorithm_2(
     foster: Foster, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By name, or by targets that only it moves; what it alone reads is refused without it, before data are read."""
-    plans: list[SearchPlan] = []
-
-    def stop(given: dict[str, Any]) -> None:
-        plans.append(given["plan"])
-        raise FosterError("enough", "stop here")
-
-    spy(monkeypatch, run, "tune", stop)
+    plans = _plans(monkeypatch)
     file = tmp_path / "s.json"
     for text in ('{"distill": {"outer": "bome", "eta": 0.3}}', '{"distill": {"targets": "next", "init": "rollout"}}'):
         file.write_text(text)
