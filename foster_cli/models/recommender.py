@@ -56,10 +56,7 @@ class Recommender(nn.Module):
         own = ID_WIDTH if self.text is None else self.text.cache.width
         self.width = width = default_width(config, own) if config.width is None else config.width
         choice("--backbone", config.backbone, tuple(BACKBONES))
-        if BACKBONES[config.backbone].attends and width % config.heads:
-            raise FosterError(
-                f"width {width} is not divisible by {config.heads} heads", "choose another --width or --heads"
-            )
+        check_heads(config, width)
         rng = generator(seed, "recommender")
         self.table: nn.Embedding | None = None
         self.head: nn.Linear | None = None
@@ -170,6 +167,12 @@ class Recommender(nn.Module):
 def default_width(config: ModelConfig, own: int) -> int:
     """The width d if none is given: `own`, that of the encoder, for texts alone, else at most 64."""
     return own if config.items == "text" or (config.items == "both" and config.train_layers != "none") else ID_WIDTH
+
+
+def check_heads(config: ModelConfig, width: int) -> None:
+    """Raise FosterError if the backbone has attention heads that do not divide the width."""
+    if BACKBONES[config.backbone].attends and width % config.heads:
+        raise FosterError(f"width {width} is not divisible by {config.heads} heads", "choose another width or heads")
 
 
 def _new_head(w: int, width: int, start: tuple[Tensor, Tensor] | None, rng: torch.Generator) -> nn.Linear:

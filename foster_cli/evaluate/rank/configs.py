@@ -20,9 +20,8 @@ from foster_cli.bundle import Bundle
 from foster_cli.console import clean
 from foster_cli.distill.checks import check_settings
 from foster_cli.errors import FosterError, did_you_mean
-from foster_cli.models.backbones import BACKBONES
-from foster_cli.models.recommender import default_width
-from foster_cli.settings import ModelConfig, Settings
+from foster_cli.models.recommender import check_heads, default_width
+from foster_cli.settings import Settings
 from foster_cli.settings_file import parse, sections
 
 #: The sections that a configuration may have.
@@ -115,7 +114,8 @@ def _config(entry: Any, where: str, made: Settings, real: bool) -> Config:
     config = Config(name, own, replace(made, **laid))
     with naming(name):
         check_settings(config.settings)
-        check_heads(config.settings.model)
+        model = config.settings.model  # a width of 0 stands for that of the encoder, which is not known yet
+        check_heads(model, default_width(model, 0) if model.width is None else model.width)
     return config
 
 
@@ -152,13 +152,6 @@ def described(own: dict[str, dict[str, Any]]) -> str:
         for key, value in values.items()
     ]
     return clean(", ".join(words)) or "as the bundle"
-
-
-def check_heads(model: ModelConfig) -> None:
-    """Raise FosterError if the attention heads do not divide the width, where that does not depend on the encoder."""
-    width = default_width(model, 0) if model.width is None else model.width
-    if BACKBONES[model.backbone].attends and width % model.heads:
-        raise FosterError(f"width {width} is not divisible by {model.heads} heads", "choose another width or heads")
 
 
 def _refuse_equal(configs: list[Config], where: str, real: bool, full: bool) -> None:
