@@ -247,6 +247,13 @@ class DistillConfig:
     )  # fmt: skip
 
 
+#: The fields of `DistillConfig` that Algorithm 2 alone reads (`--outer bome`).
+BOME_ONLY = (
+    "inner_steps", "inner_lr", "synthetic_lr", "synthetic_weight_decay", "barrier", "outer_loss", "eta", "alpha",
+    "dh_weight", "dh_form", "dh_items", "reset", "real_batch",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class RankingConfig:
     """Which held-out interactions are ranked, and among which items; in validation as in the test."""

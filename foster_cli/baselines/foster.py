@@ -8,15 +8,10 @@ from dataclasses import replace
 
 from foster_cli.distill.follow import distill
 from foster_cli.errors import FosterError
-from foster_cli.settings import DistillConfig, Settings
+from foster_cli.settings import BOME_ONLY, DistillConfig, Settings
 
 LOOP = distill
 READS = tuple(f.name for f in dataclasses.fields(DistillConfig))
-#: What Algorithm 2 alone reads.
-BOME = (
-    "inner_steps", "inner_lr", "synthetic_lr", "synthetic_weight_decay", "barrier", "outer_loss", "eta", "alpha",
-    "dh_weight", "dh_form", "dh_items", "reset", "real_batch",
-)  # fmt: skip
 
 
 def adapt(settings: Settings, typed: Collection[str]) -> Settings:
@@ -32,7 +27,7 @@ def adapt(settings: Settings, typed: Collection[str]) -> Settings:
             raise FosterError("--outer follow: needs targets of its own", "use --targets own, or --outer bome")
         return replace(settings, distill=replace(config, outer="bome"))
     for field in dataclasses.fields(DistillConfig):
-        if field.name in BOME and getattr(config, field.name) != getattr(plain, field.name):
+        if field.name in BOME_ONLY and getattr(config, field.name) != getattr(plain, field.name):
             name = field.metadata["flag"] or f"distill.{field.name}"
             raise FosterError(f"{name}: means nothing with --outer follow", "leave it out, or add --outer bome")
     return settings

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.ablation_rows import nearest
+from foster_cli.settings import BOME_ONLY
 
 #: None: `all` items at every step, whose number is unknown until the catalogue is read.
 Value = int | float | None
@@ -18,8 +19,7 @@ Value = int | float | None
 
 @dataclass(frozen=True)
 class Parameter:
-    """`field` of `DistillConfig`. `symbol`: the paper's, as matplotlib writes it; `least`: its smallest value;
-    `bome`: Algorithm 2 alone reads it, so its curve is of `--outer bome`."""
+    """`field` of `DistillConfig`. `symbol`: the paper's, as matplotlib writes it; `least`: its smallest value."""
 
     name: str
     field: str
@@ -28,7 +28,11 @@ class Parameter:
     least: float
     whole: bool = True
     aliases: tuple[str, ...] = ()
-    bome: bool = False
+
+    @property
+    def bome(self) -> bool:
+        """Whether Algorithm 2 alone reads it, so that its curve is of `--outer bome`."""
+        return self.field in BOME_ONLY
 
 
 PARAMETERS: dict[str, Parameter] = {
@@ -37,10 +41,10 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter("budget", "budget", "M", "synthetic sequences", 1, aliases=("M",)),
         Parameter("items-per-step", "items_per_step", r"|\mathcal{S}|", "items per step", 2, aliases=("S", "|S|")),
         Parameter("reset-every", "reset_every", r"\tau", "outer steps between resets", 1, aliases=("tau",)),
-        Parameter("dh-weight", "dh_weight", r"\lambda", "weight of L_DH", 0, False, ("lambda",), True),
-        Parameter("inner-steps", "inner_steps", "T", "inner steps", 1, aliases=("T",), bome=True),
-        Parameter("alpha", "alpha", r"\alpha", "weight of feature matching", 0, False, bome=True),
-        Parameter("eta", "eta", r"\eta", "barrier strength", 0, False, bome=True),
+        Parameter("dh-weight", "dh_weight", r"\lambda", "weight of L_DH", 0, False, ("lambda",)),
+        Parameter("inner-steps", "inner_steps", "T", "inner steps", 1, aliases=("T",)),
+        Parameter("alpha", "alpha", r"\alpha", "weight of feature matching", 0, False),
+        Parameter("eta", "eta", r"\eta", "barrier strength", 0, False),
     )
 }  # fmt: skip
 #: Every name that `--over` takes.

@@ -12,7 +12,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
-from foster_cli.settings import DistillConfig, Settings, StudentConfig
+from foster_cli.settings import BOME_ONLY, DistillConfig, Settings, StudentConfig
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ def space(config: DistillConfig, student: StudentConfig) -> list[Parameter]:
         out.append(rate("model_lr", 8))
         if not bome or config.reset != "never":
             out.append(Parameter("distill", "reset_every", tau, max(1, tau // 10), 2 * tau, "int"))
-    if config.steps and bome:
         out += [rate("synthetic_lr", 8), rate("inner_lr", 8), rate("eta", 8), rate("dh_weight", 8)]
         out.append(Parameter("distill", "inner_steps", T, 1, max(10, 2 * T), "int"))
-    return [p for p in out if p.base > 0 and math.isfinite(p.high)]
+    unread = () if bome else BOME_ONLY
+    return [p for p in out if p.field not in unread and p.base > 0 and math.isfinite(p.high)]
 
 
 def apply(parameters: list[Parameter], found: dict[str, Any], settings: Settings) -> Settings:

@@ -15,7 +15,7 @@ from sequences import random_windows
 from tiny_problem import CONFIG, D, L, M, N, following, own_start, told
 from torch import Tensor
 
-from foster_cli.baselines.foster import BOME, adapt
+from foster_cli.baselines.foster import adapt
 from foster_cli.distill import follow as module
 from foster_cli.distill.algorithm1 import fit_synthetic
 from foster_cli.distill.algorithm2 import Problem
@@ -23,7 +23,7 @@ from foster_cli.distill.follow import Following, distill, follow, to_factor
 from foster_cli.distill.loop import bome
 from foster_cli.errors import FosterError
 from foster_cli.models.recommender import Recommender
-from foster_cli.settings import DistillConfig, Settings, StudentConfig
+from foster_cli.settings import BOME_ONLY, DistillConfig, Settings, StudentConfig
 from foster_cli.synthetic.reading import SyntheticSet
 from foster_cli.train.batch import target_positions
 
@@ -134,7 +134,7 @@ def test_the_settings_name_the_loop(problem: Problem) -> None:
 
 def test_what_algorithm_2_alone_reads_is_refused_beside_students() -> None:
     other = {"barrier": "loss", "outer_loss": "softmax", "dh_form": "raw", "reset": "never"}
-    for name in BOME:
+    for name in BOME_ONLY:
         value = other.get(name) or 2 * getattr(DistillConfig(), name)
         settings = Settings(distill=DistillConfig(**{name: value}))
         with pytest.raises(FosterError) as error:

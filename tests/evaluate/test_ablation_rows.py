@@ -6,11 +6,11 @@ import dataclasses
 
 import pytest
 
-from foster_cli.baselines import adapted, foster
+from foster_cli.baselines import adapted
 from foster_cli.distill.checks import check_settings
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.ablation_rows import GROUPS, KINDS, parse_layers, parse_rows
-from foster_cli.settings import DistillConfig, Settings
+from foster_cli.settings import BOME_ONLY, DistillConfig, Settings
 
 
 def _names(rows: str, layers: str = "none") -> list[str]:
@@ -58,7 +58,7 @@ def test_every_row_is_a_setting_that_distill_takes() -> None:
         }
         assert differing == set(kind.change)
         assert adapted(Settings(distill=changed)).distill == changed  # `foster distill` refuses nothing of it
-        parts = differing & {*foster.BOME, "targets"} or kind.bilevel
+        parts = differing & {*BOME_ONLY, "targets"} or kind.bilevel
         assert (changed.outer == "bome") == (bool(parts) or kind.name in ("bome", "kmeans"))
         seen.append((changed, kind.bilevel))
     assert all(a != b for i, a in enumerate(seen) for b in seen[:i])
