@@ -32,7 +32,7 @@ from foster_cli.checkpoint import load_optimizer, numpy_state, set_numpy
 from foster_cli.console import SILENT, Console, Stage
 from foster_cli.distill.algorithm1 import fit_synthetic
 from foster_cli.distill.algorithm2 import Problem, entropy, read
-from foster_cli.distill.loop import Distilled, bome, outer_loop, run_state
+from foster_cli.distill.loop import Distilled, bome, last_state, outer_loop
 from foster_cli.distill.validation import Check
 from foster_cli.models.recommender import Recommender
 from foster_cli.ops import soft_embed, soft_kl
@@ -115,11 +115,11 @@ class Following:
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state`."""
+        """Restore `state`. If it holds no phi (see `loop.last_state`), the next step makes one."""
         self.synthetic.restore(state["synthetic"])
         self.rng.set_state(state["rng"])
         set_numpy(self.numpy_rng, state["numpy_rng"])
-        stored, V = state["moving"], self.problem.V
+        stored, V = state.get("moving"), self.problem.V
         if stored is not None:
             E = V if stored["E"] is None else stored["E"].to(V)
             phi = self.problem.fresh(self.problem.seed)
@@ -195,10 +195,7 @@ def follow(problem: Problem, synthetic: Synthetic, check: Check, console: Consol
     """Take K outer steps that follow students; return the best validated D~."""
     state = Following.fresh(problem, synthetic)
     out = outer_loop(problem, synthetic, state.step, check, console, state)
-    if out.stopped is None:
-        out.last = run_state(out, problem.config.steps, state)
-        if problem.config.steps % problem.config.reset_every == 0:
-            out.last["state"]["moving"] = None  # the next step makes a student
+    out.last = last_state(problem, out, state, ("moving",))
     return out
 
 

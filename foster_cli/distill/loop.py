@@ -135,13 +135,16 @@ def outer_loop(
     return run.out
 
 
-def last_state(problem: Problem, out: Distilled, state: State) -> dict[str, Any] | None:
-    """The tree from which more steps continue. It lacks phi and its optimizer if the next step resets them."""
+def last_state(problem: Problem, out: Distilled, state: Resumable, phi: tuple[str, ...]) -> dict[str, Any] | None:
+    """The tree from which more steps continue. It lacks `phi`, those entries of the state, if the next step resets phi.
+
+    None if the run was stopped.
+    """
     if out.stopped is not None:
         return None
     tree = run_state(out, problem.config.steps, state)
     if resets(problem.config, problem.config.steps):
-        for name in ("phi", "dropout", "phi_optimizer"):
+        for name in phi:
             del tree["state"][name]
     return tree
 
@@ -150,5 +153,5 @@ def bome(problem: Problem, synthetic: Synthetic, check: Check, console: Console 
     """Take K outer steps of Algorithm 2 from `synthetic`; return the best validated D~."""
     state = State.fresh(problem, synthetic)
     out = outer_loop(problem, synthetic, lambda k: outer_step(problem, state, k), check, console, state)
-    out.last = last_state(problem, out, state)
+    out.last = last_state(problem, out, state, ("phi", "dropout", "phi_optimizer"))
     return out

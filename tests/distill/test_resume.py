@@ -140,17 +140,25 @@ def test_a_run_that_ended_in_nan_ends_so_again(
     assert outs[0].stopped is not None and outs[0].last is None and _same(*outs)
 
 
-@pytest.mark.parametrize(("reset", "every"), [("anchor", 2), ("anchor", 3), ("never", 2)])
-def test_more_steps_are_those_of_a_longer_run(problem: Problem, tmp_path: Path, reset: str, every: int) -> None:
+@pytest.mark.parametrize(
+    ("run", "phi", "reset", "every"),
+    [
+        ("foster", "phi", "anchor", 2), ("foster", "phi", "anchor", 3), ("foster", "phi", "never", 2),
+        ("students", "moving", "anchor", 2), ("students", "moving", "anchor", 3),
+    ],
+)  # fmt: skip
+def test_more_steps_are_those_of_a_longer_run(
+    problem: Problem, tmp_path: Path, run: str, phi: str, reset: str, every: int
+) -> None:
     """4 steps and 4 more are 8. A last step that is no multiple of check_every is validated too: that is all."""
     for check_every in (2, 3):
         base = changed(problem, reset=reset, reset_every=every, check_every=check_every)
-        short, long = (bome(changed(base, steps=k), fresh_start(), _check) for k in (4, 8))
+        short, long = (RUNS[run](changed(base, steps=k)) for k in (4, 8))
         tree = from_bytes(*to_bytes(short.last))
-        assert ("phi" in tree["state"]) == (not (reset == "anchor" and every == 2))  # a reset needs none
+        assert (phi in tree["state"]) == (not (reset == "anchor" and every == 2))  # a reset needs none
         store = Store(tmp_path / str(check_every))
         store.write({"outer": tree})
-        out = bome(changed(replace(base, store=store), steps=8), fresh_start(), _check)
+        out = RUNS[run](changed(replace(base, store=store), steps=8))
         own = [row for row in out.checks if row["step"] % check_every == 0 or row["step"] == 8]
         assert own == long.checks
         assert [row["step"] for row in out.checks if row not in own] == ([] if check_every == 2 else [4.0])
