@@ -41,7 +41,8 @@ def command(
     Makes a bundle for each row: the default settings (row foster) with one thing changed. All rows share seed 0 and
     one teacher. Then ranks the held-out cases with fresh models, beside baselines: random real sequences, all the
     data, an untrained model, the teacher's item embeddings alone, item kNN without and with titles, popularity,
-    nearest texts. Gives 95 % intervals and paired differences.
+    nearest texts. Gives 95 % intervals and paired differences: of rows that change a part of Algorithm 2 from the
+    row bome if there is one, of others from foster.
 
     Writes ablate.json, .csv, .md and .tex and the bundles into the folder. Finished work is cached there in cells/:
     after Ctrl-C, the same command continues.

@@ -59,24 +59,33 @@ def variants(picked: list[Picked], settings: Settings, bilevel: tuple[int, int])
     return tuple(found)
 
 
-def pairs(names: list[str]) -> tuple[tuple[str, str], ...]:
-    """Each row minus `foster` with the same layers (or the first `foster`), each minus `full`; `foster` minus `random`.
+def base(name: str, names: list[str]) -> str | None:
+    """The row of `names` that the row `name` is compared with; None if there is none.
 
-    `names`: the variants' names. `foster` rows with other layers are compared with the first of them.
+    For a row that changes a part of Algorithm 2 that is `bome`, for any other (and without a row `bome`) `foster`: the
+    one with the same layers, or else the first. The base of rows of its own kind is the first of them.
     """
-    ending = {name: name[name.index("@") :] if "@" in name else "" for name in names}
-    bases = {ending[name]: name for name in names if name.partition("@")[0] == "foster"}
-    found = []
-    for name in names:
-        kind = name.partition("@")[0]
-        if not bases or kind == "random":
-            continue
-        first = next(iter(bases.values()))
-        base = first if kind == "foster" else bases.get(ending[name], first)
-        if base != name:
-            found.append((name, base))
-    found += [(name, f"full{ending[name]}") for name in names]
-    found += [(base, f"random{x}") for x, base in bases.items()]
+    kind, _, layers = name.partition("@")
+    if kind not in KINDS:
+        return None
+    choices = ["bome", "foster"] if KINDS[kind].change.get("outer") == "bome" else ["foster"]
+    if kind == "bome":
+        choices.reverse()
+
+    def worse(other: str) -> tuple[int, bool]:
+        own, _, its = other.partition("@")
+        return choices.index(own), own != kind and its != layers
+
+    found = min((x for x in names if x.partition("@")[0] in choices), key=worse, default=name)
+    return None if found == name else found
+
+
+def pairs(names: list[str]) -> tuple[tuple[str, str], ...]:
+    """Each row minus its `base`, each minus `full`, each `foster` minus `random`. `names`: the variants' names."""
+    endings = {name: "".join(name.partition("@")[1:]) for name in names}
+    found = [(name, other) for name in names if (other := base(name, names)) is not None]
+    found += [(name, f"full{ending}") for name, ending in endings.items()]
+    found += [(name, f"random{x}") for name, x in endings.items() if name.partition("@")[0] == "foster"]
     return tuple(dict.fromkeys(found))
 
 

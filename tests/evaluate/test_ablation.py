@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from dataclasses import replace
 
@@ -99,6 +100,26 @@ def test_pairs_of_an_ablation() -> None:
     )  # fmt: skip
     assert ("no_dh@none", "full@none") in ablation.pairs(names)
     assert ablation.pairs(["no_dh", "random"]) == (("no_dh", "full"), ("random", "full"))
+    table3 = ["bilevel@last", "bome@last", "kmeans@all", "no_mix@all", "bome@all"]
+    assert ablation.pairs(table3)[:3] == (
+        ("bilevel@last", "bome@last"), ("kmeans@all", "bome@all"), ("bome@all", "bome@last")
+    )  # fmt: skip
+    assert ablation.base("bome@all", [*table3, "foster@none"]) == "foster@none"
+    assert ablation.base("kmeans@all", ["foster@all", "bome@last"]) == "bome@last"
+
+
+def test_a_row_is_compared_with_the_one_of_the_nearest_settings() -> None:
+    """Of the rows foster and bome, whichever differs from it in fewer fields."""
+    made = {v.name: v for v in ablation.variants(_picked("all"), Settings(), (5, 5))}
+    values = {name: dataclasses.asdict(v.settings.distill) for name, v in made.items()}
+    for name in made.keys() - {"foster", "random"}:
+        differing = {
+            other: sum(values[name][field] != values[other][field] for field in values[name])
+            for other in ("foster", "bome") if other != name
+        }  # fmt: skip
+        nearest = min(differing, key=lambda other: differing[other])
+        assert ablation.base(name, list(made)) == nearest and list(differing.values()).count(differing[nearest]) == 1
+    assert ablation.base("foster", list(made)) is None and ablation.base("random", list(made)) is None
 
 
 def test_axes() -> None:

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from calling import Foster, numbers, read_json
@@ -61,9 +62,12 @@ def test_what_an_ablation_writes(ablated: Path) -> None:
         "text_similarity",
     ]  # fmt: skip
     assert list(found["paired"]) == [
-        "bome-foster", "bilevel-foster", "kmeans-foster", "start_only-foster", "foster-full", "bome-full",
+        "bome-foster", "bilevel-bome", "kmeans-bome", "start_only-foster", "foster-full", "bome-full",
         "bilevel-full", "kmeans-full", "start_only-full", "random-full", "foster-random",
     ]  # fmt: skip
+    for pair, differences in found["paired"].items():
+        a, b = (np.mean(rows[name]["R@10"]["seeds"]) for name in pair.split("-"))
+        assert differences["R@10"]["diff"] == pytest.approx(a - b, abs=1e-12)
     manifests = {name: foster_cli.load(ablated / name).manifest for name in (*ROWS.split(","), "random")}
     base = manifests["foster"]["distill"]
     assert base["outer"] == "follow"
@@ -124,7 +128,7 @@ def test_a_second_ablation_trains_nothing(
     assert {p.name: p.read_bytes() for p in ablated.glob("ablate.*")} == before
     code, out, err = foster("ablate", *common, "--rows", ROWS)
     assert code == 0, err
-    for word in ("what differs", "bi-level", "56 test cases", "valid R@10", "paired differences", "kmeans-foster"):
+    for word in ("what differs", "bi-level", "56 test cases", "valid R@10", "paired differences", "kmeans-bome"):
         assert word in out
 
 
