@@ -5,8 +5,10 @@ In: a loaded `Bundle`; the JSON of `foster eval` or None; the `Dataset` or the r
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+from foster_cli.baselines import METHODS
 from foster_cli.bundle import FILES, Bundle
 from foster_cli.data.schema import SPLITS, Dataset
 from foster_cli.errors import FosterError
@@ -15,6 +17,7 @@ from foster_cli.report.content import Report
 from foster_cli.report.curves import curves
 from foster_cli.report.items import item_map, popularity, read_sequences
 from foster_cli.report.results import results
+from foster_cli.settings import BOME_ONLY, DistillConfig
 
 
 def gather(bundle: Bundle, evaluation: dict[str, Any] | None, data: Dataset | str) -> Report:
@@ -156,7 +159,13 @@ def _data(data: dict[str, Any]) -> Facts:
 
 
 def _settings(m: dict[str, Any]) -> list[tuple[str, Facts]]:
-    """Every setting in bundle.json."""
+    """The settings in bundle.json; of the distillation, those that the method read or set."""
+    method, plain = METHODS.get(m["method"]), dataclasses.asdict(DistillConfig())
+    reads = set(plain if method is None else method.reads)
+    if m["distill"].get("outer") == "follow":
+        reads -= {*BOME_ONLY}
+    used = {k: v for k, v in m["distill"].items() if k in reads or v != plain.get(k)}
+    m = {**m, "distill": used}
     named = (("distill", "Distillation"), ("student", "Training on the result"), ("train", "Training on real data"),
              ("model", "Recommender"))  # fmt: skip
     return [(title, [(key, _amount(value)) for key, value in m[part].items()]) for part, title in named if part in m]
