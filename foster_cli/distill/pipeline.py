@@ -38,7 +38,7 @@ from foster_cli.synthetic.subset import make_subset
 from foster_cli.train.anchors import Teacher, full_teacher
 from foster_cli.train.memory import note_memory
 from foster_cli.train.micro import Micro
-from foster_cli.train.mixture import Mixture, View, mixture_of, quality, recommender_view
+from foster_cli.train.mixture import Mixture, View, mixture_of, quality, recommender_view, trained
 from foster_cli.train.task import Task, make_task, settled
 from foster_cli.train.verdict import verdict
 
@@ -94,10 +94,10 @@ class _Distillation:
     def make(self, out: Path, loop: Loop, cache: ValidationCache) -> dict[str, Any]:
         """Make teacher, starting point, D~ and bundle; return the bundle's manifest."""
         s, task, console = self.settings, self.task, self.task.session.console
-        teacher = self.teacher()
+        teacher, members = self.teacher(), trained(s.distill.teacher, task, s.train, s.seed)
         reset_peak()
         before, store = time.perf_counter() - self.began, self.folder.distilling()
-        mixture = self.mixture()
+        mixture = self.mixture(members)
         view = recommender_view("own", teacher.model) if mixture is None else mixture.view
         factor = self.item_factor(view)
         V = restored(factor)
@@ -124,6 +124,8 @@ class _Distillation:
         metrics = self.metrics(teacher, start, result, before, store)
         if mixture is not None:
             metrics["teacher"] = {"weights": mixture.weights, "alone": mixture.alone, "valid": mixture.valid}
+            others = {name: view.seconds for name, view in members.items() if name != s.model.items}
+            metrics["teacher"]["seconds"] = others  # those of the own recommender are the `teacher_seconds`
         manifest = {**identity(s, task, V), "metrics": metrics, "machine": machine()}
         state = None
         if result.last is not None and s.method == "foster" and s.distill.keep_state:
@@ -156,17 +158,20 @@ class _Distillation:
         self.task.session.console.note(f"the item factor is stored in {bits} bits per number")
         return found
 
-    def mixture(self) -> Mixture | None:
-        """The mixture of `--teacher`, with a note of what was chosen; None if the recommender answers itself."""
+    def mixture(self, members: dict[str, View]) -> Mixture | None:
+        """The mixture of `--teacher`, with a note of what was chosen; None if the recommender answers itself.
+
+        `members`: its trained recommenders.
+        """
         s, console = self.settings, self.task.session.console
         if s.distill.teacher == "own":
             return None
-        found = mixture_of(s.distill.teacher, self.task, s.train, s.seed)
+        found = mixture_of(s.distill.teacher, self.task, s.train, s.seed, members)
         console.note(found.text())
         return found
 
     def metrics(self, teacher: Teacher, start: Start, result: Distilled, before: float, store: Store) -> dict[str, Any]:
-        """The manifest's metrics. `before`: seconds until the teacher was ready."""
+        """The manifest's metrics. `before`: seconds until the teachers were ready."""
         steps, seconds = [row["seconds"] for row in result.log], store.elapsed
         students = int(result.best_check["student_steps"])
         return {

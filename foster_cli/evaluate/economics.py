@@ -32,13 +32,14 @@ def needed(name: str, bundle: Path, data: int | None) -> int | None:
 
 
 def make_seconds(bundle: Bundle) -> float:
-    """The seconds of the teacher and the distillation, as far as the bundle says."""
+    """The seconds of the teachers and the distillation, as far as the bundle says."""
     m = bundle.manifest.get("metrics", {})
-    return float(m.get("teacher_seconds", 0.0) + m.get("seconds_distill", m.get("seconds_select", 0.0)))
+    teachers = m.get("teacher_seconds", 0.0) + sum(m.get("teacher", {}).get("seconds", {}).values())
+    return float(teachers + m.get("seconds_distill", m.get("seconds_select", 0.0)))
 
 
 def economics(bundle: Bundle, full: float, own: float) -> dict[str, Any]:
-    """`full`, `own`: seconds of one training on all the data and on the set; `make`: of the teacher and distillation.
+    """`full`, `own`: seconds of one training on all the data and on the set; `make`: of the teachers and distillation.
     `pays_after`: the trainings after which the set has cost less in all; None if it never does. `bytes`, `data_bytes`:
     of the bundle, and of the files that it was made from; None if these are gone."""
     data, make = data_bytes(bundle.made.paths), make_seconds(bundle)

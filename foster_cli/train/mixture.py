@@ -8,7 +8,7 @@ item-item matrix. In: trained recommenders, models that count, validation cases.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,7 +45,7 @@ SCALES = tuple(2.0 ** (k / 2) for k in range(-8, 9))
 class View:
     """A teacher. `inputs` (n, r): what it reads for each item; `outputs`: X (B, l, r) -> H (B, l, w), causal; `V`
     (n, w): the item factor; `error`: the share of W's squares that a factorisation left out; `bias`: the last column of
-    V is a bias of the items, and that of H is 1."""
+    V is a bias of the items, and that of H is 1; `seconds`: of its training, whenever that was."""
 
     name: str
     inputs: Tensor
@@ -53,6 +53,7 @@ class View:
     outputs: Callable[[Tensor], Tensor]
     error: float = 0.0
     bias: bool = False
+    seconds: float = 0.0
 
     def hard(self, items: Tensor) -> Tensor:
         """H (B, l, w) after every position of histories of items (B, l)."""
@@ -118,8 +119,8 @@ def member(name: str, task: Task, train: TrainConfig, seed: int) -> View:
     Raises FosterError for a model that these data cannot have, as their modules say.
     """
     if name in TRAINED:
-        own = task.known_by(name)
-        return recommender_view(name, full_teacher(own, train, seed, f"teacher {name}").model)
+        teacher = full_teacher(task.known_by(name), train, seed, f"teacher {name}")
+        return replace(recommender_view(name, teacher.model), seconds=teacher.seconds)
     chosen = CHOOSE[name](task.data, task.valid)
     return counting_view(name, chosen.model, task.device, seed)
 
@@ -194,6 +195,15 @@ def cross_entropy(H: Tensor, V: Tensor, cases: Cases, scale: float) -> float:
     return total / len(H)
 
 
-def mixture_of(names: str, task: Task, train: TrainConfig, seed: int) -> Mixture:
-    """The mixture of the members in `names`, such as `both,item_knn`."""
-    return choose([member(name, task, train, seed) for name in dict.fromkeys(names.split(","))], task.valid)
+def trained(names: str, task: Task, train: TrainConfig, seed: int) -> dict[str, View]:
+    """The recommenders among the members in `names`, such as `both,item_knn`."""
+    return {name: member(name, task, train, seed) for name in dict.fromkeys(names.split(",")) if name in TRAINED}
+
+
+def mixture_of(
+    names: str, task: Task, train: TrainConfig, seed: int, known: Mapping[str, View] | None = None
+) -> Mixture:
+    """The mixture of the members in `names`. `known`: those that are `trained` already."""
+    known = known or {}
+    views = [known.get(name) or member(name, task, train, seed) for name in dict.fromkeys(names.split(","))]
+    return choose(views, task.valid)

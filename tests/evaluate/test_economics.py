@@ -12,7 +12,7 @@ from foster_cli.evaluate.economics import data_bytes, economics, line, needed
 from foster_cli.evaluate.rows import ROWS
 
 
-def _bundle(folder: Path, data: list[str], coreset: bool = False, **metrics: float) -> Any:
+def _bundle(folder: Path, data: list[str], coreset: bool = False, **metrics: Any) -> Any:
     """500 bytes of bundle, among them 200 of titles and 250 of the item factor; the evaluation is no part of it."""
     sizes = {"bundle.json": 10, "items.parquet": 200, "item_factor.safetensors": 250, "eval.json": 999}
     for name, size in {**sizes, "windows.safetensors" if coreset else "factors.safetensors": 40}.items():
@@ -29,6 +29,8 @@ def test_by_hand(tmp_path: Path) -> None:
     assert found == {"full": 110.0, "own": 10.0, "make": 250.0, "pays_after": 3, "bytes": 500, "data_bytes": 4000}
     assert "11 times less" in line(found) and "pays after 3 trainings" in line(found)
     assert economics(bundle, 260.0, 10.0)["pays_after"] == 1
+    bundle.manifest["metrics"]["teacher"] = {"seconds": {"text": 30.0, "id": 20.5}}
+    assert economics(bundle, 110.0, 10.0)["make"] == 300.5
 
 
 @pytest.mark.parametrize("coreset", [False, True])

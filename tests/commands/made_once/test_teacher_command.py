@@ -17,9 +17,12 @@ from spying import spy
 import foster_cli
 from foster_cli.data.prepare import load_dataset
 from foster_cli.distill.follow import Following
+from foster_cli.distill.run_folder import RunFolder
+from foster_cli.evaluate.economics import make_seconds
 from foster_cli.ranking.full import ranks
 from foster_cli.session import Session
 from foster_cli.settings import ModelConfig, PrepareSettings, TrainConfig
+from foster_cli.train import mixture
 from foster_cli.train.mixture import mixture_of
 from foster_cli.train.task import make_task
 
@@ -121,6 +124,32 @@ def test_more_steps(foster: Foster, bundle: Path, folder: Path) -> None:
     assert a["distill"]["steps"] == 4 and a["metrics"]["teacher"] == b["metrics"]["teacher"]
     assert len((path / "log.csv").read_text().splitlines()) == 5
     assert ok(foster("verify", path))
+
+
+def test_what_it_cost_does_not_depend_on_the_cache(
+    foster: Foster, folder: Path, shop: Path, mean_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A further recommender counts with the seconds of its training, and that is before the clock of the distillation;
+    the own one, which answers too, counts once."""
+    order = list[str]()
+    spy(monkeypatch, mixture, "full_teacher", lambda given: order.append(given["label"]))
+    spy(monkeypatch, RunFolder, "distilling", lambda given: order.append("the clock"))
+    paths = [folder / "trains", folder / "reads"]
+    for path in paths:
+        ok(foster("distill", shop, *QUICK, "--teacher", "id,both", "--encoder", mean_encoder, "--out", path))
+    assert order == ["teacher id", "teacher both", "the clock"] * 2
+    bundles = [foster_cli.load(path) for path in paths]
+    a, b = (bundle.manifest["metrics"] for bundle in bundles)
+    (seconds,) = [
+        read_json(place.with_name("teacher.json"))["seconds"]
+        for place in (folder / "cache" / "teachers").glob("*/teacher.json")
+        if read_json(Path(f"{place.parent}.about.json"))["encoder"] == "ids"
+    ]
+    assert a["teacher"]["seconds"] == b["teacher"]["seconds"] == {"id": seconds}
+    for metrics, bundle in zip((a, b), bundles, strict=True):
+        assert metrics["teacher_seconds"] == a["teacher_seconds"] > 0
+        made = metrics["teacher_seconds"] + seconds + metrics["seconds_distill"]
+        assert make_seconds(bundle) == pytest.approx(made)
 
 
 def test_unknown_members(foster: Foster, shop: Path) -> None:
