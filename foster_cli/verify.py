@@ -119,6 +119,8 @@ def read_table(path: Path) -> list[dict[str, float]]:
 def _validations(b: bundle.Bundle, rows: list[dict[str, float]]) -> str:
     metrics: dict[str, Any] = b.manifest.get("metrics", {})
     if not rows or "R@10" not in rows[0]:
+        if b.windows is None:
+            raise ValueError("checks.csv has no validation, which is a row with R@10")
         return "none"
     best = max(rows, key=lambda row: row["R@10"])
     said = metrics.get("valid_R@10")

@@ -60,6 +60,14 @@ def _checks_say(steps: float) -> Callable[[Path], None]:
     return apply
 
 
+def _cut(name: str, lines: int) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        kept = (folder / name).read_text().splitlines()[:lines]
+        (folder / name).write_text("\n".join(kept) + "\n")
+
+    return apply
+
+
 FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "a metric": ("validations", _manifest(lambda m: m["metrics"].update({"valid_R@10": 0.9}))),
     "the best step": ("validations", _manifest(lambda m: m["metrics"].update({"best_step": 7}))),
@@ -74,6 +82,8 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "log words": ("log", lambda folder: (folder / "log.csv").write_text("step,q\n1,x\n") and None),
     "log ragged": ("log", lambda folder: (folder / "log.csv").write_text("step,q\n1,2,3\n") and None),
     "checks": ("validations", lambda folder: (folder / "checks.csv").write_text('step,R@10\n"1') and None),
+    "no checks": ("validations", _cut("checks.csv", 1)),
+    "no R@10": ("validations", lambda folder: (folder / "checks.csv").write_text("step,N@10\n0,0.1\n") and None),
     "state": ("state", lambda folder: (folder / "state.json").write_text("{}") and None),
     "factors": ("contents", lambda folder: (folder / "factors.safetensors").write_bytes(b"x" * 90) and None),
 }
@@ -89,6 +99,12 @@ def test_what_is_wrong_is_named(foster: Foster, bundle: Path, name: str) -> None
     said = foster("verify", bundle)
     assert said.code == 2 and said.out.count("WRONG") == 1 and said.err.startswith("foster: ")
     assert said.err.count("\n") == 1 and "Traceback" not in said.err
+
+
+def test_the_missing_validations_are_named(foster: Foster, bundle: Path) -> None:
+    _cut("checks.csv", 1)(bundle)
+    sign(bundle)
+    assert "WRONG       validations: checks.csv has no validation" in foster("verify", bundle).out
 
 
 def test_an_earlier_set_need_not_say_how_long_to_train(foster: Foster, bundle: Path) -> None:
