@@ -21,7 +21,7 @@ from foster_cli.data.schema import Dataset
 from foster_cli.data.windows import repeat_share
 from foster_cli.distill.algorithm2 import Problem
 from foster_cli.distill.checks import check_budget, check_settings
-from foster_cli.distill.follow import distill
+from foster_cli.distill.follow import WINDOWS, distill
 from foster_cli.distill.loop import Distilled, Loop
 from foster_cli.distill.run_folder import IF_SAME, Beginning, RunFolder, Start, start_tree, stored_start
 from foster_cli.distill.starts import best_start, starting_points
@@ -60,6 +60,14 @@ def identity(settings: Settings, task: Task, V: Tensor) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def real_windows(settings: Settings) -> int:
+    """The real windows that an outer step reads."""
+    config = settings.distill
+    if config.steps == 0:
+        return 0
+    return WINDOWS if settings.method == "foster" and config.outer == "follow" else config.real_batch
+
+
 def run(
     settings: Settings, data: Dataset, out: Path, session: Session, loop: Loop = distill,
     cache: ValidationCache = no_cache, beginning: Beginning = IF_SAME,
@@ -75,7 +83,7 @@ def run(
     with matmul_precision(settings.model.precision, session.device):
         task = make_task(data, settings.model, config.length, session, settings.ranking)
         check_budget(len(task.windows), config)
-        note_memory(task, settings.train, config.real_batch, 2 * config.budget)
+        note_memory(task, settings.train, real_windows(settings), 2 * config.budget)
         with RunFolder.open(out, settings, task, beginning) as folder:
             return _Distillation(settings, task, folder, began).make(out, loop, cache)
 
