@@ -24,6 +24,9 @@ from foster_cli.synthetic.reading import PAPER, Reading, SyntheticSet, mixed
 from foster_cli.train.average import Average
 from foster_cli.train.best import Best, Fit, check_finite
 
+#: The share of V's squares below which item embeddings count as V: the rounding of the set leaves out a hundredth of it.
+HELD = 1e-3
+
 
 def inner_loss(
     phi: Recommender, Q: Tensor, V: Tensor, S: Tensor, reading: Reading = PAPER, mixing: Tensor | None = None
@@ -76,8 +79,8 @@ def fit_synthetic(
 ) -> Fit:  # fmt: skip
     """Train a fresh phi on D~ for `config.steps` steps, and leave it with the weights averaged over the last ones.
 
-    Its items start as `config.item_start` says; where that is V, and it has a vector of the same width for each item,
-    they stay there, and the backbone alone learns. With `valid`, it is validated every `config.check_every` steps, and
+    Its items start as `config.item_start` says; where that is V, of the same width, and they leave out less than `HELD`
+    of it, they stay there, and the backbone alone learns. With `valid`, it is validated every `config.check_every` steps, and
     left in its best state; step 0 is a candidate, and `config.patience` may end the training.
     """
     began = time.perf_counter()
@@ -85,11 +88,12 @@ def fit_synthetic(
     fit = Fit()
     every_item(phi)
     if config.item_start == "V":
-        if not start_at(phi, D.V):
+        left = start_at(phi, D.V)
+        if left is None:
             stage.note(
                 "item vectors start at their texts: all layers of the text encoder learn, and no head is there to fit"
             )
-        elif phi.table is not None and phi.width == D.V.shape[1]:  # E is V, and stays
+        elif left < HELD and phi.width == D.V.shape[1]:
             phi.hold_items()
     average = Average(phi, config.average)
     best = None if valid is None else Best(average.model, valid, fit)

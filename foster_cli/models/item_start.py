@@ -1,8 +1,8 @@
 """Where a student's item embeddings start: at the item factor V of the synthetic set it trains on.
 
 In: a fresh recommender, V (n, w). Out: the same recommender, with item embeddings E = V, or as near as its texts allow.
-The backbone stays as it is. Every item then has a vector of its own, also one that does not occur in training: V, and
-the targets of the set, speak of all items.
+The backbone stays as it is. No item is new to it then, also one that does not occur in training: V, and the targets of
+the set, speak of all items.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from foster_cli.models.recommender import Recommender
 
 #: The ridge of the least squares, as a share of the mean of the normal equations' diagonal.
 RIDGE = 1e-3
+#: The smallest sum of squares to divide by.
+TINY = 1e-30
 #: Items at a time.
 BLOCK = 8192
 
@@ -28,28 +30,32 @@ def every_item(model: Recommender) -> None:
 
 
 @torch.no_grad()
-def start_at(model: Recommender, V: Tensor) -> bool:
-    """Start the item embeddings of `model` at V (n, w); False if it has nothing to start there.
+def start_at(model: Recommender, V: Tensor) -> float | None:
+    """Start the item embeddings of `model` at V (n, w). Return the share of V's squares that they leave out, V being at
+    the model's width; None if the model has nothing to start there.
 
     The table takes what the texts do not give, r = V - head(text). Without a table, the head is fitted by least
-    squares. A text encoder whose layers learn, with neither, is left as it is.
+    squares, and biases are those of V. A text encoder whose layers learn, with neither, is left as it is.
     """
     E = resized(V, model.width, model.bias)
-    index = torch.arange(model.n, device=E.device)
+    parts = torch.arange(model.n, device=E.device).split(BLOCK)
     if model.table is not None:
-        for part in index.split(BLOCK):
+        for part in parts:
             text = model.of_text(part)
             model.table.weight[part] = E[part] if text is None else E[part] - text
-        return True
+        return 0.0
     if model.head is None or model.text is None:
-        return False
+        return None
     cache = model.text.cache
-    weight, bias, gram = least_squares((model.text(part) for part in index.split(BLOCK)), E, cache.gram)
+    weight, bias, gram = least_squares((model.text(part) for part in parts), E, cache.gram)
     if cache.pooled is not None:  # the texts are frozen: the next student has the same
         cache.gram = gram
     model.head.weight.copy_(weight)
     model.head.bias.copy_(bias)
-    return True
+    if model.bias:
+        model.biases = E[:, -1].clone()
+    left = sum(float((model.embed(part) - E[part]).square().sum()) for part in parts)
+    return left / max(float(E.square().sum()), TINY)
 
 
 def resized(V: Tensor, width: int, bias: bool) -> Tensor:

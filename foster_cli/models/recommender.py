@@ -41,10 +41,12 @@ class Recommender(nn.Module):
     The table r (n, d) starts at 0 beside texts, and else as N(0, 0.02^2). `known` (n,) bool: items that occur in
     training; None: all. The others have no vector (r_i = 0) and, with `config.bias`, share a learnable `offset` of
     their bias. In training, each vector is left out with probability `config.vector_dropout`, so that the text learns
-    to stand for an item alone. Raises FosterError for an unknown backbone, or heads that do not divide the width.
+    to stand for an item alone. `biases` (n,), None here: those that a synthetic set brings, in the place of the head's
+    (`item_start`). Raises FosterError for an unknown backbone, or heads that do not divide the width.
     """
 
     known: Tensor | None
+    biases: Tensor | None
 
     def __init__(
         self, items: TextEncoder | int, config: ModelConfig, length: int, seed: int,
@@ -63,6 +65,7 @@ class Recommender(nn.Module):
         self.offset: nn.Parameter | None = None
         self.bias = config.bias
         self.register_buffer("known", known, persistent=False)
+        self.register_buffer("biases", None, persistent=False)
         if self.text is None or config.items == "both":
             self.table = nn.Embedding(self.n, width)
             nn.init.normal_(self.table.weight, 0.0, 0.02, generator=rng)
@@ -96,6 +99,8 @@ class Recommender(nn.Module):
                 r = r * self.vector_dropout.kept((len(items), 1), r)
             e = r if e is None else e + r
         assert e is not None
+        if self.biases is not None:
+            e = torch.cat([e[:, :-1], self.biases[items, None]], dim=1)
         if self.offset is not None and known is not None:
             e = e + F.pad(torch.where(known, 0.0, self.offset), (self.width - 1, 0))
         return e
@@ -109,7 +114,8 @@ class Recommender(nn.Module):
 
     def frozen_texts(self) -> Tensor | None:
         """The frozen text vectors B (n, w) if the item embeddings are head(B) and nothing else, else None."""
-        alone = self.text is not None and self.head is not None and self.table is None and self.offset is None
+        alone = self.text is not None and self.head is not None and self.table is None
+        alone = alone and self.offset is None and self.biases is None
         return self.text.cache.pooled if alone and self.text is not None else None
 
     @torch.no_grad()

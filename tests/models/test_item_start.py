@@ -34,7 +34,7 @@ def _factor(width: int = 8) -> torch.Tensor:
 def test_a_vector_per_item_starts_at_v_also_for_new_items(items: str) -> None:
     model, V = _model(items), _factor()
     every_item(model)
-    assert start_at(model, V)
+    assert start_at(model, V) == 0.0
     torch.testing.assert_close(model.eval().embed_all(), V)
     assert model.offset is None and not any("offset" in name for name in model.learnables())
 
@@ -56,17 +56,39 @@ def test_every_item_learns_a_vector() -> None:
     assert bool((model.table.weight.grad.abs().sum(1) > 0).all())
 
 
-def test_texts_alone_start_at_their_least_squares() -> None:
-    """numpy's solution of the same ridge regression, as an augmented system."""
-    model, V = _model("text"), _factor()
+@pytest.mark.parametrize("bias", [True, False])
+def test_texts_alone_start_at_their_least_squares(bias: bool) -> None:
+    """numpy's solution of the same ridge regression, as an augmented system; the biases are those of V."""
+    model, V = _model("text", bias=bias), _factor()
     every_item(model)
-    assert start_at(model, V) and model.text is not None
+    left = start_at(model, V)
+    assert model.text is not None and model.text.cache.pooled is not None
     A = np.c_[model.text.cache.pooled.double().numpy(), np.ones(N)]
     ridge = np.sqrt(RIDGE * np.square(A).sum() / A.shape[1])
-    found = np.linalg.lstsq(
+    found = A @ np.linalg.lstsq(
         np.r_[A, ridge * np.eye(A.shape[1])], np.r_[V.double().numpy(), np.zeros((A.shape[1], 8))], rcond=None
     )[0]  # fmt: skip
-    np.testing.assert_allclose(model.embed_all().detach().numpy(), A @ found, atol=1e-5)
+    if bias:
+        found[:, -1] = V[:, -1].numpy()
+    np.testing.assert_allclose(model.embed_all().detach().numpy(), found, atol=1e-5)
+    V = V.double().numpy()
+    assert left == pytest.approx(np.square(found - V).sum() / np.square(V).sum(), rel=1e-4)
+
+
+def test_what_texts_say_comes_back_with_the_offset_of_new_items() -> None:
+    """V of a recommender that knows items by their texts, one offset for all new ones: its students know it whole."""
+    teacher, student = _model("text"), _model("text")
+    assert teacher.offset is not None and teacher.head is not None
+    with torch.no_grad():
+        teacher.offset.fill_(-3.0)
+        teacher.head.weight.normal_(generator=torch.Generator().manual_seed(6))
+    V = teacher.eval().embed_all()
+    every_item(student)
+    left = start_at(student, V)
+    assert left is not None and left < 1e-4
+    torch.testing.assert_close(student.eval().embed_all()[:, -1], V[:, -1])
+    torch.testing.assert_close(student.clone().embed_all(), student.embed_all())
+    assert "biases" not in student.learnables() and student.frozen_texts() is None
 
 
 def test_least_squares_do_not_depend_on_the_blocks() -> None:
@@ -95,10 +117,10 @@ def test_students_on_the_same_texts_share_their_gram_matrix(monkeypatch: pytest.
     for k, V in enumerate((_factor(), _factor(), _factor().flip(0))):
         shared, alone = first.clone(), _model("text")
         with _Grams() as grams:
-            assert start_at(shared, V)
+            assert start_at(shared, V) is not None
         assert grams.count == (-(-N // 16) if k == 0 else 0)
         with _Grams() as grams:
-            assert start_at(alone, V)
+            assert start_at(alone, V) is not None
         assert grams.count == -(-N // 16)
         assert torch.equal(shared.embed_all(), alone.embed_all())
 
@@ -110,14 +132,14 @@ def test_texts_whose_encoder_learns_share_nothing() -> None:
     cache = model.text.cache
     pooled, cache.pooled = cache.pooled, None
     model.text.forward = lambda items: pooled[items]  # type: ignore[method-assign, index]
-    assert start_at(model, _factor()) and cache.gram is None
+    assert start_at(model, _factor()) is not None and cache.gram is None
 
 
 def test_an_encoder_that_learns_without_a_head_is_left_as_it_is() -> None:
     model = _model("text", width=W)
     model.head = None
     before = model.learnables()
-    assert not start_at(model, _factor(W))
+    assert start_at(model, _factor(W)) is None
     assert all(torch.equal(x, before[name]) for name, x in model.learnables().items())
 
 
