@@ -94,8 +94,8 @@ class ModelConfig:
         "--backbone", TABLES,
     )  # fmt: skip
     items: str = option(
-        "both", "Source of item vectors: both (text, and a vector of each item), text, or id (without texts).",
-        "--items", TABLES,
+        "both", "Source of item vectors: both (text, and a vector of each item), text, or id (without texts); by "
+        "default both, or text where most targets are new and validation says so.", "--items", TABLES, chosen=True,
     )  # fmt: skip
     """With `both` and `id`, every anchor contains the vectors: n * width * 4 bytes for each validation."""
     vector_dropout: float = option(
@@ -137,7 +137,8 @@ class TrainConfig:
     batch: int = option(256, "Windows per step.")
     recency: float | None = option(
         0.5, "An epoch holds a training window with probability exp(-age / this), its age being the share of windows "
-        "that end later; None: always.",
+        "that end later; None: always. By default 0.5, or None where most targets are new and validation says so.",
+        chosen=True,
     )  # fmt: skip
     lr: float = option(3e-3, "AdamW learning rate on real data; it falls to a twentieth in half a cosine.", "--lr")
     encoder_lr: float = option(5e-5, "AdamW learning rate of the text encoder's own layers.")

@@ -102,6 +102,15 @@ def fields(command: str | None = None) -> list[Field]:
     return found
 
 
+def choosable() -> dict[tuple[str, str], str]:
+    """The settings that validation chooses where they are not given, by section and field: the parameter's name, empty
+    for one that only a settings file gives."""
+    return {
+        (section, of.name): parameter_name(of.metadata["flag"] or "")
+        for section, kind in PARTS.items() for of in dataclasses.fields(kind) if of.metadata.get("chosen")
+    }  # fmt: skip
+
+
 def as_text(value: Any) -> Any:
     """The text by which a setting is typed: None is `all`, a tuple is A,B."""
     if isinstance(value, tuple):
@@ -235,7 +244,7 @@ def asks(command: str, *run: str) -> Callable[[Callable[..., None]], Callable[..
                 **{name: from_dict(PARTS[name], v) for name, v in sections.items()},
             )
             typed = typed_names(values["ctx"], [p for p in signature.parameters if p != "ctx"])
-            free = frozenset((f.section, f.field) for f in fields() if f.chosen and values.get(f.name) is None)
+            free = frozenset(key for key, name in choosable().items() if values.get(name) is None)
             run = (values.get("device", "auto"), values.get("cache", True), values.get("json", False))
             asked = Asked(settings, typed, free, *run)
             body(**{p.name: values[p.name] for p in own}, asked=asked)

@@ -12,7 +12,7 @@ from foster_cli.data.schema import Dataset
 from foster_cli.data.windows import RARE, Protocol, evaluation_cases, repeat_share, training_counts
 from foster_cli.errors import FosterError
 from foster_cli.settings import EARLIER
-from foster_cli.train.trials import CANDIDATES
+from foster_cli.train.trials import CHOICES, shown
 
 Facts = list[tuple[str, str]]
 
@@ -61,10 +61,12 @@ def cold_words(cold: int, share: float) -> str:
 def chosen(m: dict[str, Any]) -> Facts:
     """What validation chose on the way to the bundle with manifest `m`; an older bundle does not say all of it."""
     metrics, found = m.get("metrics", {}), []
-    for (section, name), values in CANDIDATES.items():
-        if name in m[section] and m["model"].get("items", "text") != "id":
-            tried = " or ".join(f"{value:g}" for value in values)
-            found.append((name, f"{m[section][name]:g} ({tried}, unless it was typed)"))
+    for choice in CHOICES:
+        values = m.get(choice.section, {})
+        if choice.name in values and m["model"].get("items", "text") != "id":
+            tried = " or ".join(shown(value) for value in choice.values)
+            where = " where most targets are new" if choice.turnover else ""
+            found.append((choice.name, f"{shown(values[choice.name])} ({tried}{where}, unless it was given)"))
     if "student_steps" in metrics:
         found.append(("steps on the set", f"{metrics['student_steps']:,} of at most {m['student']['steps']:,}"))
     if "teacher_way" in metrics:

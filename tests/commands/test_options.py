@@ -11,7 +11,7 @@ import pytest
 from calling import Foster, one_line
 from typed import offered, settings_file
 
-from foster_cli.commands.from_settings import GROUPS, RUN, Asked, asks, fields
+from foster_cli.commands.from_settings import GROUPS, RUN, Asked, asks, choosable, fields
 from foster_cli.errors import FosterError
 from foster_cli.settings import (
     SECTIONS,
@@ -21,7 +21,7 @@ from foster_cli.settings import (
     StudentConfig,
     option,
 )
-from foster_cli.train.trials import CANDIDATES
+from foster_cli.train.trials import CHOICES
 
 
 def test_a_field_is_an_option_by_its_flag() -> None:
@@ -52,7 +52,7 @@ def test_names_and_defaults_are_those_of_the_command_line() -> None:
 
 
 #: The settings that validation chooses.
-FREE = frozenset((f.section, f.field) for f in fields() if f.chosen)
+FREE = frozenset((choice.section, choice.name) for choice in CHOICES)
 #: What the two commands below were called with.
 SEEN: list[Any] = []
 
@@ -93,12 +93,14 @@ def test_a_command_is_a_function_too(seen: list[Any]) -> None:
 
 def test_validation_chooses_only_what_was_not_given(seen: list[Any], tmp_path: Path) -> None:
     """Neither on the command line, even as the default, nor in a settings file."""
-    assert CANDIDATES.keys() == FREE
+    assert choosable().keys() == FREE
     _distill()
     assert seen[-1][1].free == FREE and seen[-1][1].settings == Settings()
     for value in (0, ModelConfig.lexical):
         _distill(lexical=value)
         assert seen[-1][1].free == FREE - {("model", "lexical")} and seen[-1][1].settings.model.lexical == value
+    found = Asked(free=FREE).beneath(settings_file(tmp_path, '{"train": {"recency": null}}'))
+    assert found.free == FREE - {("train", "recency")} and found.settings.train.recency is None
     for text in ('{"model": {"lexical": 0}}', json.dumps({"model": {"lexical": ModelConfig.lexical}})):
         assert Asked(free=FREE).beneath(settings_file(tmp_path, text)).free == FREE - {("model", "lexical")}
     assert Asked(free=FREE).beneath(settings_file(tmp_path, '{"model": {"width": 8}}')).free == FREE

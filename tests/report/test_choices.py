@@ -17,7 +17,7 @@ from foster_cli.errors import FosterError
 from foster_cli.report.choices import chosen, ranking
 from foster_cli.report.gather import gather
 from foster_cli.settings import Settings
-from foster_cli.train.trials import CANDIDATES
+from foster_cli.train.trials import CHOICES
 
 SEEN, WHY, WHICH = "items that a user already has", "because", "cases of each user"
 
@@ -109,14 +109,16 @@ def _choices(**metrics: Any) -> dict[str, Any]:
 
 
 def test_what_was_chosen() -> None:
-    assert list(CANDIDATES) == [("model", "lexical")]
+    assert [choice.name for choice in CHOICES] == ["lexical", "items", "recency"]
     assert chosen(_choices(student_steps=1350, teacher_way=0.75)) == [
-        ("lexical", "256 (256 or 0, unless it was typed)"), ("steps on the set", "1,350 of at most 400"),
+        ("lexical", "256 (256 or 0, unless it was given)"),
+        ("items", "both (both or text where most targets are new, unless it was given)"),
+        ("recency", "0.5 (0.5 or none where most targets are new, unless it was given)"), ("steps on the set", "1,350 of at most 400"),
         ("teacher's backbone", "75% of the way to the trained one"),
     ]  # fmt: skip
     old: dict[str, Any] = {"model": {}, "student": {}}
     assert chosen(old) == []  # of an older bundle
-    assert chosen({**old, "model": {"lexical": 0}}) == [("lexical", "0 (256 or 0, unless it was typed)")]
+    assert chosen({**old, "model": {"lexical": 0}}) == [("lexical", "0 (256 or 0, unless it was given)")]
     assert chosen({**old, "model": {"lexical": 256, "items": "id"}}) == []  # no text is read
 
 
@@ -124,7 +126,7 @@ def test_the_members_of_a_mixture() -> None:
     """Each by itself; one that validation left out has no weight."""
     alone = {name: {"R@10": value, "N@10": 0.5} for name, value in (("both", 0.12345), ("ease", 0.11), ("tfidf", 0.05))}
     mixture = {"weights": {"both": 1.0, "ease": 0.23456}, "alone": alone, "valid": {"R@10": 0.13, "N@10": 0.07}}
-    assert chosen(_choices(teacher=mixture))[1:] == [
+    assert chosen(_choices(teacher=mixture))[3:] == [
         ("teacher both", "R@10 0.1235 alone, weight 1"), ("teacher ease", "R@10 0.1100 alone, weight 0.235"),
         ("teacher tfidf", "R@10 0.0500 alone, left out"), ("teachers together", "R@10 0.1300"),
     ]  # fmt: skip

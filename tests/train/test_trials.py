@@ -17,10 +17,10 @@ from foster_cli.settings import DistillConfig, ModelConfig, RankingConfig, Setti
 from foster_cli.train import anchors, trials
 from foster_cli.train.fit import fit_real
 from foster_cli.train.task import make_task
-from foster_cli.train.trials import CANDIDATES, with_best
+from foster_cli.train.trials import CHOICES, TURNOVER, expected_share, with_best
 
-FREE = frozenset(CANDIDATES)
-LEXICAL = ("model", "lexical")
+FREE = frozenset((choice.section, choice.name) for choice in CHOICES)
+LEXICAL, ITEMS, RECENCY = ("model", "lexical"), ("model", "items"), ("train", "recency")
 
 
 @pytest.fixture
@@ -104,6 +104,53 @@ def test_the_default_stays_where_no_other_is_better(
     values(found)
     assert with_best(settings, {LEXICAL}, dataset, Session()).model.lexical == best
     assert any("lexical 256 is out: the loss became nan" in note for note in said) == (found[256] != found[256])
+
+
+@pytest.mark.parametrize("free", [{ITEMS}, {RECENCY}, {ITEMS, RECENCY}])
+def test_where_most_targets_are_new_trainings_in_full_choose(
+    dataset: Dataset, settings: Settings, said: list[str], monkeypatch: pytest.MonkeyPatch, free: set[tuple[str, str]]
+) -> None:
+    """How items are known, at the same width, and then whether later windows are in more epochs."""
+    monkeypatch.setattr(trials, "TURNOVER", 0.0)
+    session = Session(use_cache=False)
+
+    def value(items: str, recency: float | None) -> float:
+        model = replace(settings.model, items=items, width=16)
+        task = make_task(dataset, model, 8, session, settings.ranking)
+        train = replace(settings.train, recency=recency)
+        return fit_real(task.fresh(3), task.windows, task.valid, train, 3).value
+
+    items, recency = "both", 0.5
+    if ITEMS in free:
+        found = {items: value(items, 0.5) for items in ("both", "text")}
+        items = max(found, key=lambda key: found[key])
+    if RECENCY in free:
+        last = {recency: value(items, recency) for recency in (0.5, None)}
+        recency = max(last, key=lambda key: last[key])
+    best = with_best(settings, free, dataset, session)
+    assert (best.model.items, best.train.recency) == (items, recency)
+    if ITEMS in free:
+        of_each = f"(both: {found['both']:.4f}, text: {found['text']:.4f})"
+        assert f"items {items} is best on validation after trainings in full {of_each}" in said
+    assert make_task(dataset, best.model, 8, session, settings.ranking).fresh(0).width == 16
+
+
+def test_elsewhere_they_stay(dataset: Dataset, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert expected_share(settings, dataset) < TURNOVER
+    monkeypatch.setattr(trials, "full_teacher", lambda *a, **k: pytest.fail("trained"))
+    assert with_best(settings, {ITEMS, RECENCY}, dataset, Session(use_cache=False)) is settings
+
+
+def test_the_width_stays_where_texts_alone_win(
+    dataset: Dataset, settings: Settings, mean_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without that, it would become the encoder's."""
+    monkeypatch.setattr(trials, "TURNOVER", 0.0)
+    monkeypatch.setattr(trials, "trial", lambda settings, *rest: float(settings.model.items == "text"))
+    free = replace(settings, model=replace(settings.model, width=None))
+    task = make_task(dataset, free.model, 8, Session(), settings.ranking)
+    best = with_best(free, {ITEMS}, dataset, Session())
+    assert best.model.items == "text" and best.model.width == task.fresh(0).width
 
 
 def test_where_every_training_becomes_nan_the_error_says_so(dataset: Dataset, settings: Settings, values: Any) -> None:
