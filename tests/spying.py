@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from foster_cli.errors import FosterError
+
 
 def spy(patch: pytest.MonkeyPatch, owner: Any, name: str, saw: Callable[[dict[str, Any]], object]) -> None:
     """From now on `owner.name` first tells `saw` its arguments by name, defaults included, then does its work.
@@ -24,6 +26,18 @@ def spy(patch: pytest.MonkeyPatch, owner: Any, name: str, saw: Callable[[dict[st
         return real(*args, **kwargs)
 
     patch.setattr(owner, name, watched)
+
+
+def stopped(patch: pytest.MonkeyPatch, owner: Any, name: str) -> list[dict[str, Any]]:
+    """The arguments, by name, of each call of `owner.name` from now on, which ends there: `enough; stop here`."""
+    calls: list[dict[str, Any]] = []
+
+    def stop(given: dict[str, Any]) -> None:
+        calls.append(given)
+        raise FosterError("enough", "stop here")
+
+    spy(patch, owner, name, stop)
+    return calls
 
 
 def never(*_: object, **__: object) -> Any:

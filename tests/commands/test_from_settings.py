@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from calling import Foster, commands
-from spying import spy
+from spying import stopped
 from typed import offered, other
 
 from foster_cli.commands import run, shared
@@ -69,14 +69,8 @@ def arrive(foster: Foster, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dic
     monkeypatch.setattr("foster_cli.models.source.find_encoder", lambda name, pooling=None: name)
 
     def call(owner: Any, name: str, *words: str) -> dict[str, Any]:
-        found: list[dict[str, Any]] = []
-
-        def stop(given: dict[str, Any]) -> None:
-            found.append(given)
-            raise FosterError("enough", "stop here")
-
         with monkeypatch.context() as patch:
-            spy(patch, owner, name, stop)
+            found = stopped(patch, owner, name)
             said = foster(*words)
         assert said.code == 2 and said.err.splitlines()[-1] == "foster: enough; stop here", said.err
         return found[0]

@@ -14,13 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from calling import Foster, numbers, read_json
-from spying import never, spy
+from spying import never, spy, stopped
 from watching import TRAINING, trainings
 
 import foster_cli
-from foster_cli.errors import FosterError
 from foster_cli.evaluate import ablation, compare, sweep
-from foster_cli.evaluate.plan import Comparison
 from foster_cli.settings import DistillConfig, ModelConfig, PrepareSettings, StudentConfig, TrainConfig
 
 SIZE = ("--budget", "3", "--length", "6", "--epochs", "1", "--k-core", "2", "--width", "8", "--draws", "1")
@@ -280,14 +278,7 @@ def test_what_is_typed_reaches_the_plan(
     foster: Foster, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the commands add to the settings, and the settings with it (`test_from_settings.py` has each option)."""
-    plans: list[Comparison] = []
-
-    def stop(given: dict[str, Any]) -> None:
-        plans.append(given["plan"])
-        raise FosterError("enough", "stop here")
-
-    spy(monkeypatch, ablation, "ablate", stop)
-    spy(monkeypatch, sweep, "sweep", stop)
+    tables = (stopped(monkeypatch, ablation, "ablate"), stopped(monkeypatch, sweep, "sweep"))
     sizes = ("--budget", "7", "--length", "9", "--steps", "11", "--draws", "3", "--width", "32", "--epochs", "4",
              "--items-per-step", "15", "--inner-steps", "2", "--reset-every", "8", "--dh-weight", "0.3")  # fmt: skip
     rest = ("--encoder", "tinybert", "--backbone", "gru4rec", "--precision", "bf16", "--student-items", "all",
@@ -297,7 +288,8 @@ def test_what_is_typed_reaches_the_plan(
     assert foster("ablate", shop, *sizes, *rest, *own, "--split", "valid").code == 2
     over = ("--over", "T=2,4", "--train-layers", "2", "--split", "test")
     assert foster("sweep", shop, *sizes, *rest, *over).code == 2
-    for plan in plans:
+    a, b = (table["plan"] for (table,) in tables)
+    for plan in (a, b):
         s = plan.settings
         assert s.distill == DistillConfig(
             budget=7, length=9, steps=11, draws=3, items_per_step=15, inner_steps=2, reset_every=8, dh_weight=0.3
@@ -310,7 +302,6 @@ def test_what_is_typed_reaches_the_plan(
         assert (s.paths, s.prepare, s.seed) == ((str(shop),), PrepareSettings(k_core=2), 0)
         assert (plan.seeds, plan.rates, plan.ks, plan.session.use_cache) == (5, (1e-4, 1e-5), (1, 3), False)
         assert (plan.out, plan.session.device.type) == (tmp_path / "x", "cpu")
-    a, b = plans
     assert [v.name for v in a.variants] == ["bilevel", "no_dh", "random"] and (a.split, a.publish) == ("valid", True)
     assert a.variants[0].extra == {"bilevel": {"steps": 9, "window": 4}}
     assert [v.settings.distill.outer for v in a.variants[:2]] == ["bome", "bome"]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from calling import Foster
-from spying import spy
+from spying import stopped
 
 from foster_cli.bench import child, rows
 from foster_cli.bench import distill as bench_distill
@@ -203,13 +203,7 @@ def test_training_on_all_and_on_the_set(
 
 
 def test_full_data_is_never_from_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: dict[str, Any] = {}
-
-    def stop(found: dict[str, Any]) -> None:
-        given.update(found)
-        raise FosterError("enough", "")
-
-    spy(monkeypatch, bench_train, "evaluate_bundle", stop)
+    evaluations = stopped(monkeypatch, bench_train, "evaluate_bundle")
     monkeypatch.setattr(bench_train.bundle, "load", lambda _: SimpleNamespace(
         made=Settings(("x",), PrepareSettings(text_columns=("title",), k_core=2))))  # fmt: skip
     read: list[Any] = []
@@ -217,6 +211,7 @@ def test_full_data_is_never_from_the_cache(monkeypatch: pytest.MonkeyPatch) -> N
     request = {"bundle": "b", "paths": None, "row": "full", "seeds": 1, "device": "cpu"}
     with pytest.raises(FosterError):
         bench_train.measure(request, SILENT)
+    (given,) = evaluations
     assert given["asked"].names == ("full",)
     assert not given["session"].use_cache and not given["asked"].resumable  # neither cached nor kept
     assert read[0][1].text_columns == ("title",) and read[0][1].k_core == 2

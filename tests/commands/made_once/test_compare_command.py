@@ -10,20 +10,18 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from calling import Foster, numbers
-from spying import never, spy
+from spying import never, stopped
 from watching import TRAINING, trainings
 
 import foster_cli
 from foster_cli.baselines import METHODS as KNOWN
-from foster_cli.errors import FosterError
 from foster_cli.evaluate import compare
-from foster_cli.evaluate.plan import COMMON, ROWS, Comparison
+from foster_cli.evaluate.plan import COMMON, ROWS
 from foster_cli.settings import (
     DistillConfig,
     ModelConfig,
@@ -278,13 +276,7 @@ def test_what_is_typed_reaches_the_plan(
     foster: Foster, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the command adds to the settings, and the settings with it (`test_from_settings.py` has each option)."""
-    plans: list[Comparison] = []
-
-    def stop(given: dict[str, Any]) -> None:
-        plans.append(given["plan"])
-        raise FosterError("enough", "stop here")
-
-    spy(monkeypatch, compare, "compare_methods", stop)
+    tables = stopped(monkeypatch, compare, "compare_methods")
     raw = pd.read_parquet(shop)
     names = {"user_id": "who", "item_id": "what", "timestamp": "when", "title": "name", "split": "part"}
     raw.rename(columns=names).to_csv(tmp_path / "raw.csv", index=False)
@@ -297,7 +289,7 @@ def test_what_is_typed_reaches_the_plan(
             "--lexical", "128", "--rows", "all")  # fmt: skip
     assert foster("compare", tmp_path / "raw.csv", *columns, *sizes, *rest).code == 2
     assert foster("compare", shop, "--items", "id", "--k-core", "2", "--out", tmp_path / "x").code == 2
-    a, b = plans
+    a, b = (table["plan"] for table in tables)
     assert a.settings == Settings(
         paths=(str(tmp_path / "raw.csv"),),
         prepare=PrepareSettings("who", "what", "when", ("name",), "none", 2),

@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 import torch
 from calling import Foster
-from spying import never, spy
+from spying import never, spy, stopped
 
 import foster_cli
 from foster_cli.data.prepare import load_dataset
 from foster_cli.distill.algorithm1 import fit_synthetic
 from foster_cli.distill.follow import Following
-from foster_cli.errors import FosterError
 from foster_cli.runtime import stream_seed
 from foster_cli.session import Session
 from foster_cli.settings import (
@@ -37,7 +36,6 @@ from foster_cli.synthetic.reading import SyntheticSet
 from foster_cli.synthetic.subset import uniform_subset
 from foster_cli.train.task import make_task
 from foster_cli.tune import run
-from foster_cli.tune.trial import SearchPlan
 
 SIZE = ("--budget", "3", "--length", "6", "--width", "8", "--epochs", "10", "--k-core", "2", "--draws", "2")
 SHORT = ("--steps", "4", "--check-every", "2", "--student-steps", "100")
@@ -249,30 +247,18 @@ def test_other_settings_need_another_folder(foster: Foster, done: Path, options:
     assert code == 2 and "holds a study of other data, settings or versions" in err.splitlines()[-1]
 
 
-def _plans(monkeypatch: pytest.MonkeyPatch) -> list[SearchPlan]:
-    """The plans with which searches would start: each command ends there."""
-    plans: list[SearchPlan] = []
-
-    def stop(given: dict[str, Any]) -> None:
-        plans.append(given["plan"])
-        raise FosterError("enough", "stop here")
-
-    spy(monkeypatch, run, "tune", stop)
-    return plans
-
-
 def test_what_is_typed_reaches_the_plan(
     foster: Foster, shop: Path, mean_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the command adds to the settings, and the settings with it (`test_from_settings.py` has each option)."""
-    plans = _plans(monkeypatch)
+    searches = stopped(monkeypatch, run, "tune")
     rest = ("--trials", "7", "--timeout", "90", "--seeds", "4", "--budget", "7", "--length", "9", "--steps", "11",
             "--check-every", "5", "--draws", "3", "--student-steps", "33", "--encoder", mean_encoder, "--backbone",
             "narm", "--train-layers", "2", "--width", "32", "--epochs", "4", "--seed", "6", "--device", "cpu",
             "--k-core", "2", "--split-column", "none", "--lexical", "128")  # fmt: skip
     assert foster("tune", shop, *rest).code == 2
     assert foster("tune", shop, "--items", "id", "--out", tmp_path / "x", "--k-core", "2").code == 2
-    a, b = plans
+    a, b = (search["plan"] for search in searches)
     assert (a.trials, a.timeout, a.students, a.session.device.type) == (7, 90.0, 4, "cpu")
     assert a.settings == Settings(
         paths=(str(shop),),
@@ -321,17 +307,17 @@ def test_a_file_may_ask_for_algorithm_2(
     foster: Foster, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By name, or by targets that only it moves; what it alone reads is refused without it, before data are read."""
-    plans = _plans(monkeypatch)
+    searches = stopped(monkeypatch, run, "tune")
     file = tmp_path / "s.json"
     for text in ('{"distill": {"outer": "bome", "eta": 0.3}}', '{"distill": {"targets": "next", "init": "rollout"}}'):
         file.write_text(text)
         assert foster("tune", shop, "--items", "id", "--settings", file, "--out", tmp_path / "x").code == 2
-    assert [p.settings.distill.outer for p in plans] == ["bome", "bome"]
-    assert [p.settings.distill.eta for p in plans] == [0.3, 0.5]
+    configs = [search["plan"].settings.distill for search in searches]
+    assert [(c.outer, c.eta) for c in configs] == [("bome", 0.3), ("bome", 0.5)]
     file.write_text('{"distill": {"eta": 0.3}}')
     code, _, err = foster("tune", "nothing.csv", "--settings", file)
     assert code == 2 and err == "foster: --eta: means nothing with --outer follow; leave it out, or add --outer bome\n"
-    assert len(plans) == 2
+    assert len(searches) == 2
 
 
 def test_settings_mean_nothing_to_other_methods(foster: Foster, tmp_path: Path) -> None:
