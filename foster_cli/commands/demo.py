@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-#: The rows of its table. `text`, `id` and `without_factor` train longest and are left out, like two that count.
+#: The rows of its table. Those that train longest are left out: `text`, `id`, `synthetic_text` and `without_factor`; like two that count.
 ROWS = (
     "synthetic", "full", "teacher", "equal_compute", "random", "untrained", "item_factor", "item_knn", "knn_tfidf",
     "ease", "popularity", "text_similarity",

@@ -61,8 +61,8 @@ def command(
 ) -> None:
     """Train fresh models on the synthetic set and compare them on the test split, over all items.
 
-    Rows: the synthetic set (or a coreset's real sequences), with item vectors that start at its item factor and without
-    (without_factor); all the data (full, text, id), the teacher, all the data for as long as the set took
+    Rows: the synthetic set (or a coreset's real sequences), with item vectors that start at its item factor, with texts
+    alone (synthetic_text), and with vectors that start at texts (without_factor); all the data (full, text, id), the teacher, all the data for as long as the set took
     (equal_compute); random real sequences at the same budget; an untrained model, alone and with the teacher's item
     embeddings (item_factor); models that count (item_knn, knn_tfidf, tfidf, ease, recent_popularity, popularity);
     nearest texts. 95 % intervals and paired differences by bootstrap over users and seeds.

@@ -12,7 +12,7 @@ from foster_cli.bundle import FILES, WINDOWS, Bundle
 
 #: What a row of the table needs of a bundle, of the files that it has; all others need the data.
 NEEDS = {
-    "synthetic": (*FILES, WINDOWS), "without_factor": FILES,
+    "synthetic": (*FILES, WINDOWS), "synthetic_text": FILES, "without_factor": FILES,
     "item_factor": ("item_factor.safetensors", "items.parquet"), "untrained": ("items.parquet",),
     "text_similarity": ("items.parquet",),
 }  # fmt: skip

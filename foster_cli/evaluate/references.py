@@ -199,8 +199,9 @@ def refusal(name: str, reason: str, known: Iterable[str]) -> FosterError:
 
 def left_out(name: str, model: ModelConfig, error: FosterError | None = None) -> str | None:
     """Why a row is left out unless it is named alone: it is another row, or `error` shows that these data have none."""
-    if name == "text" and model.items != "both":
-        return f"with --items {model.items} it is the row full" if model.items == "text" else "without texts"
+    same = {"text": "full", "synthetic_text": "synthetic"}
+    if name in same and model.items != "both":
+        return f"with --items text it is the row {same[name]}" if model.items == "text" else "without texts"
     if name == "id" and model.items == "id":
         return "with --items id it is the row full"
     if error is not None and name in ("text_similarity", "knn_tfidf", "tfidf", "ease"):

@@ -29,12 +29,14 @@ from foster_cli.train.task import Task
 
 #: Maximum number of validations of a model on a few real sequences, 20 steps apart.
 FEW_CHECKS = 15
-#: How long training on a synthetic set takes if item vectors do not start at V, and with how many items per step.
-WITHOUT_FACTOR: dict[str, Any] = {"steps": 600, "items_per_step": 2048}
+#: How long training on a synthetic set takes if item vectors are not V, and with how many items per step.
+LONGER: dict[str, Any] = {"steps": 600, "items_per_step": 2048}
+#: The rows of a synthetic set.
+SYNTHETIC = ("synthetic", "synthetic_text", "without_factor")
 #: All rows in the table's order, and those that are made by default.
 ROWS = tuple(
     x
-    for name in ("synthetic", "without_factor", *REFERENCES)
+    for name in (*SYNTHETIC, *REFERENCES)
     for x in (("random", name) if name == "untrained" else (name,))
 )
 DEFAULT = asked_rows(None, ROWS)
@@ -70,9 +72,9 @@ class Student:
     config: StudentConfig
     validated: bool = False
 
-    def without_factor(self) -> Student:
-        """The same with item vectors that do not start at V, and the steps and items that this needs."""
-        return replace(self, config=replace(self.config, item_start="text", **WITHOUT_FACTOR))
+    def longer(self, item_start: str) -> Student:
+        """The same with item vectors that start as said and are not V, and the steps and items that this needs."""
+        return replace(self, config=replace(self.config, item_start=item_start, **LONGER))
 
 
 def synthetic_model(task: Task, D: SyntheticSet, student: Student, seed: int, label: str) -> Trained:
@@ -106,25 +108,30 @@ def rows(
             return few_model(task, settings.train, source, seed, label)
         return synthetic_model(task, source, student, seed, label)
 
-    def without_factor(seed: int) -> Trained:
+    def longer(on: Task, item_start: str, label: str, seed: int) -> Trained:
         assert not isinstance(source, Windows)
-        other = student.without_factor()
+        other = student.longer(item_start)
         subset = make_subset(settings.distill, source.V, settings.seed, other.config)
-        D, label = replace(source, subset=subset), f"synthetic without its item factor, seed {seed}"
-        return synthetic_model(task, D, other, seed, label)
+        return synthetic_model(on, replace(source, subset=subset), other, seed, f"{label}, seed {seed}")
+
+    def without_factor(seed: int) -> Trained:
+        return longer(task, "text", "synthetic without its item factor", seed)
+
+    def texts(seed: int) -> Trained:
+        return longer(task.known_by("text"), student.config.item_start, "synthetic, texts only", seed)
 
     def trained(name: str, train: Callable[[int], Trained]) -> Row:
         return joined([cache(name, seed, partial(model_row, test, seed, train)) for seed in seeds])
 
     def missing(name: str) -> str | None:
         """Why these data have no row `name`."""
-        if name == "without_factor" and isinstance(source, Windows):
+        if name in SYNTHETIC[1:] and isinstance(source, Windows):
             return "real sequences bring no item factor"
         if name == "without_factor" and student.config.item_start == "text":
             return "it is the row synthetic"
         return left_out(name, task.model)
 
-    own = {"synthetic": synthetic, "without_factor": without_factor, "random": random}
+    own = {"synthetic": synthetic, "synthetic_text": texts, "without_factor": without_factor, "random": random}
     sources, out = Sources(task, test, settings.train, settings.seed, settings.distill.teacher), dict[str, Row]()
     for name in [n for n in ROWS if n in names]:
         console.note(f"row {name}")

@@ -20,6 +20,7 @@ Float = npt.NDArray[np.float64]
 PAIRS = (
     ("synthetic", "full"), ("synthetic", "random"), ("synthetic", "untrained"), ("synthetic", "equal_compute"),
     ("synthetic", "item_factor"), ("synthetic", "item_knn"), ("synthetic", "without_factor"),
+    ("synthetic_text", "text"),
     ("full", "untrained"), ("full", "knn_tfidf"), ("full", "text"),
 )  # fmt: skip
 #: The mean of a metric over seeds and cases, its interval and its seeds; None if no case has a weight.

@@ -21,7 +21,8 @@ EVALUATION = "eval.json"
 #: Every metric, time and memory is below it.
 LARGEST = 1e15
 NAMES = {
-    "synthetic": "synthetic", "without_factor": "synthetic, without V", "full": "full data",
+    "synthetic": "synthetic", "synthetic_text": "synthetic, texts only", "without_factor": "synthetic, without V",
+    "full": "full data",
     "text": "full data, texts only", "id": "full data, ids only",
     "teacher": "teacher", "equal_compute": "full data, equal compute", "random": "random real",
     "untrained": "untrained", "item_factor": "item factor alone", "item_knn": "item kNN",

@@ -209,6 +209,8 @@ def test_texts_alone_and_ids_alone(of: Sources) -> None:
         ("text", "text", "with --items text it is the row full"),
         ("id", "id", "with --items id it is the row full"),
         ("id", "text", "without texts"),
+        ("text", "synthetic_text", "with --items text it is the row synthetic"),
+        ("id", "synthetic_text", "without texts"),
     ],
 )
 def test_a_row_that_is_another_one_is_left_out(
@@ -228,7 +230,7 @@ def test_the_row_without_the_factor_is_another_training_on_the_same_set(
     """Item vectors start at their texts, with the steps and items that this needs; validated if the others are."""
     asked: list[dict[str, Any]] = []
     spy(monkeypatch, rows, "fit_synthetic", asked.append)
-    monkeypatch.setattr(rows, "WITHOUT_FACTOR", {"steps": 6, "items_per_step": 7})
+    monkeypatch.setattr(rows, "LONGER", {"steps": 6, "items_per_step": 7})
     for validated in (False, True):
         asked.clear()
         student = rows.Student(replace(SETTINGS.student, lr=0.5), validated)
@@ -242,9 +244,21 @@ def test_the_row_without_the_factor_is_another_training_on_the_same_set(
         assert not np.array_equal(found["synthetic"].ranks, found["without_factor"].ranks)
 
 
+def test_the_row_of_texts_alone_trains_models_without_vectors(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the same set, from what texts can hold of V, at the width of the others."""
+    asked: list[dict[str, Any]] = []
+    spy(monkeypatch, rows, "fit_synthetic", asked.append)
+    monkeypatch.setattr(rows, "LONGER", {"steps": 6, "items_per_step": 7})
+    _made(task, ("synthetic", "synthetic_text"), [3], monkeypatch, rows.Student(SETTINGS.student))
+    own, other = asked
+    assert own["phi"].table is not None and other["phi"].table is None
+    assert own["phi"].width == other["phi"].width and other["config"].item_start == "V"
+    assert other["config"].steps == 6 and torch.equal(own["D"].Q, other["D"].Q) and own["seed"] == other["seed"] == 3
+
+
 def test_the_row_without_the_factor_takes_what_a_set_without_v_took() -> None:
     """The training that the sets of earlier versions were validated with."""
-    config = rows.Student(StudentConfig(steps=4, items_per_step=5)).without_factor().config
+    config = rows.Student(StudentConfig(steps=4, items_per_step=5)).longer("text").config
     assert config == StudentConfig(steps=600, items_per_step=2048, item_start="text")
 
 
@@ -314,6 +328,6 @@ def test_the_rows_that_are_asked_for(known: tuple[str, ...]) -> None:
 
 def test_the_two_tables_share_their_common_rows() -> None:
     """What is a method in `foster compare` is no common row there."""
-    assert [name for name in rows.ROWS if name not in plan.ROWS] == ["synthetic", "without_factor", "random"]
+    assert [name for name in rows.ROWS if name not in plan.ROWS] == [*rows.SYNTHETIC, "random"]
     assert [name for name in rows.ROWS if name in plan.ROWS] == list(plan.ROWS)
     assert [name for name in rows.DEFAULT if name in plan.ROWS] == list(plan.COMMON)

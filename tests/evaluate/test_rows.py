@@ -19,7 +19,7 @@ from foster_cli.data.schema import Dataset
 from foster_cli.data.windows import Cases, Protocol, evaluation_cases
 from foster_cli.evaluate.references import SEEDED, popularity_row, profiles, text_row
 from foster_cli.evaluate.row import Row, held_out
-from foster_cli.evaluate.rows import ROWS, WITHOUT_FACTOR, Student, rows
+from foster_cli.evaluate.rows import LONGER, ROWS, SYNTHETIC, Student, rows
 from foster_cli.evaluate.summary import summarise
 from foster_cli.settings import DistillConfig, Settings, StudentConfig, TrainConfig
 from foster_cli.synthetic.reading import SyntheticSet
@@ -238,12 +238,12 @@ def _rows(task: Task, names: tuple[str, ...], seeds: list[int], validated: bool 
 
 
 def test_all_rows_are_ranked_on_the_same_cases(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(WITHOUT_FACTOR, "steps", 4)
+    monkeypatch.setitem(LONGER, "steps", 4)
     found = _rows(task, tuple(reversed(ROWS)), [0, 1])
     assert list(found) == list(ROWS)  # in the table's order, whatever was asked for
     cases = len(_plain_cases(task.data, 2))
     for name, row in found.items():
-        seeds = 2 if name in (*SEEDED, "synthetic", "without_factor", "random") else 1
+        seeds = 2 if name in (*SEEDED, *SYNTHETIC, "random") else 1
         assert row.ranks.shape == (seeds, cases)
         assert row.ranks.min() >= 1 and row.ranks.max() <= 30
         assert all(0 < share <= 1 for share in row.coverage)
