@@ -17,7 +17,7 @@ from foster_cli.bench.rows import RowRequest, measured, measured_on
 from foster_cli.bundle import Bundle
 from foster_cli.console import Console
 from foster_cli.data.prepare import load_dataset
-from foster_cli.evaluate.bundle_rows import Evaluation, evaluate_bundle
+from foster_cli.evaluate.bundle_rows import Evaluation, evaluate_bundles
 from foster_cli.evaluate.cells import Cells
 from foster_cli.files import sha256_file
 from foster_cli.runtime import machine
@@ -70,6 +70,6 @@ def measure(request: dict[str, Any], console: Console) -> dict[str, Any]:
     made = loaded.made
     data = load_dataset([Path(p) for p in request["paths"] or made.paths], made.prepare)
     asked = Evaluation((request["row"],), request["seeds"], (10,), resumable=False)
-    found = evaluate_bundle(loaded, data, asked, Session(console, torch.device(request["device"]), use_cache=False))
+    found = evaluate_bundles([loaded], data, asked, Session(console, torch.device(request["device"]), use_cache=False))
     row = found["rows"][request["row"]]
     return {"cases": found["cases"], **{k: row[k] for k in ("R@10", "N@10", "train_seconds", "peak_mb", "chosen")}}

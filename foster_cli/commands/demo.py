@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-#: The rows of its table. Those that train longest are left out: `text`, `id`, `synthetic_text` and `without_factor`; like two that count.
+#: The rows of its table. Those that train longest are left out (`text`, `id`, `synthetic_text`, `without_factor`), and
+#: two that count.
 ROWS = (
     "synthetic", "full", "teacher", "equal_compute", "random", "untrained", "item_factor", "item_knn", "knn_tfidf",
     "ease", "popularity", "text_similarity",
@@ -59,7 +60,7 @@ def command(
         data=[shop], out=bundle, seed=seed, steps=steps, width=width, draws=1, check_every=max(1, steps),
         check_seeds=1, epochs=6, lexical=256, student_steps=100,
     )  # fmt: skip
-    evaluate.command(bundle=bundle, seeds=seeds, rows=",".join(ROWS), out=out / "metrics.json")
+    evaluate.command(bundles=[bundle], seeds=seeds, rows=",".join(ROWS), out=out / "metrics.json")
     export.command(bundle=bundle, format="jsonl", out=out / "synthetic.jsonl")
     report.command(bundle=bundle, out=out / "report.html", eval=out / "metrics.json")
     Console().result(line(json.loads((out / "metrics.json").read_text())["economics"]))

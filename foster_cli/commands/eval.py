@@ -17,9 +17,14 @@ _ENCODER = ("hash", "train_layers", "lora")
 @asks("eval", "device", "cache", "json")
 def command(
     asked: Asked,
-    bundle: Annotated[
-        Path | None,
-        typer.Argument(metavar="BUNDLE", help="The bundle; the newest in ./runs without it.", show_default=False),
+    bundles: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="BUNDLE",
+            help="The bundle; the newest in ./runs without it. Several that differ in --seed: intervals cover the draw "
+            "of the set too.",
+            show_default=False,
+        ),
     ] = None,
     data: Moved = None,
     rows: Annotated[
@@ -62,21 +67,23 @@ def command(
     """Train fresh models on the synthetic set and compare them on the test split, over all items.
 
     Rows: the synthetic set (or a coreset's real sequences), with item vectors that start at its item factor, with texts
-    alone (synthetic_text), and with vectors that start at texts (without_factor); all the data (full, text, id), the teacher, all the data for as long as the set took
-    (equal_compute); random real sequences at the same budget; an untrained model, alone and with the teacher's item
-    embeddings (item_factor); models that count (item_knn, knn_tfidf, tfidf, ease, recent_popularity, popularity);
-    nearest texts. 95 % intervals and paired differences by bootstrap over users and seeds.
+    alone (synthetic_text), and with vectors that start at texts (without_factor); all the data (full, text, id), the
+    teacher, all the data for as long as the set took (equal_compute); random real sequences at the same budget; an
+    untrained model, alone and with the teacher's item embeddings (item_factor); models that count (item_knn, knn_tfidf,
+    tfidf, ease, recent_popularity, popularity); nearest texts. 95 % intervals and paired differences by bootstrap over
+    users and seeds.
 
     The recommenders have the bundle's settings. The options from --backbone to --precision change them, to try the
     set on other models. Those may need more steps: --student-steps, --validate. Validation ranks as the test does.
 
     A complete table (all rows, the bundle's settings) is stored in BUNDLE/eval.json, where foster report finds it.
 
-    Example: foster eval, or: foster eval runs/games-foster-b20-1 --seeds 3
+    Example: foster eval, or: foster eval runs/games-foster-b20-1 --seeds 3, or, of three sets that were distilled with
+    --seed 0, 1 and 2: foster eval games0 games1 games2 --seeds 1
     """
     from foster_cli.bundle import load
     from foster_cli.commands import shared
-    from foster_cli.evaluate.bundle_rows import Evaluation, Other, evaluate_bundle
+    from foster_cli.evaluate.bundle_rows import Evaluation, Other, evaluate_bundles
     from foster_cli.evaluate.references import asked_rows
     from foster_cli.evaluate.rows import DEFAULT, ROWS
     from foster_cli.files import check_writable, writing
@@ -87,11 +94,12 @@ def command(
     )  # fmt: skip
     wanted = Evaluation(names, seeds, shared.numbers("--k", k), other, validate)
     session = asked.session(events=True)
-    loaded = load(shared.resolve_bundle(bundle, session.console))
+    loaded = [load(path) for path in bundles or [shared.resolve_bundle(None, session.console)]]
     if out is not None:
-        shared.refuse_own_data(out, loaded)
+        for bundle in loaded:
+            shared.refuse_own_data(out, bundle)
         check_writable(out)
-    found = evaluate_bundle(loaded, shared.bundle_data(loaded, data), wanted, session)
+    found = evaluate_bundles(loaded, shared.bundle_data(loaded[0], data), wanted, session)
     if asked.json:
         shared.print_json(found)
     else:
@@ -99,9 +107,10 @@ def command(
     if out is not None:  # after printing, so that a full disk loses only the file
         with writing(out) as tmp:
             tmp.write_text(shared.as_json(found), encoding="utf-8")
-    own = other.settings(loaded.made) == loaded.made and student_steps is None and not validate
+    made = loaded[0].made
+    own = other.settings(made) == made and student_steps is None and not validate and len(loaded) == 1
     if out is None and own and set(names) >= set(DEFAULT):
-        _store(loaded.path, shared.as_json(found), session.console)
+        _store(loaded[0].path, shared.as_json(found), session.console)
 
 
 def _store(bundle: Path, text: str, console: Any) -> None:
@@ -145,6 +154,8 @@ def show(console: Any, found: dict[str, Any], ks: tuple[int, ...]) -> None:
         costs = [f"{row['coverage']:.1%}", f"{row['train_seconds']:.0f}", size, f"{row['peak_mb']:.0f}"]
         lines.append([label, *cells, *costs])
     title = f"{found['data']['name']}: {ranked_words(found)}"
+    if len(found["sets"]) > 1:
+        title += f"; {len(found['sets'])} sets, of seeds {', '.join(str(one['seed']) for one in found['sets'])}"
     made, used = (_models(found, stage) for stage in ("distilled", "evaluated"))
     if made != used:
         title += f"; distilled with {made}, evaluated with {used}"

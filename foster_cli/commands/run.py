@@ -66,7 +66,7 @@ class Run:
                 f"{m['full_valid_R@10']:.4f}, untrained {m['untrained_valid_R@10']:.4f}"
             )
             if m["student_seconds"] is not None:
-                console.result(line(economics(load(self.out), m["teacher_seconds"], m["student_seconds"])))
+                console.result(line(economics([load(self.out)], m["teacher_seconds"], m["student_seconds"])))
         console.result(f"next: foster eval {self.out}")
 
 

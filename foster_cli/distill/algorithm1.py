@@ -24,7 +24,7 @@ from foster_cli.synthetic.reading import PAPER, Reading, SyntheticSet, mixed
 from foster_cli.train.average import Average
 from foster_cli.train.best import Best, Fit, check_finite
 
-#: The share of V's squares below which item embeddings count as V: the rounding of the set leaves out a hundredth of it.
+#: Item embeddings that leave out a smaller share of V's squares count as V. Rounding leaves out a hundredth of that.
 HELD = 1e-3
 
 
@@ -80,8 +80,8 @@ def fit_synthetic(
     """Train a fresh phi on D~ for `config.steps` steps, and leave it with the weights averaged over the last ones.
 
     Its items start as `config.item_start` says; where that is V, of the same width, and they leave out less than `HELD`
-    of it, they stay there, and the backbone alone learns. With `valid`, it is validated every `config.check_every` steps, and
-    left in its best state; step 0 is a candidate, and `config.patience` may end the training.
+    of it, they stay there, and the backbone alone learns. With `valid`, it is validated every `config.check_every`
+    steps, and left in its best state; step 0 is a candidate, and `config.patience` may end the training.
     """
     began = time.perf_counter()
     rng = generator(seed, "student")

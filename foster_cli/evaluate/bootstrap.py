@@ -55,11 +55,19 @@ class Bootstrap:
         return out
 
 
-def seed_draws(count: int, draws: int) -> Float:
+def seed_draws(count: int, draws: int, sets: int = 1) -> Float:
     """The share of each of `count` seeds in each resample, (B, count). Rows with equally many seeds get the same draws,
-    because models of one seed start with the same weights, whatever their training data."""
-    rng = np.random.default_rng(stream_seed(0, "bootstrap seeds", count))
-    return rng.multinomial(count, np.full(count, 1.0 / count), size=draws) / count
+    because models of one seed start with the same weights, whatever their training data.
+
+    The seeds of `sets` synthetic sets, equally many of each, one set after the other: sets are drawn first, and then
+    the seeds of each drawn set.
+    """
+    rng, each = np.random.default_rng(stream_seed(0, "bootstrap seeds", count)), count // sets
+    if sets == 1:
+        return rng.multinomial(count, np.full(count, 1.0 / count), size=draws) / count
+    drawn = rng.multinomial(sets, np.full(sets, 1.0 / sets), size=draws)
+    found = rng.multinomial(drawn * each, np.full(each, 1.0 / each))  # (B, sets, each)
+    return found.reshape(draws, count) / count
 
 
 def percentiles(drawn: Float) -> dict[str, float]:

@@ -1,12 +1,13 @@
-"""Evaluates a bundle: reads its settings from the manifest, trains the rows, returns one JSON-able result."""
+"""Evaluates bundles: reads their settings from the manifests, trains the rows, returns one JSON-able result."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,9 @@ from foster_cli.data.windows import CASES, Windows
 from foster_cli.distill.checks import check_model, check_settings
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.cells import Cells, as_cell, as_row, base_fields
-from foster_cli.evaluate.economics import data_bytes, economics, needed
-from foster_cli.evaluate.row import Row, RowCache, held_out, make_now
-from foster_cli.evaluate.rows import DEFAULT, Student, rows
+from foster_cli.evaluate.economics import data_bytes, economics, mean_bytes
+from foster_cli.evaluate.row import Row, RowCache, held_out, joined, make_now
+from foster_cli.evaluate.rows import DEFAULT, OWN, Student, rows
 from foster_cli.evaluate.summary import summarise
 from foster_cli.models.source import find_encoder
 from foster_cli.ops.precision import matmul_precision
@@ -125,10 +126,10 @@ class Other:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The options of an evaluation. `names`: rows; `seeds`: number of models per row, from the bundle's seed on; `ks`:
-    cut-offs; `other`: recommenders (Table 4) or a ranking that are not the bundle's own; `validate`: validation chooses
-    the best state of a training on the synthetic set, which else takes as many steps as the set says; `resumable`:
-    finished rows are stored during the run."""
+    """The options of an evaluation. `names`: rows; `seeds`: number of models per row and bundle, from the bundle's seed
+    on (of K bundles, every K-th seed); `ks`: cut-offs; `other`: recommenders (Table 4) or a ranking that are not the
+    bundle's own; `validate`: validation chooses the best state of a training on the synthetic set, which else takes as
+    many steps as the set says; `resumable`: finished rows are stored during the run."""
 
     names: tuple[str, ...] = DEFAULT
     seeds: int = 3
@@ -142,8 +143,7 @@ class Evaluation:
 def row_cache(bundle: Bundle, fields: dict[str, Any], session: Session) -> Iterator[RowCache]:
     """Store each seed of a row in the folder `<bundle>.eval` until the evaluation is complete. Rows of an interrupted
     one with the same `fields` are read from there. If the folder cannot be made, nothing is stored, with a note."""
-    path, console = bundle.path.resolve(), session.console
-    folder = path.with_name(path.name + ".eval")
+    folder, console = cells_folder(bundle), session.console
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
@@ -162,52 +162,115 @@ def row_cache(bundle: Bundle, fields: dict[str, Any], session: Session) -> Itera
         for stem in used:
             for ending in (".json", ".safetensors"):
                 stem.with_name(stem.name + ending).unlink(missing_ok=True)
-    except KeyboardInterrupt:
-        console.note(f"interrupted; the same command continues with what is stored in {folder}")
-        raise
     finally:
         with contextlib.suppress(OSError):  # another evaluation of the bundle stores something there
             folder.rmdir()
 
 
-def evaluate_bundle(bundle: Bundle, data: Dataset, asked: Evaluation, session: Session) -> dict[str, Any]:
+def cells_folder(bundle: Bundle) -> Path:
+    """The folder in which rows are stored until an evaluation of `bundle` is complete."""
+    path = bundle.path.resolve()
+    return path.with_name(path.name + ".eval")
+
+
+def check_sets(bundles: Sequence[Bundle]) -> None:
+    """Raise FosterError unless the bundles are of one kind: what differs between them is the seed."""
+    first, seeds = bundles[0], set[int]()
+    for bundle in bundles:
+        for what, own, other in _kinds(bundle, first):
+            if own != other:
+                raise FosterError(
+                    f"{bundle.path}: its {what} is {own}, that of {first.path} is {other}",
+                    "one table is of sets that differ in their seeds alone; evaluate others by themselves",
+                )
+        if bundle.made.seed in seeds:
+            raise FosterError(
+                f"{bundle.path}: made with seed {bundle.made.seed}, as one before", "distill with another --seed"
+            )
+        seeds.add(bundle.made.seed)
+
+
+def _kinds(one: Bundle, other: Bundle) -> Iterator[tuple[str, Any, Any]]:
+    """What must be the same in two bundles, as (its name, that of `one`, that of `other`)."""
+    yield "data", *(b.manifest["data"]["hash"][:12] for b in (one, other))
+    yield "method", one.made.method, other.made.method
+    sections = zip(one.made.sections().items(), other.made.sections().values(), strict=True)
+    for (section, own), theirs in sections:
+        for name, value in own.items():
+            yield f"{section}.{name}", value, theirs[name]
+
+
+def evaluate_bundles(bundles: Sequence[Bundle], data: Dataset, asked: Evaluation, session: Session) -> dict[str, Any]:
     """The JSON of `foster eval`: data, cases, rows, paired differences.
 
-    Raises FosterError for an unknown backbone or encoder, or if the catalogue or the text encoder is not the bundle's.
+    Several bundles are of one kind (`check_sets`) and differ in their seeds. Each row that depends on a seed then has
+    `asked.seeds` models of each. Raises FosterError for bundles of different kinds, for an unknown backbone or encoder,
+    or if the catalogue or the text encoder is not the bundle's.
     """
-    made = bundle.made
-    settings, other_encoder = asked.other.settings(made), asked.other.encoder is not None
-    if bundle.windows is not None and (settings.student != made.student or asked.validate):
+    check_sets(bundles)
+    made, other_encoder = bundles[0].made, asked.other.encoder is not None
+    settings = asked.other.settings(made)
+    if bundles[0].windows is not None and (settings.student != made.student or asked.validate):
         raise FosterError(
-            f"{bundle.path} holds real sequences, which --student-steps and --validate are not for",
+            f"{bundles[0].path} holds real sequences, which --student-steps and --validate are not for",
             "leave them out: validation says when their training ends",
         )
-    student = settings.student if asked.validate or bundle.windows is not None else asked.other.student(bundle.recipe)
-    with matmul_precision(settings.model.precision, session.device):
-        task = bundle_task(bundle, data, settings, session, other_encoder)
-        seeds = [made.seed + i for i in range(asked.seeds)]
+    with matmul_precision(settings.model.precision, session.device), contextlib.ExitStack() as stored:
+        task = bundle_task(bundles[0], data, settings, session, other_encoder)
         test = held_out(task, min(asked.ks))
-        source = training_source(bundle, settings, session.device)
-        sums = (bundle.path / SUMS).read_text(encoding="utf-8")
-        fields = {
-            **base_fields(settings, data, session.device), "threads": torch.get_num_threads(), "bundle": sums,
-            "k": min(asked.ks), "student": dataclasses.asdict(student), "validate": asked.validate,
-        }  # fmt: skip
-        with row_cache(bundle, fields, session) if asked.resumable else nullcontext(make_now) as cache:
-            trained = Student(student, asked.validate)
-            found = rows(task, test, source, settings, trained, asked.names, seeds, cache)
+        found, seeds, students = dict[str, Row](), list[int](), list[StudentConfig]()
+        try:
+            for bundle in bundles:
+                own = [bundle.made.seed + i * len(bundles) for i in range(asked.seeds)]
+                names = asked.names if not found else tuple(name for name in OWN if name in found)
+                student = _student(bundle, settings, asked)
+                cache = stored.enter_context(_cache(bundle, task, settings, student, asked, session))
+                source = training_source(bundle, settings, session.device)
+                trained = Student(student, asked.validate)
+                of_set = dataclasses.replace(settings, seed=bundle.made.seed)
+                for name, row in rows(task, test, source, of_set, trained, names, own, cache).items():
+                    found[name] = joined([found[name], row]) if name in found else row
+                seeds, students = seeds + own, [*students, student]
+        except KeyboardInterrupt:
+            folders = ", ".join(str(folder) for b in bundles if any((folder := cells_folder(b)).glob("*")))
+            if folders:
+                session.console.note(f"interrupted; the same command continues with what is stored in {folders}")
+            raise
     spent = {name: float(np.mean(found[name].train_seconds)) for name in ("full", "synthetic") if name in found}
-    costs = economics(bundle, spent["full"], spent["synthetic"]) if len(spent) == 2 else None
-    table, raw = summarise(found, test, asked.ks, seeds), data_bytes(made.paths)
+    costs = economics(bundles, spent["full"], spent["synthetic"]) if len(spent) == 2 else None
+    table, raw = summarise(found, test, asked.ks, seeds, sets=len(bundles)), data_bytes(made.paths)
     for name, row in table["rows"].items():
-        row["bytes"] = needed(name, bundle.path, raw)
+        row["bytes"] = mean_bytes(name, bundles, raw)
+    steps = [student.steps for student in students]
     return {
-        "data": {"name": data.name, "hash": data.hash}, "bundle": str(bundle.path), "method": made.method,
+        "data": {"name": data.name, "hash": data.hash}, "bundle": str(bundles[0].path), "method": made.method,
+        "sets": [{"bundle": str(bundle.path), "seed": bundle.made.seed} for bundle in bundles],
         "backbone": {"distilled": made.model.backbone, "evaluated": settings.model.backbone},
-        "encoder": {"distilled": bundle.manifest.get("encoder"), "evaluated": task.encoder_identity()},
-        "student": {**dataclasses.asdict(student), "validated": asked.validate}, "economics": costs,
-        **table, "settings": settings.sections(), "machine": machine(),
+        "encoder": {"distilled": bundles[0].manifest.get("encoder"), "evaluated": task.encoder_identity()},
+        "student": {**dataclasses.asdict(students[0]), "steps_of_each": steps, "validated": asked.validate},
+        "economics": costs, **table, "settings": settings.sections(), "machine": machine(),
     }  # fmt: skip
+
+
+def _student(bundle: Bundle, settings: Settings, asked: Evaluation) -> StudentConfig:
+    """How a fresh model trains on the bundle's set."""
+    if asked.validate or bundle.windows is not None:
+        return settings.student
+    return asked.other.student(bundle.recipe)
+
+
+def _cache(
+    bundle: Bundle, task: Task, settings: Settings, student: StudentConfig, asked: Evaluation, session: Session
+) -> AbstractContextManager[RowCache]:
+    """Where rows of a bundle are stored, by all that they depend on."""
+    if not asked.resumable:
+        return nullcontext(make_now)
+    fields = {
+        **base_fields(settings, task.data, session.device), "threads": torch.get_num_threads(),
+        "bundle": (bundle.path / SUMS).read_text(encoding="utf-8"), "k": min(asked.ks),
+        "student": dataclasses.asdict(student), "validate": asked.validate,
+    }  # fmt: skip
+    return row_cache(bundle, fields, session)
 
 
 def training_source(bundle: Bundle, settings: Settings, device: torch.device) -> SyntheticSet | Windows:

@@ -4,7 +4,7 @@ and bytes. In: a bundle, and the mean seconds of a training on all the data and 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,12 @@ def needed(name: str, bundle: Path, data: int | None) -> int | None:
     return sum((bundle / file).stat().st_size for file in NEEDS[name] if (bundle / file).is_file())
 
 
+def mean_bytes(name: str, bundles: Sequence[Bundle], data: int | None) -> int | None:
+    """The mean of `needed` over the bundles, rounded; None if it is unknown."""
+    found = [size for bundle in bundles if (size := needed(name, bundle.path, data)) is not None]
+    return round(sum(found) / len(found)) if found else None
+
+
 def make_seconds(bundle: Bundle) -> float:
     """The seconds of the teachers and the distillation, as far as the bundle says."""
     m = bundle.manifest.get("metrics", {})
@@ -38,14 +44,16 @@ def make_seconds(bundle: Bundle) -> float:
     return float(teachers + m.get("seconds_distill", m.get("seconds_select", 0.0)))
 
 
-def economics(bundle: Bundle, full: float, own: float) -> dict[str, Any]:
+def economics(bundles: Sequence[Bundle], full: float, own: float) -> dict[str, Any]:
     """`full`, `own`: seconds of one training on all the data and on the set; `make`: of the teachers and distillation.
     `pays_after`: the trainings after which the set has cost less in all; None if it never does. `bytes`, `data_bytes`:
-    of the bundle, and of the files that it was made from; None if these are gone."""
-    data, make = data_bytes(bundle.made.paths), make_seconds(bundle)
+    of the bundle, and of the files that it was made from; None if these are gone. Of several bundles, from the same
+    data: the means."""
+    data = data_bytes(bundles[0].made.paths)
+    make = sum(make_seconds(bundle) for bundle in bundles) / len(bundles)
     return {
         "full": full, "own": own, "make": make, "pays_after": math.ceil(make / (full - own)) if full > own else None,
-        "bytes": needed("synthetic", bundle.path, data), "data_bytes": data,
+        "bytes": mean_bytes("synthetic", bundles, data), "data_bytes": data,
     }  # fmt: skip
 
 

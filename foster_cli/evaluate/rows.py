@@ -34,12 +34,10 @@ LONGER: dict[str, Any] = {"steps": 600, "items_per_step": 2048}
 #: The rows of a synthetic set.
 SYNTHETIC = ("synthetic", "synthetic_text", "without_factor")
 #: All rows in the table's order, and those that are made by default.
-ROWS = tuple(
-    x
-    for name in (*SYNTHETIC, *REFERENCES)
-    for x in (("random", name) if name == "untrained" else (name,))
-)
+ROWS = tuple(x for name in (*SYNTHETIC, *REFERENCES) for x in (("random", name) if name == "untrained" else (name,)))
 DEFAULT = asked_rows(None, ROWS)
+#: The rows that every set has of its own; the others are the same for all sets of the same data.
+OWN = (*SYNTHETIC, "random", "teacher", *SEEDED)
 
 
 def random_windows(windows: Windows, budget: int, seed: int) -> Windows:

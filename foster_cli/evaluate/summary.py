@@ -38,12 +38,13 @@ def _measured(metric: Metric, boot: Bootstrap, shares: Float) -> tuple[Entry, Fl
 
 def summarise(
     found: dict[str, Row], test: HeldOut, ks: tuple[int, ...], seeds: list[int], draws: int = 2000,
-    pairs: tuple[tuple[str, str], ...] = PAIRS,
+    pairs: tuple[tuple[str, str], ...] = PAIRS, sets: int = 1,
 ) -> dict[str, Any]:  # fmt: skip
     """`rows` and `paired` of the JSON: means, 95 % intervals, per-seed values, paired bootstrap differences.
 
     Rows may have any name. `pairs` (a, b) are compared as a minus b; a pair with a missing row is left out. A metric
-    over cold targets is None if there is no such case.
+    over cold targets is None if there is no such case. `sets`: the synthetic sets that the rows with more than one seed
+    are of (`seed_draws`).
     """
     rng = np.random.default_rng(stream_seed(0, "bootstrap"))
     boot = Bootstrap.of(test.cases.user, draws, rng)
@@ -51,7 +52,7 @@ def summarise(
     table: dict[str, Any] = {}
     resampled: dict[str, dict[str, Float | None]] = {}
     for name, row in found.items():
-        shares = seed_draws(len(row.ranks), draws)
+        shares = seed_draws(len(row.ranks), draws, sets if len(row.ranks) > 1 else 1)
         measured = {m: _measured(x, boot, shares) for m, x in all_metrics(row.ranks, ks, target, total).items()}
         resampled[name] = {metric: drawn for metric, (_, drawn) in measured.items()}
         table[name] = {metric: entry for metric, (entry, _) in measured.items()} | {

@@ -72,14 +72,15 @@ def test_distill_eval_report(
 
 
 def test_eval_keeps_a_whole_table(foster: Foster, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def evaluate(bundle: object, data: object, asked: Evaluation, session: object) -> dict[str, object]:
+    def evaluate(bundles: object, data: object, asked: Evaluation, session: object) -> dict[str, object]:
         other = asked.other
         used = {"distilled": "sasrec", "evaluated": other.backbone or "sasrec"}
         texts = [{"name": name, "hash": name, "train_layers": "none"} for name in ("minilm", other.encoder or "minilm")]
         return {"data": {"name": "shop"}, "method": "foster", "backbone": used, "rows": {}, "paired": {}, "cases": 3,
-                "encoder": dict(zip(used, texts, strict=True)), "seeds": [0], "economics": None}  # fmt: skip
+                "encoder": dict(zip(used, texts, strict=True)), "seeds": [0], "economics": None,
+                "sets": [{}]}  # fmt: skip
 
-    monkeypatch.setattr("foster_cli.evaluate.bundle_rows.evaluate_bundle", evaluate)
+    monkeypatch.setattr("foster_cli.evaluate.bundle_rows.evaluate_bundles", evaluate)
     kept = made / "eval.json"
     for part in (("--rows", "untrained"), ("--no-mask-seen",), ("--backbone", "narm"), ("--out", "mine.json"),
                  ("--encoder", "other"), ("--width", "8"), ("--precision", "bf16"), ("--validate",),
@@ -92,12 +93,12 @@ def test_eval_keeps_a_whole_table(foster: Foster, made: Path, monkeypatch: pytes
         assert said.code == 0 and f"next: foster report {made}" in " ".join(said.err.split())
         assert json.loads(kept.read_text())["cases"] == 3
         kept.unlink()
-    monkeypatch.setattr("foster_cli.evaluate.bundle_rows.evaluate_bundle", lambda *args: {
+    monkeypatch.setattr("foster_cli.evaluate.bundle_rows.evaluate_bundles", lambda *args: {
         **evaluate(*args), "data": {"name": "\x1b]0;pwn\x07\x1b[2J\u202eshop"}})  # fmt: skip
     said = foster("eval", made, "--out", "mine.json")
     assert said.code == 0 and "]0;pwn [2J shop: 3 test cases" in said.out
     assert not set(said.out) & {"\x1b", "\x07", "\u202e"}
-    monkeypatch.setattr("foster_cli.evaluate.bundle_rows.evaluate_bundle", evaluate)
+    monkeypatch.setattr("foster_cli.evaluate.bundle_rows.evaluate_bundles", evaluate)
     kept.mkdir()  # cannot be written: the table is printed all the same
     said = foster("eval", made)
     assert said.code == 0 and "3 test cases" in said.out and "is not stored in the bundle" in said.err

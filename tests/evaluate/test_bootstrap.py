@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from foster_cli.evaluate import bootstrap
-from foster_cli.evaluate.bootstrap import Bootstrap
+from foster_cli.evaluate.bootstrap import Bootstrap, seed_draws
 
 
 def interval(user: npt.NDArray[np.int64], value: npt.NDArray[np.float64]) -> tuple[float, float]:
@@ -70,3 +70,19 @@ def test_resamples_draw_as_many_users_as_there_are() -> None:
     boot = Bootstrap.of(np.array([4, 4, 9, 9, 2]), 100, np.random.default_rng(0))
     assert boot.weights.shape == (100, 3) and np.all(boot.weights.sum(1) == 3)
     assert boot.user.tolist() == [1, 1, 2, 2, 0]
+
+
+def test_seeds_are_drawn_within_the_drawn_sets() -> None:
+    """Against a simulation of both draws, one after the other."""
+    sets, each, draws = 3, 2, 20_000
+    found = seed_draws(sets * each, draws, sets)
+    rng, counts = np.random.default_rng(7), np.zeros((draws, sets, each))
+    for row in counts:
+        for one in rng.integers(sets, size=sets):
+            np.add.at(row[one], rng.integers(each, size=each), 1)
+    expected = counts.reshape(draws, -1) / (sets * each)
+    of_sets = found.reshape(draws, sets, each).sum(2) * sets
+    np.testing.assert_allclose(found.sum(1), 1.0)
+    np.testing.assert_allclose(of_sets, of_sets.round(), atol=1e-12)
+    np.testing.assert_allclose(np.cov(found.T), np.cov(expected.T), atol=2e-3)
+    np.testing.assert_array_equal(seed_draws(4, 50, 1), seed_draws(4, 50))

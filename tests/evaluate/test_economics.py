@@ -25,12 +25,23 @@ def test_by_hand(tmp_path: Path) -> None:
     data = tmp_path / "data.parquet"
     data.write_bytes(b"x" * 4000)
     bundle = _bundle(tmp_path, [str(data)], teacher_seconds=100.0, seconds_distill=150.0)
-    found = economics(bundle, 110.0, 10.0)
+    found = economics([bundle], 110.0, 10.0)
     assert found == {"full": 110.0, "own": 10.0, "make": 250.0, "pays_after": 3, "bytes": 500, "data_bytes": 4000}
     assert "11 times less" in line(found) and "pays after 3 trainings" in line(found)
-    assert economics(bundle, 260.0, 10.0)["pays_after"] == 1
+    assert economics([bundle], 260.0, 10.0)["pays_after"] == 1
     bundle.manifest["metrics"]["teacher"] = {"seconds": {"text": 30.0, "id": 20.5}}
-    assert economics(bundle, 110.0, 10.0)["make"] == 300.5
+    assert economics([bundle], 110.0, 10.0)["make"] == 300.5
+
+
+def test_several_sets_cost_their_mean(tmp_path: Path) -> None:
+    made = []
+    for name, seconds in (("a", 100.0), ("b", 150.0)):
+        (tmp_path / name).mkdir()
+        made.append(_bundle(tmp_path / name, ["gone.parquet"], teacher_seconds=seconds, seconds_distill=10.0))
+    (tmp_path / "b" / "items.parquet").write_bytes(b"x" * 301)
+    found = economics(made, 60.0, 10.0)
+    assert found["make"] == 135.0 and found["pays_after"] == 3
+    assert found["bytes"] == 550 and found["data_bytes"] is None  # of 500 and 601: to the even one
 
 
 @pytest.mark.parametrize("coreset", [False, True])
@@ -50,6 +61,6 @@ def test_what_a_row_needs(tmp_path: Path, coreset: bool) -> None:
 
 
 def test_a_slower_training_never_pays_and_lost_data_have_no_size(tmp_path: Path) -> None:
-    found = economics(_bundle(tmp_path, [str(tmp_path / "gone.csv")], seconds_select=2.0), 5.0, 5.0)
+    found = economics([_bundle(tmp_path, [str(tmp_path / "gone.csv")], seconds_select=2.0)], 5.0, 5.0)
     assert found["pays_after"] is None and found["data_bytes"] is None and found["make"] == 2.0
     assert "never pays" in line(found) and "times less" not in line(found) and "instead" not in line(found)

@@ -113,7 +113,8 @@ def test_what_was_chosen() -> None:
     assert chosen(_choices(student_steps=1350, teacher_way=0.75)) == [
         ("lexical", "256 (256 or 0, unless it was given)"),
         ("items", "both (both or text where most targets are new, unless it was given)"),
-        ("recency", "0.5 (0.5 or none where most targets are new, unless it was given)"), ("steps on the set", "1,350 of at most 400"),
+        ("recency", "0.5 (0.5 or none where most targets are new, unless it was given)"),
+        ("steps on the set", "1,350 of at most 400"),
         ("teacher's backbone", "75% of the way to the trained one"),
     ]  # fmt: skip
     old: dict[str, Any] = {"model": {}, "student": {}}

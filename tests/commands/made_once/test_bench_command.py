@@ -203,7 +203,7 @@ def test_training_on_all_and_on_the_set(
 
 
 def test_full_data_is_never_from_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluations = stopped(monkeypatch, bench_train, "evaluate_bundle")
+    evaluations = stopped(monkeypatch, bench_train, "evaluate_bundles")
     monkeypatch.setattr(bench_train.bundle, "load", lambda _: SimpleNamespace(
         made=Settings(("x",), PrepareSettings(text_columns=("title",), k_core=2))))  # fmt: skip
     read: list[Any] = []

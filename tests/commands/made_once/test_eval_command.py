@@ -56,6 +56,47 @@ def test_an_interrupted_evaluation_goes_on(foster: Foster, bundle: Path, monkeyp
     assert seen == ["synthetic, seed 1", "random 3", "random 3"] and not kept.exists()
 
 
+def _other(folder: Path, foster: Foster, shop: Path, mean_encoder: Path, name: str, *more: str) -> Path:
+    """A bundle that differs from `bundle` in the options `more`."""
+    path = folder / name
+    if not path.exists():
+        ok(foster("distill", shop, *QUICK, "--encoder", mean_encoder, "--out", path, *more))
+    return path
+
+
+def test_sets_of_several_seeds_are_one_table(
+    foster: Foster, bundle: Path, folder: Path, shop: Path, mean_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same numbers as of each by itself, interrupted or not; what has no seed is there once."""
+    second = _other(folder, foster, shop, mean_encoder, "second", "--seed", "1")
+    few = ("--seeds", "1", "--rows", "synthetic,random,item_factor,item_knn", "--json")
+    alone = [_table(foster("eval", path, *few)) for path in (bundle, second)]
+    with monkeypatch.context() as patch:
+        trainings(patch, rows, lambda label: label == "synthetic, seed 1")
+        code, out, err = foster("eval", bundle, second, *few)
+    assert code == 130 and not out and "bundle.eval" in err and "second.eval" not in err
+    seen = trainings(monkeypatch, rows)
+    together = _table(foster("eval", bundle, second, *few))
+    assert seen == ["synthetic, seed 1", "random 3"] and not bundle.with_name("bundle.eval").exists()
+    assert together["seeds"] == [0, 1] and [one["seed"] for one in together["sets"]] == [0, 1]
+    for name in ("synthetic", "random", "item_factor"):
+        seeds = [found["rows"][name]["R@10"]["seeds"] for found in alone]
+        assert together["rows"][name]["R@10"]["seeds"] == seeds[0] + seeds[1]
+    assert together["rows"]["item_knn"]["R@10"] == alone[0]["rows"]["item_knn"]["R@10"]
+    code, out, _ = foster("eval", bundle, second, *few[:-1])
+    assert code == 0 and "2 sets, of seeds 0, 1" in " ".join(out.split())
+
+
+def test_sets_of_two_kinds_are_no_table(
+    foster: Foster, bundle: Path, folder: Path, shop: Path, mean_encoder: Path
+) -> None:
+    larger = _other(folder, foster, shop, mean_encoder, "larger", "--seed", "1", "--budget", "4")
+    code, out, err = foster("eval", bundle, larger, "--rows", "synthetic")
+    assert code == 2 and not out and "its distill.budget is 4" in " ".join(err.split())
+    code, out, err = foster("eval", bundle, bundle, "--rows", "synthetic")
+    assert code == 2 and not out and "made with seed 0, as one before" in " ".join(err.split())
+
+
 @pytest.mark.parametrize(
     "other",
     [("--backbone", "gru4rec"), ("--no-mask-seen",), ("--cases", "last"), ("--k", "5,20"), ("--student-steps", "30")],
