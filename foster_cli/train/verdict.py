@@ -45,7 +45,8 @@ def verdict(task: Task, teacher: Recommender, seed: int) -> str | None:
     behind = [f"{name} ({hits.mean():.4f})" for name, hits in others.items() if not beyond_noise(own, hits, valid.user)]
     if not behind:
         return None
+    items = "" if task.model.items == "both" else "--items both, "
     return (
         f"the teacher (validation R@10 {own.mean():.4f}) is not better than {' and '.join(behind)} beyond noise, and "
-        "what is distilled from it will hardly be; try --items both, another --lr, more --epochs, or use that instead"
+        f"what is distilled from it will hardly be; try {items}another --lr, more --epochs, or use that instead"
     )
