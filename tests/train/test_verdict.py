@@ -71,7 +71,10 @@ def test_an_untrained_teacher_is_said(task: Task, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(item_knn, "fit", _neighbours(1))  # in the tiny dataset the next number mostly follows
     line = verdict(task, task.fresh(0), 0)
     assert line is not None and "is not better than an untrained model (" in line and " and item kNN (" in line
-    assert "--items both" in line and "--lr" in line
+    assert "try another --lr" in line  # the default, --items both, needs no advice
+    known = task.known_by("text")
+    line = verdict(known, known.fresh(0), 0)
+    assert line is not None and "try --items both, another --lr" in line
 
 
 def test_a_good_teacher_is_not(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
