@@ -23,6 +23,7 @@ from foster_cli.evaluate.economics import data_bytes, economics, mean_bytes
 from foster_cli.evaluate.row import Row, RowCache, held_out, joined, make_now
 from foster_cli.evaluate.rows import DEFAULT, OWN, Student, rows
 from foster_cli.evaluate.summary import summarise
+from foster_cli.files import sha256_json
 from foster_cli.models.source import find_encoder
 from foster_cli.ops.precision import matmul_precision
 from foster_cli.runtime import machine
@@ -192,12 +193,15 @@ def check_sets(bundles: Sequence[Bundle]) -> None:
 
 def _kinds(one: Bundle, other: Bundle) -> Iterator[tuple[str, Any, Any]]:
     """What must be the same in two bundles, as (its name, that of `one`, that of `other`)."""
-    yield "data", *(b.manifest["data"]["hash"][:12] for b in (one, other))
+    for part in ("data", "encoder"):
+        own, theirs = (str((b.manifest.get(part) or {}).get("hash"))[:12] for b in (one, other))
+        yield part, own, theirs
+    yield "catalogue", sha256_json(one.item_ids)[:12], sha256_json(other.item_ids)[:12]
     yield "method", one.made.method, other.made.method
-    sections = zip(one.made.sections().items(), other.made.sections().values(), strict=True)
-    for (section, own), theirs in sections:
-        for name, value in own.items():
-            yield f"{section}.{name}", value, theirs[name]
+    sections = other.made.sections()
+    for section, values in one.made.sections().items():
+        for name, value in values.items():
+            yield f"{section}.{name}", value, sections[section][name]
 
 
 def evaluate_bundles(bundles: Sequence[Bundle], data: Dataset, asked: Evaluation, session: Session) -> dict[str, Any]:
@@ -225,9 +229,8 @@ def evaluate_bundles(bundles: Sequence[Bundle], data: Dataset, asked: Evaluation
                 names = asked.names if not found else tuple(name for name in OWN if name in found)
                 student = _student(bundle, settings, asked)
                 cache = stored.enter_context(_cache(bundle, task, settings, student, asked, session))
-                source = training_source(bundle, settings, session.device)
-                trained = Student(student, asked.validate)
                 of_set = dataclasses.replace(settings, seed=bundle.made.seed)
+                source, trained = training_source(bundle, of_set, session.device), Student(student, asked.validate)
                 for name, row in rows(task, test, source, of_set, trained, names, own, cache).items():
                     found[name] = joined([found[name], row]) if name in found else row
                 seeds, students = seeds + own, [*students, student]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bundles import sign
 from calling import FEW_ROWS, Foster, Said, numbers, ok
 from spying import spy
 from watching import trainings
@@ -93,6 +94,13 @@ def test_sets_of_two_kinds_are_no_table(
     larger = _other(folder, foster, shop, mean_encoder, "larger", "--seed", "1", "--budget", "4")
     code, out, err = foster("eval", bundle, larger, "--rows", "synthetic")
     assert code == 2 and not out and "its distill.budget is 4" in " ".join(err.split())
+    other = _other(folder, foster, shop, mean_encoder, "other", "--seed", "2")
+    manifest = json.loads((other / "bundle.json").read_text())
+    del manifest["data"]["hash"]
+    (other / "bundle.json").write_text(json.dumps(manifest))
+    sign(other)
+    code, out, err = foster("eval", bundle, other, "--rows", "synthetic")
+    assert code == 2 and not out and "its data is None" in " ".join(err.split())
     code, out, err = foster("eval", bundle, bundle, "--rows", "synthetic")
     assert code == 2 and not out and "made with seed 0, as one before" in " ".join(err.split())
 
