@@ -17,6 +17,7 @@ from foster_cli import bundle
 from foster_cli.distrust import read_small
 from foster_cli.errors import FosterError
 from foster_cli.settings import PARTS
+from foster_cli.train.best import value_of
 
 #: Largest CSV table that is read, in bytes.
 MOST_TABLE = 1 << 28
@@ -122,7 +123,7 @@ def _validations(b: bundle.Bundle, rows: list[dict[str, float]]) -> str:
         if b.windows is None:
             raise ValueError("checks.csv has no validation, which is a row with R@10")
         return "none"
-    best = max(rows, key=lambda row: row["R@10"])
+    best = max(rows, key=value_of)
     said = metrics.get("valid_R@10")
     if not isinstance(said, (int, float)) or abs(said - best["R@10"]) > 1e-12:
         raise ValueError(f"the best of checks.csv is {best['R@10']:.4f}, the manifest says {said}")

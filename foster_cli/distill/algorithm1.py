@@ -22,7 +22,7 @@ from foster_cli.runtime import adamw, generator, sent
 from foster_cli.settings import StudentConfig
 from foster_cli.synthetic.reading import PAPER, Reading, SyntheticSet, mixed
 from foster_cli.train.average import Average
-from foster_cli.train.best import Best, Fit, check_finite
+from foster_cli.train.best import Best, Fit, Measure, check_finite
 
 #: Item embeddings that leave out a smaller share of V's squares count as V. Rounding leaves out a hundredth of that.
 HELD = 1e-3
@@ -75,13 +75,14 @@ def inner_steps(
 
 def fit_synthetic(
     phi: Recommender, D: SyntheticSet, valid: Cases | None, config: StudentConfig, seed: int,
-    stage: Stage = TRAINING,
+    stage: Stage = TRAINING, measure: Measure | None = None,
 ) -> Fit:  # fmt: skip
     """Train a fresh phi on D~ for `config.steps` steps, and leave it with the weights averaged over the last ones.
 
     Its items start as `config.item_start` says; where that is V, of the same width, and they leave out less than `HELD`
     of it, they stay there, and the backbone alone learns. With `valid`, it is validated every `config.check_every`
-    steps, and left in its best state; step 0 is a candidate, and `config.patience` may end the training.
+    steps, and left in its best state; step 0 is a candidate, and `config.patience` may end the training. `measure`: see
+    `Best`.
     """
     began = time.perf_counter()
     rng = generator(seed, "student")
@@ -96,7 +97,7 @@ def fit_synthetic(
         elif left < HELD and phi.width == D.V.shape[1]:
             phi.hold_items()
     average = Average(phi, config.average)
-    best = None if valid is None else Best(average.model, valid, fit)
+    best = None if valid is None else Best(average.model, valid, fit, measure=measure)
     if best is not None:
         best.begin()
     optimizer = adamw(phi.groups(config.lr, config.encoder_lr), weight_decay=config.weight_decay)

@@ -17,9 +17,10 @@ from torch import Tensor
 from foster_cli.checkpoint import Resumable, Store
 from foster_cli.console import SILENT, Console
 from foster_cli.distill.algorithm2 import Problem, State, outer_step, resets
-from foster_cli.distill.validation import Check
+from foster_cli.distill.validation import Check, words
 from foster_cli.errors import NotFinite
 from foster_cli.synthetic.factors import Synthetic
+from foster_cli.train.best import value_of
 
 
 @dataclass
@@ -36,8 +37,8 @@ class Distilled:
 
     @property
     def best_check(self) -> dict[str, float]:
-        """The validation of the best D~: the first of those with the highest R@10."""
-        return max(self.checks, key=lambda row: row["R@10"])
+        """The validation of the best D~ (`value_of`): the first of several that are as good."""
+        return max(self.checks, key=value_of)
 
 
 #: Improves D~ from a start and returns the best by validation: Algorithm 2 (`distill`), or a baseline's loop.
@@ -79,13 +80,11 @@ class _Progress:
         """Validate D~ after `number` steps, remember the best one, and store the run."""
         out = self.out
         found = self.check(self.synthetic().detach(), number)
-        if not out.checks or found["R@10"] > out.best_check["R@10"]:
+        if not out.checks or value_of(found) > value_of(out.best_check):
             out.factors, out.best_step = self.synthetic.factors(), number
         out.checks.append({"step": float(number), **found})
         self.console.event(event="check", step=number, **found)
-        self.console.note(
-            f"step {number}: D~ trains fresh models to validation R@10 {found['R@10']:.4f} (best: step {out.best_step})"
-        )
+        self.console.note(f"step {number}: D~ trains fresh models to {words(found)} (best: step {out.best_step})")
         self.save(number)
 
     def add(self, row: dict[str, float]) -> str:

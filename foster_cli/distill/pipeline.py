@@ -113,7 +113,8 @@ class _Distillation:
         students = make_subset(s.distill, V, s.seed, s.student)
 
         def check_of(reading: Reading, count: int) -> Check:
-            check = FreshCheck(task, V, students, reading, s.student, s.seed, count, self.per_step.append)
+            told = self.per_step.append
+            check = FreshCheck(task, V, students, reading, s.student, s.seed, count, told, view)
             return cache(check, store.spent)
 
         chosen = stored_start(store, V)

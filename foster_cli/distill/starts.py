@@ -5,6 +5,7 @@ In: the teacher, V (n, d), real windows. Out: `Start`s, of which validation choo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -17,12 +18,13 @@ from foster_cli.data.windows import Windows
 from foster_cli.distill.alignment import Outputs
 from foster_cli.distill.checks import ASKING
 from foster_cli.distill.run_folder import Start, digest
-from foster_cli.distill.validation import Check
+from foster_cli.distill.validation import Check, words
 from foster_cli.ops import soft_embed
 from foster_cli.runtime import stream_seed
 from foster_cli.settings import DistillConfig
 from foster_cli.synthetic.factors import from_tensor, random_start
 from foster_cli.synthetic.reading import Reading, make_reading
+from foster_cli.train.best import value_of
 
 
 def _unit_rows(V: Tensor) -> Tensor:
@@ -150,7 +152,7 @@ def best_start(
     The result of each start is stored; a resumed run reads it.
     """
     best: tuple[Start, Reading] | None = None
-    value = -1.0
+    value = -math.inf
     kinds = config.init.split(",")
     several = sum(1 if kind == "random" else config.draws for kind in kinds) > 1
     for number, start in enumerate(starts):
@@ -165,8 +167,8 @@ def best_start(
             found = check_of(reading)(Q, 0)
             store.write({f"start-{number}": {"name": start.name, "Q": digest(Q), "found": found}})
         console.event(event="start", name=start.name, **found)
-        console.note(f"start {start.name}: D~ trains a fresh model to validation R@10 {found['R@10']:.4f}")
-        if best is None or found["R@10"] > value:
-            best, value = (start, reading), found["R@10"]
+        console.note(f"start {start.name}: D~ trains a fresh model to {words(found)}")
+        if best is None or value_of(found) > value:
+            best, value = (start, reading), value_of(found)
     assert best is not None
     return best

@@ -1,4 +1,11 @@
-"""Validation of D~: fresh models are trained on it and scored on a fixed sample of the validation cases.
+"""Validation of D~: fresh models are trained on it and compared with their teacher on a fixed sample of the cases.
+
+D~ says what its teacher answers, so the best D~ is the one whose models answer most like it,
+
+    KL( softmax of the teacher's scores || softmax of the model's ) after the histories of validation cases,
+
+a mean over cases and models (**ours**). Which items these users took next is not read for this choice. R@10 of the same
+models is far noisier: of a few thousand cases that it hits or misses, most are the same for all models.
 
 The number of steps that is best for all of them together is part of the result, so that whoever trains on the set later
 needs no validation.
@@ -7,22 +14,31 @@ needs no validation.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from foster_cli.console import SILENT, Stage
+from foster_cli.data.windows import Cases
 from foster_cli.distill.algorithm1 import fit_synthetic
+from foster_cli.models.recommender import Recommender
+from foster_cli.ops import soft_kl
+from foster_cli.ranking.full import last_outputs
 from foster_cli.ranking.sample import VALIDATION, sample
 from foster_cli.runtime import stream_seed
 from foster_cli.settings import StudentConfig
 from foster_cli.synthetic.reading import Reading, SyntheticSet
 from foster_cli.synthetic.subset import Subset
+from foster_cli.train.best import Measure, value_of
+from foster_cli.train.mixture import View
 from foster_cli.train.task import Task
 
-#: Maps Q (M, rows, d) and the number of outer steps to validation R@10 and more, as means over fresh models.
+#: Cases at a time.
+BLOCK = 1024
+#: Maps Q (M, rows, d) and the number of outer steps to KL, validation R@10 and more, as means over fresh models.
 Check = Callable[[Tensor, int], dict[str, float]]
 
 
@@ -30,8 +46,9 @@ Check = Callable[[Tensor, int], dict[str, float]]
 class FreshCheck:
     """A `Check` that trains `count` fresh models on D~, always with the same seeds and validated on the same cases.
 
-    `R@10` and `N@10` are means over the models after `student_steps` steps, the best number for their mean R@10; `sd`
-    is the deviation of R@10 among the models. `told` hears of the processor seconds of a step, once for each model.
+    `KL`, `R@10` and `N@10` are means over the models after `student_steps` steps, the best number for their mean KL
+    from `teacher`, or without one for their mean R@10 (then there is no `KL`). `sd` is the deviation of R@10 among the
+    models. `told` hears of the processor seconds of a step, once for each model.
     """
 
     task: Task
@@ -42,25 +59,51 @@ class FreshCheck:
     seed: int
     count: int
     told: Callable[[float], None] = lambda seconds: None
+    teacher: View | None = None
 
     def __call__(self, Q: Tensor, step: int) -> dict[str, float]:
         D, cases = SyntheticSet(Q, self.V, self.subset, self.reading), sample(self.task.valid, VALIDATION)
-        histories = []
+        measure, histories = self._measure(cases), []
+        # KL may rise before it falls, so trainings that are compared by it take all their steps
+        config = self.student if measure is None else replace(self.student, patience=self.student.steps + 1)
         for i in range(self.count):
             own = stream_seed(self.seed, "check", i)
             stage = Stage(SILENT, f"fresh model {i + 1} of {self.count} on D~")
-            fit = fit_synthetic(self.task.fresh(own), D, cases, self.student, own, stage)
+            fit = fit_synthetic(self.task.fresh(own), D, cases, config, own, stage, measure)
             histories.append(fit.history)
             self.told(fit.processor / max(1.0, fit.history[-1]["at"]))
         at = list(zip(*histories, strict=False))  # the validations that every model has seen
-        best = max(at, key=lambda rows: sum(row["R@10"] for row in rows))
+        best = max(at, key=lambda rows: sum(value_of(row) for row in rows))
         values = [row["R@10"] for row in best]
         return {
+            **({} if measure is None else {"KL": float(np.mean([row["KL"] for row in best]))}),
             "R@10": float(np.mean(values)),
             "N@10": float(np.mean([row["N@10"] for row in best])),
             "sd": float(np.std(values)),
             "student_steps": best[0]["at"],
         }
+
+    def _measure(self, cases: Cases) -> Measure | None:
+        """What is measured of each model: its KL from the teacher, whose answers are computed once."""
+        if self.teacher is None:
+            return None
+        answers = self.teacher.last(cases)
+        return lambda model, cases: {"KL": divergence(answers, self.V, model, cases)}
+
+
+@torch.no_grad()
+def divergence(answers: Tensor, V: Tensor, model: Recommender, cases: Cases) -> float:
+    """The mean over cases of KL(softmax(answers V^T) || softmax(H E^T)) over all items, in nats, H (C, d) being the
+    outputs of `model` after the last item of each history."""
+    E = model.eval().embed_all()
+    parts = zip(answers.split(BLOCK), last_outputs(model, E, cases).split(BLOCK), strict=True)
+    return sum(float(soft_kl(Q, V, H, E).double().sum()) for Q, H in parts) / len(cases)
+
+
+def words(found: dict[str, float]) -> str:
+    """What a validation found."""
+    kl = f", KL {found['KL']:.4f} from the teacher" if "KL" in found else ""
+    return f"validation R@10 {found['R@10']:.4f}{kl}"
 
 
 class ValidationCache(Protocol):

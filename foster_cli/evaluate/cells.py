@@ -37,7 +37,7 @@ from foster_cli.version import __version__
 
 Float = npt.NDArray[np.float64]
 #: To be incremented when a cell with the same fields would have other content.
-FORMAT = 3
+FORMAT = 4
 
 
 def base_fields(settings: Settings, data: Dataset, device: torch.device) -> dict[str, Any]:

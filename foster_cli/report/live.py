@@ -24,6 +24,7 @@ from foster_cli.evaluate.rows import few_model, random_windows
 from foster_cli.ops.precision import matmul_precision
 from foster_cli.session import Session
 from foster_cli.settings import Settings
+from foster_cli.train.best import value_of
 from foster_cli.train.task import make_task
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -90,8 +91,8 @@ class LiveView:
     def __init__(self, title: str, steps: int, check_every: int, now: Callable[[], float] = time.monotonic) -> None:
         self.title, self.steps, self.check_every, self.now = clean(title, 80), steps, check_every, now
         self.values: dict[str, float] = {}
-        self.checks: list[tuple[int, float]] = []
-        self.starts: list[float] = []
+        self.checks: list[dict[str, float]] = []
+        self.starts: list[dict[str, float]] = []
         self.log: list[dict[str, float]] = []
         self.label, self.done, self.total, self.extra = "preparing", 0, 0, ""
         self.began = self.last = self.stage_began = now()
@@ -117,9 +118,9 @@ class LiveView:
         elif kind == "random":
             self.values["random real"] = fields["R@10"]
         elif kind == "start":
-            self.starts.append(fields["R@10"])
+            self.starts.append(fields)
         elif kind == "check":
-            self.checks.append((int(fields["step"]), fields["R@10"]))
+            self.checks.append(fields)
             if len(self.checks) > 1:  # the time since the step before it
                 self.check_seconds.append(now - self.last)
         elif kind == "step":
@@ -135,7 +136,7 @@ class LiveView:
         recent = self.step_seconds[-50:]
         left = (self.steps - done) * sum(recent) / len(recent)
         if self.check_seconds:
-            checked = self.checks[-1][0]
+            checked = int(self.checks[-1]["step"])
             due = 0 if checked >= self.steps else -(-self.steps // self.check_every) - checked // self.check_every
             left += due * sum(self.check_seconds) / len(self.check_seconds)
         return left
@@ -165,10 +166,11 @@ class LiveView:
         """Bars on one scale: the synthetic set now and at its best, full data, random real sequences, no training."""
         rows: list[tuple[str, float]] = []
         if self.checks:
-            best = max(self.checks, key=lambda check: check[1])
-            rows = [(f"synthetic, step {self.checks[-1][0]}", self.checks[-1][1]), (f"best, step {best[0]}", best[1])]
+            last, best = self.checks[-1], max(self.checks, key=value_of)
+            named = (("synthetic", last), ("best", best))
+            rows = [(f"{name}, step {found['step']:.0f}", found["R@10"]) for name, found in named]
         elif self.starts:
-            rows = [(f"best of {len(self.starts)} starts", max(self.starts))]
+            rows = [(f"best of {len(self.starts)} starts", max(self.starts, key=value_of)["R@10"])]
         rows += [(name, self.values[name]) for name in ("full data", "random real", "untrained") if name in self.values]
         top = max([value for _, value in rows] + [1e-9])
         table = Table.grid(padding=(0, 2))

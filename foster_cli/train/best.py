@@ -7,6 +7,7 @@ state.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -28,6 +29,10 @@ FINALISTS = 3
 #: has learnt what no longer holds (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022). The whole way
 #: is tried last.
 WAYS = (0.5, 0.75, 1.0)
+
+
+#: What is known of a recommender on cases besides its ranks, such as its KL from a teacher (`value_of`).
+Measure = Callable[[Recommender, Cases], dict[str, float]]
 
 
 @dataclass
@@ -67,8 +72,9 @@ def validate(model: Recommender, cases: Cases) -> dict[str, float]:
 
 
 def value_of(found: dict[str, float]) -> float:
-    """What states are chosen by: R@10, with new targets weighted where an offset was chosen for them."""
-    return found.get("weighted", found["R@10"])
+    """What states are chosen by: -KL from a teacher where there is one; else R@10, with new targets weighted where an
+    offset was chosen for them."""
+    return -found["KL"] if "KL" in found else found.get("weighted", found["R@10"])
 
 
 def check_finite(value: float, what: str) -> None:
@@ -82,13 +88,14 @@ class Best:
 
     Cases beyond `SAMPLE` are sampled, the same ones at every validation. `begin` and `finish` rank all of them, and
     choose the offset of new items on all of them; `finish` also chooses among the `finalists` best states. `model` is
-    untrained at first, and `ways` are tried from its origins then.
+    untrained at first, and `ways` are tried from its origins then. `measure`: more to know of a state on the cases.
     """
 
     def __init__(
-        self, model: Recommender, cases: Cases, fit: Fit, finalists: int = 1, ways: tuple[float, ...] = (1.0,)
-    ) -> None:
-        self.model, self.cases, self.fit = model, cases, fit
+        self, model: Recommender, cases: Cases, fit: Fit, finalists: int = 1, ways: tuple[float, ...] = (1.0,),
+        measure: Measure | None = None,
+    ) -> None:  # fmt: skip
+        self.model, self.cases, self.fit, self.measure = model, cases, fit, measure
         self.some = sample(cases, VALIDATION, most=SAMPLE)
         self.sample = self.some is not cases
         self.offset = OffsetChoice.of(model, self.some)
@@ -175,6 +182,7 @@ class Best:
     def _validate(self, cases: Cases, offset: OffsetChoice | None) -> dict[str, float]:
         try:
             chosen = {} if offset is None else offset(self.model)
-            return {**validate(self.model, cases), **chosen}
+            more = {} if self.measure is None else self.measure(self.model, cases)
+            return {**validate(self.model, cases), **chosen, **more}
         except ValueError as error:  # rank_counts: NaN or Inf
             raise NotFinite(str(error), "use a lower learning rate") from error

@@ -20,6 +20,7 @@ from foster_cli.settings import StudentConfig
 from foster_cli.synthetic.reading import PAPER
 from foster_cli.synthetic.subset import uniform_subset
 from foster_cli.train.best import Fit
+from foster_cli.train.mixture import recommender_view
 
 
 def test_fresh_check_uses_the_same_seeds_every_time(small_model: Callable[..., Any]) -> None:
@@ -41,20 +42,27 @@ def test_fresh_check_uses_the_same_seeds_every_time(small_model: Callable[..., A
 
 
 def _checked(
-    monkeypatch: pytest.MonkeyPatch, histories: list[list[float]], cases: Cases
+    monkeypatch: pytest.MonkeyPatch, histories: list[list[float]], cases: Cases, kl: list[list[float]] | None = None
 ) -> tuple[dict[str, float], list[Cases]]:
-    """What a check says of models with these R@10 after 0, 50, 100 … steps (N@10: half of it), and what they ranked."""
+    """What a check says of models with these R@10 after 0, 50, 100 … steps (N@10: half of it), and what they ranked.
+    `kl`: theirs from a teacher; None: there is no teacher."""
     seen: list[Cases] = []
 
-    def fit(phi: Any, D: Any, valid: Cases, config: StudentConfig, seed: int, stage: Any) -> Fit:
+    def fit(phi: Any, D: Any, valid: Cases, config: StudentConfig, seed: int, stage: Any, measure: Any) -> Fit:
         seen.append(valid)
-        found = histories[len(seen) - 1]
-        return Fit(history=[{"at": 50.0 * i, "R@10": x, "N@10": x / 2} for i, x in enumerate(found)])
+        number = len(seen) - 1
+        rows = [{"at": 50.0 * i, "R@10": x, "N@10": x / 2} for i, x in enumerate(histories[number])]
+        if kl is not None:
+            rows = [{**row, "KL": x} for row, x in zip(rows, kl[number], strict=True)]
+        assert (measure is None) == (kl is None) and (config.patience > config.steps) == (kl is not None)
+        return Fit(history=rows)
 
     monkeypatch.setattr(validation, "fit_synthetic", fit)
     task: Any = SimpleNamespace(fresh=lambda seed: None, valid=cases)
     subset = uniform_subset(N, None, torch.device("cpu"))
-    check = FreshCheck(task, torch.zeros(N, D), subset, PAPER, StudentConfig(), 0, len(histories))
+    teacher: Any = None if kl is None else SimpleNamespace(last=lambda cases: torch.zeros(len(cases), D))
+    told = lambda seconds: None  # noqa: E731
+    check = FreshCheck(task, torch.zeros(N, D), subset, PAPER, StudentConfig(), 0, len(histories), told, teacher)
     return check(drawn(double=False), 0), seen
 
 
@@ -74,6 +82,30 @@ def test_the_number_of_steps_is_best_for_the_mean_of_all_models(
     assert found == pytest.approx(
         {"R@10": np.mean(values), "N@10": np.mean(values) / 2, "sd": np.std(values), "student_steps": steps}
     )
+
+
+def test_the_models_that_answer_most_like_the_teacher_are_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their mean KL, whatever their R@10; they train to the end, because KL may rise before it falls."""
+    kl = [[0.9, 1.2, 0.3], [0.9, 1.1, 0.5]]
+    found, _ = _checked(monkeypatch, [[0.4, 0.5, 0.1], [0.4, 0.5, 0.2]], next_number_cases(40, N, L, 1), kl)
+    assert found == pytest.approx({"KL": 0.4, "R@10": 0.15, "N@10": 0.075, "sd": 0.05, "student_steps": 100})
+
+
+def test_the_divergence_is_that_of_all_items(small_model: Callable[..., Any]) -> None:
+    """In double precision, one case at a time."""
+    model, other = small_model(N, D, L, seed=1, double=False), small_model(N, D, L, seed=2, double=False)
+    cases = next_number_cases(7, N, L, 1)
+    view = recommender_view("own", other)
+    found = validation.divergence(view.last(cases), view.V, model, cases)
+    total = 0.0
+    for history, size in zip(cases.history, cases.lengths, strict=True):
+        x = torch.from_numpy(history[None, :size])
+        P, R = (
+            (m.eval()(m.embed_all()[x])[0, -1].double() @ m.embed_all().double().T).softmax(-1) for m in (other, model)
+        )
+        total += float((P * (P.log() - R.log())).sum().detach())
+    assert found == pytest.approx(total / len(cases), rel=1e-4) and found > 1e-3
+    assert validation.divergence(view.last(cases), view.V, other, cases) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_all_models_are_ranked_on_the_same_sample(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,7 @@ def test_a_watched_console_hands_progress_and_events_to_the_view(monkeypatch: py
         bar.at(2, "half")
         console.event(event="check", step=0, **{"R@10": 0.5})
     assert (view.label, view.done, view.total, view.extra) == ("stage", 2, 3, "half")
-    assert view.checks == [(0, 0.5)]
+    assert [(found["step"], found["R@10"]) for found in view.checks] == [(0, 0.5)]
     console.event(event="check", step=1, **{"R@10": 0.6})
     assert len(view.checks) == 1  # it has stopped listening
 
