@@ -21,7 +21,7 @@ from foster_cli.ranking.full import score_model
 from foster_cli.ranking.offset import OFFSETS
 from foster_cli.train import best as module
 from foster_cli.train import fit as fit_module
-from foster_cli.train.best import WAYS, Best, Fit
+from foster_cli.train.best import WAYS, Best, Fit, value_of
 from foster_cli.train.fit import fit_real
 
 CPU = torch.device("cpu")
@@ -358,3 +358,10 @@ def test_a_training_tries_its_ways(
     kept = part_way(trail[0], trail[fit.history.index(row)], fit.way, row["origin"])
     for name, x in model.learnables().items():
         torch.testing.assert_close(x.double(), kept[name].double(), rtol=1e-6, atol=1e-7)
+
+
+def test_a_lower_kl_is_better_whatever_the_recall() -> None:
+    """Without one it is R@10, with new targets weighted where they are."""
+    near, far = {"KL": 0.1, "R@10": 0.1}, {"KL": 0.2, "R@10": 0.3, "weighted": 0.4}
+    assert value_of(near) > value_of(far)
+    assert value_of({"R@10": 0.3, "weighted": 0.1}) < value_of({"R@10": 0.2})
