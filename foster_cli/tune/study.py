@@ -47,7 +47,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Tried:
-    """A finished trial. `found`: its point; `values`: its R@10 by outer step; `value`: the best of them, if any."""
+    """A finished trial. `found`: its point; `values`: its R@10 by outer step; `value`: that of the D~ it kept, or the
+    best of a trial that was stopped; None without any."""
 
     index: int
     found: dict[str, Any]
@@ -58,8 +59,8 @@ class Tried:
 
     @property
     def best_step(self) -> int | None:
-        """The outer step of the best value, the first of equal ones; the trial's score is that of its D~."""
-        return max(self.values, key=lambda step: self.values[step], default=None)
+        """The outer step of `value`, the first of equal ones."""
+        return next((step for step, value in self.values.items() if value == self.value), None)
 
 
 #: Takes (outer step, R@10); raises `Pruned`.

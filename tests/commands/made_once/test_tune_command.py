@@ -96,8 +96,8 @@ def test_what_is_written(done: Path) -> None:
     assert searched == {"student.lr": 1e-4, "distill.gain": 40.0, "distill.model_lr": 2e-4, "distill.reset_every": 100}
     assert found["given"]["student"]["lr"] == 1e-4 and found["given"]["distill"]["budget"] == 3
     for t in found["trials"]:
-        assert t["state"] in ("complete", "pruned") and t["R@10"] == max(t["by_step"].values())
-        assert t["by_step"][str(t["best_step"])] == t["R@10"] and str(t["last_step"]) == list(t["by_step"])[-1]
+        assert t["state"] in ("complete", "pruned") and t["by_step"][str(t["best_step"])] == t["R@10"]
+        assert str(t["last_step"]) == list(t["by_step"])[-1]
     for line, t in zip(lines(done), found["trials"], strict=True):
         assert (line["trial"], line["state"], float(line["R@10"])) == (str(t["trial"]), t["state"], t["R@10"])
         assert float(line["distill.model_lr"]) == t["distill.model_lr"]
