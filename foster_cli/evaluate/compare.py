@@ -198,7 +198,7 @@ class _Work:
         return Shrunk(variant, made.path, made.manifest, fields)
 
     def train_on(self, shrunk: Shrunk, rate: float, seed: int, label: str) -> Trained:
-        """A fresh model trained on the bundle with learning rate `rate`, as `foster eval` trains it."""
+        """A fresh model trained on the bundle with learning rate `rate`, as `foster eval --validate` trains it."""
         plan, own, task = self.plan.settings, shrunk.variant.settings, self.tasks[shrunk.variant.settings.model]
         student = replace(plan.student, lr=rate)
         source = training_source(bundle.load(shrunk.path), replace(own, student=student, seed=SEED), task.device)

@@ -70,7 +70,7 @@ def test_items_by_id_need_no_encoder(
     assert load("bundle").V.shape == (25, 64)
     said = foster("eval", "bundle", "--seeds", "1", "--json")
     assert said.code == 0, said.err
-    assert set(json.loads(said.out)["rows"]) == set(DEFAULT) - {"text", "text_similarity"}
+    assert set(json.loads(said.out)["rows"]) == set(DEFAULT) - {"text", "synthetic_text", "text_similarity"}
     assert "row text_similarity is left out: the encoder minilm is not installed" in said.err
     asked = foster("eval", "bundle", "--seeds", "1", "--rows", "text_similarity")
     assert asked.code == 2 and "minilm is not installed" in asked.err  # without it there is no table
