@@ -18,7 +18,7 @@ from torch import Tensor
 from foster_cli import bundle
 from foster_cli.checkpoint import Store
 from foster_cli.data.schema import Dataset
-from foster_cli.data.windows import repeat_share
+from foster_cli.data.windows import Cases, repeat_share
 from foster_cli.distill.algorithm2 import Problem
 from foster_cli.distill.checks import check_budget, check_settings
 from foster_cli.distill.follow import WINDOWS, distill
@@ -107,15 +107,16 @@ class _Distillation:
         before, store = time.perf_counter() - self.began, self.folder.distilling()
         mixture = self.mixture(members)
         view = recommender_view("own", teacher.model) if mixture is None else mixture.view
-        factor = self.item_factor(view)
+        cases = sample(task.valid, VALIDATION)
+        answers = view.last(cases)
+        factor = self.item_factor(view.V, answers, cases)
         V = restored(factor)
         view = dataclasses.replace(view, V=V)
         students = make_subset(s.distill, V, s.seed, s.student)
 
         def check_of(reading: Reading, count: int) -> Check:
             told = self.per_step.append
-            check = FreshCheck(task, V, students, reading, s.student, s.seed, count, told, view)
-            return cache(check, store.spent)
+            return cache(FreshCheck(task, V, students, reading, s.student, s.seed, count, told, answers), store.spent)
 
         chosen = stored_start(store, V)
         if chosen is None:
@@ -156,13 +157,12 @@ class _Distillation:
             console.note(line)
         return teacher
 
-    def item_factor(self, view: View) -> dict[str, Tensor]:
-        """The tensors that store the item factor: exact, or rounded as far as validation allows."""
+    def item_factor(self, V: Tensor, answers: Tensor, cases: Cases) -> dict[str, Tensor]:
+        """The tensors that store the item factor V: exact, or rounded as far as `cases` allow. `answers`: the teacher's
+        outputs on them."""
         if self.settings.distill.exact:
-            return stored(view.V, 32)
-        cases = sample(self.task.valid, VALIDATION)
-        H = view.last(cases)
-        found = rounded(view.V, lambda V: quality(H, V, cases)["R@10"])
+            return stored(V, 32)
+        found = rounded(V, lambda X: quality(answers, X, cases)["R@10"])
         bits = 8 * next(iter(found.values())).element_size()
         self.task.session.console.note(f"the item factor is stored in {bits} bits per number")
         return found

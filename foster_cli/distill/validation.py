@@ -22,18 +22,14 @@ import torch
 from torch import Tensor
 
 from foster_cli.console import SILENT, Stage
-from foster_cli.data.windows import Cases
 from foster_cli.distill.algorithm1 import fit_synthetic
-from foster_cli.models.recommender import Recommender
 from foster_cli.ops import soft_kl
-from foster_cli.ranking.full import last_outputs
 from foster_cli.ranking.sample import VALIDATION, sample
 from foster_cli.runtime import stream_seed
 from foster_cli.settings import StudentConfig
 from foster_cli.synthetic.reading import Reading, SyntheticSet
 from foster_cli.synthetic.subset import Subset
-from foster_cli.train.best import Measure, value_of
-from foster_cli.train.mixture import View
+from foster_cli.train.best import value_of
 from foster_cli.train.task import Task
 
 #: Cases at a time.
@@ -47,7 +43,8 @@ class FreshCheck:
     """A `Check` that trains `count` fresh models on D~, always with the same seeds and validated on the same cases.
 
     `KL`, `R@10` and `N@10` are means over the models after `student_steps` steps, the best number for their mean KL
-    from `teacher`, or without one for their mean R@10 (then there is no `KL`). `sd` is the deviation of R@10 among the
+    from the teacher, whose outputs on these cases are `answers` (C, w), or without one for their mean R@10 (then there
+    is no `KL`). `sd` is the deviation of R@10 among the
     models. `told` hears of the processor seconds of a step, once for each model.
     """
 
@@ -59,11 +56,11 @@ class FreshCheck:
     seed: int
     count: int
     told: Callable[[float], None] = lambda seconds: None
-    teacher: View | None = None
+    answers: Tensor | None = None
 
     def __call__(self, Q: Tensor, step: int) -> dict[str, float]:
         D, cases = SyntheticSet(Q, self.V, self.subset, self.reading), sample(self.task.valid, VALIDATION)
-        measure, histories = self._measure(cases), []
+        measure, histories = None if self.answers is None else self._measure, []
         # KL may rise before it falls, so trainings that are compared by it take all their steps
         config = self.student if measure is None else replace(self.student, patience=self.student.steps + 1)
         for i in range(self.count):
@@ -83,21 +80,17 @@ class FreshCheck:
             "student_steps": best[0]["at"],
         }
 
-    def _measure(self, cases: Cases) -> Measure | None:
-        """What is measured of each model: its KL from the teacher, whose answers are computed once."""
-        if self.teacher is None:
-            return None
-        answers = self.teacher.last(cases)
-        return lambda model, cases: {"KL": divergence(answers, self.V, model, cases)}
+    def _measure(self, H: Tensor, E: Tensor) -> dict[str, float]:
+        assert self.answers is not None
+        return {"KL": divergence(self.answers, self.V, H, E)}
 
 
 @torch.no_grad()
-def divergence(answers: Tensor, V: Tensor, model: Recommender, cases: Cases) -> float:
-    """The mean over cases of KL(softmax(answers V^T) || softmax(H E^T)) over all items, in nats, H (C, d) being the
-    outputs of `model` after the last item of each history."""
-    E = model.eval().embed_all()
-    parts = zip(answers.split(BLOCK), last_outputs(model, E, cases).split(BLOCK), strict=True)
-    return sum(float(soft_kl(Q, V, H, E).double().sum()) for Q, H in parts) / len(cases)
+def divergence(answers: Tensor, V: Tensor, H: Tensor, E: Tensor) -> float:
+    """The mean over cases of KL(softmax(answers V^T) || softmax(H E^T)) over all items, in nats, for answers (C, w),
+    V (n, w), H (C, d) and E (n, d)."""
+    parts = zip(answers.split(BLOCK), H.split(BLOCK), strict=True)
+    return sum(float(soft_kl(Q, V, h, E).double().sum()) for Q, h in parts) / len(H)
 
 
 def words(found: dict[str, float]) -> str:

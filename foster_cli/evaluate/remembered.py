@@ -29,7 +29,7 @@ def check_fields(base: dict[str, Any], config: DistillConfig, check: FreshCheck)
     return {
         **base, "student": dataclasses.asdict(check.student), "own": reading.own, "items": items, "mix": reading.mix,
         "subset": [config.subset, fixed], "count": check.count, "seed": check.seed,
-        "teacher": None if check.teacher is None else [check.teacher.name, digest(check.teacher.V)],
+        "teacher": None if check.answers is None else [digest(check.answers), digest(check.V)],
     }  # fmt: skip
 
 

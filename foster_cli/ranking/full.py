@@ -70,7 +70,12 @@ def covered(H: Tensor, E: Tensor, k: int, seen: Seen | None = None, block: int =
     return int(hit.sum())
 
 
+def answers(model: Recommender, cases: Cases) -> tuple[Tensor, Tensor]:
+    """H (C, d) of a recommender after the last item of each history, and E (n, d) of all items, by which it scores."""
+    E = model.eval().embed_all()
+    return last_outputs(model, E, cases), E
+
+
 def score_model(model: Recommender, cases: Cases) -> Float:
     """Ranks (C,) of a recommender on `cases`, among the items that they do not leave out."""
-    E = model.eval().embed_all()
-    return ranks(last_outputs(model, E, cases), E, cases.target, cases.seen)
+    return ranks(*answers(model, cases), cases.target, cases.seen)

@@ -17,7 +17,7 @@ from torch import Tensor
 from foster_cli.data.windows import Cases
 from foster_cli.errors import NotFinite
 from foster_cli.models.recommender import Recommender
-from foster_cli.ranking.full import score_model
+from foster_cli.ranking.full import answers, ranks
 from foster_cli.ranking.metrics import at_ten
 from foster_cli.ranking.offset import OffsetChoice
 from foster_cli.ranking.sample import SAMPLE, VALIDATION, sample
@@ -31,8 +31,9 @@ FINALISTS = 3
 WAYS = (0.5, 0.75, 1.0)
 
 
-#: What is known of a recommender on cases besides its ranks, such as its KL from a teacher (`value_of`).
-Measure = Callable[[Recommender, Cases], dict[str, float]]
+#: What is known of a recommender on cases besides its ranks, from its H (C, d) and E (n, d): such as its KL from a
+#: teacher (`value_of`).
+Measure = Callable[[Tensor, Tensor], dict[str, float]]
 
 
 @dataclass
@@ -66,9 +67,11 @@ class Candidate:
     state: dict[str, Tensor]
 
 
-def validate(model: Recommender, cases: Cases) -> dict[str, float]:
-    """R@10 and N@10 over all `cases`."""
-    return at_ten(score_model(model, cases))
+def validate(model: Recommender, cases: Cases, measure: Measure | None = None) -> dict[str, float]:
+    """R@10 and N@10 over all `cases`, and what `measure` finds."""
+    H, E = answers(model, cases)
+    more = {} if measure is None else measure(H, E)
+    return {**at_ten(ranks(H, E, cases.target, cases.seen)), **more}
 
 
 def value_of(found: dict[str, float]) -> float:
@@ -182,7 +185,6 @@ class Best:
     def _validate(self, cases: Cases, offset: OffsetChoice | None) -> dict[str, float]:
         try:
             chosen = {} if offset is None else offset(self.model)
-            more = {} if self.measure is None else self.measure(self.model, cases)
-            return {**validate(self.model, cases), **chosen, **more}
+            return {**validate(self.model, cases, self.measure), **chosen}
         except ValueError as error:  # rank_counts: NaN or Inf
             raise NotFinite(str(error), "use a lower learning rate") from error

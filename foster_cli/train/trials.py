@@ -54,17 +54,14 @@ def with_best(settings: Settings, free: Collection[tuple[str, str]], data: Datas
     Settings are chosen one after the other. A trial's value is that of its best state (`Fit.value`). A candidate whose
     training became NaN is out; raises NotFinite if all did.
     """
-    for choice in CHOICES:
-        if (choice.section, choice.name) in free and read(choice, settings, data):
-            settings = chosen(choice, settings, data, session)
+    wanted = [choice for choice in CHOICES if (choice.section, choice.name) in free]
+    if settings.model.items == "id":  # no text is read
+        wanted = [choice for choice in wanted if choice.name != "lexical"]
+    if any(choice.turnover for choice in wanted) and expected_share(settings, data) < TURNOVER:
+        wanted = [choice for choice in wanted if not choice.turnover]
+    for choice in wanted:
+        settings = chosen(choice, settings, data, session)
     return settings
-
-
-def read(choice: Choice, settings: Settings, data: Dataset) -> bool:
-    """Whether the recommender reads the setting, and the data are such that it is chosen."""
-    if choice.name == "lexical" and settings.model.items == "id":
-        return False
-    return not choice.turnover or expected_share(settings, data) >= TURNOVER
 
 
 def expected_share(settings: Settings, data: Dataset) -> float:

@@ -123,7 +123,7 @@ def test_a_student_ends_in_its_best_state(small_model: Callable[..., Any], monke
     told = iter([0.1, 0.2, 0.5, 0.4, 0.3])
     states = []
 
-    def validate(model: Any, cases: Cases) -> dict[str, float]:
+    def validate(model: Any, cases: Cases, measure: Any) -> dict[str, float]:
         states.append(model.learnables())
         return {"R@10": next(told), "N@10": 0.0}
 
@@ -145,7 +145,7 @@ def test_a_student_that_training_harms_stays_as_it_was(
     told = iter([0.5, 0.5, 0.4, 0.5])
     states = []
 
-    def validate(model: Any, cases: Cases) -> dict[str, float]:
+    def validate(model: Any, cases: Cases, measure: Any) -> dict[str, float]:
         states.append(model.learnables())
         return {"R@10": next(told), "N@10": 0.0}
 

@@ -15,12 +15,12 @@ from tiny_problem import D, L, N, drawn
 from foster_cli.data.windows import Cases
 from foster_cli.distill import validation
 from foster_cli.distill.validation import FreshCheck
+from foster_cli.ranking.full import answers
 from foster_cli.ranking.sample import SAMPLE
 from foster_cli.settings import StudentConfig
 from foster_cli.synthetic.reading import PAPER
 from foster_cli.synthetic.subset import uniform_subset
 from foster_cli.train.best import Fit
-from foster_cli.train.mixture import recommender_view
 
 
 def test_fresh_check_uses_the_same_seeds_every_time(small_model: Callable[..., Any]) -> None:
@@ -60,9 +60,9 @@ def _checked(
     monkeypatch.setattr(validation, "fit_synthetic", fit)
     task: Any = SimpleNamespace(fresh=lambda seed: None, valid=cases)
     subset = uniform_subset(N, None, torch.device("cpu"))
-    teacher: Any = None if kl is None else SimpleNamespace(last=lambda cases: torch.zeros(len(cases), D))
+    said = None if kl is None else torch.zeros(len(cases), D)
     told = lambda seconds: None  # noqa: E731
-    check = FreshCheck(task, torch.zeros(N, D), subset, PAPER, StudentConfig(), 0, len(histories), told, teacher)
+    check = FreshCheck(task, torch.zeros(N, D), subset, PAPER, StudentConfig(), 0, len(histories), told, said)
     return check(drawn(double=False), 0), seen
 
 
@@ -95,8 +95,8 @@ def test_the_divergence_is_that_of_all_items(small_model: Callable[..., Any]) ->
     """In double precision, one case at a time."""
     model, other = small_model(N, D, L, seed=1, double=False), small_model(N, D, L, seed=2, double=False)
     cases = next_number_cases(7, N, L, 1)
-    view = recommender_view("own", other)
-    found = validation.divergence(view.last(cases), view.V, model, cases)
+    (H, E), (Q, V) = answers(model, cases), answers(other, cases)
+    found = validation.divergence(Q, V, H, E)
     total = 0.0
     for history, size in zip(cases.history, cases.lengths, strict=True):
         x = torch.from_numpy(history[None, :size])
@@ -105,7 +105,7 @@ def test_the_divergence_is_that_of_all_items(small_model: Callable[..., Any]) ->
         )
         total += float((P * (P.log() - R.log())).sum().detach())
     assert found == pytest.approx(total / len(cases), rel=1e-4) and found > 1e-3
-    assert validation.divergence(view.last(cases), view.V, other, cases) == pytest.approx(0.0, abs=1e-6)
+    assert validation.divergence(Q, V, Q, V) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_all_models_are_ranked_on_the_same_sample(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,7 +129,7 @@ def test_more_cases_than_the_sample_are_ranked_at_the_start_and_the_end(
     monkeypatch.setattr(fit_module, "LEAST_STEPS", 1)
     original, asked = module.validate, list[Cases]()
 
-    def validate(model: Any, cases: Cases) -> dict[str, float]:
+    def validate(model: Any, cases: Cases, measure: Any) -> dict[str, float]:
         asked.append(cases)
         return original(model, cases)
 
@@ -158,7 +158,7 @@ def _said(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> list[dict[str
     """From now on the validations say `values`; the states that are validated are put into the list."""
     said, states = iter(values), list[dict[str, Tensor]]()
 
-    def validate(model: Any, cases: Cases) -> dict[str, float]:
+    def validate(model: Any, cases: Cases, measure: Any) -> dict[str, float]:
         states.append(model.learnables())
         return {"R@10": next(said), "N@10": 0.0}
 
@@ -342,7 +342,7 @@ def test_a_training_tries_its_ways(
     monkeypatch.setattr(fit_module, "WAYS", ways)
     trail, states, original = list[dict[str, Tensor]](), list[dict[str, Tensor]](), module.validate
 
-    def validate(model: Any, cases: Cases) -> dict[str, float]:
+    def validate(model: Any, cases: Cases, measure: Any) -> dict[str, float]:
         states.append(model.learnables())
         return original(model, cases)
 

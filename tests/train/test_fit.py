@@ -68,7 +68,7 @@ def test_the_same_seed_gives_the_same_weights(task: Any) -> None:
 def _told(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
     """From now on the validations, one at each check, say `values`."""
     told = iter(values)
-    monkeypatch.setattr(best_module, "validate", lambda model, cases: {"R@10": next(told), "N@10": 0.0})
+    monkeypatch.setattr(best_module, "validate", lambda model, cases, measure: {"R@10": next(told), "N@10": 0.0})
     monkeypatch.setattr(module, "WAYS", (1.0,))
 
 
@@ -240,7 +240,7 @@ def test_a_resumed_training_gives_the_same_numbers_with_new_items(monkeypatch: p
 def test_a_resumed_training_chooses_the_same_ways(monkeypatch: pytest.MonkeyPatch, sample: int) -> None:
     """With a validation that depends on every bit of the state, so that any way from any origin may be the best."""
 
-    def validate(model: Recommender, cases: Cases) -> dict[str, float]:
+    def validate(model: Recommender, cases: Cases, measure: Any) -> dict[str, float]:
         digest = hashlib.sha256(str(len(cases)).encode())
         for x in model.learnables().values():
             digest.update(x.numpy().tobytes())

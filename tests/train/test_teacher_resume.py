@@ -103,7 +103,7 @@ def test_patience_is_counted_over_an_interruption(
         values = iter(told)
         done = []
 
-        def validate(model: Any, cases: Any) -> dict[str, float]:
+        def validate(model: Any, cases: Any, measure: Any) -> dict[str, float]:
             done.append(1)
             if len(done) - 1 == stop:
                 raise Killed
