@@ -173,7 +173,7 @@ class StudentConfig:
         ("distill", "compare", "ablate", "sweep"), text="items",
     )  # fmt: skip
     check_every: int = option(50, "Steps between validations, where there are any.")
-    patience: int = option(3, "Stop after this many validations without a better R@10.")
+    patience: int = option(3, "Where R@10 chooses the state, stop after this many validations without a better one.")
 
 
 @dataclass(frozen=True)
