@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml setup.py foster_cli/extension.py $(wildcard csrc/*.* cs
 	@touch $@
 
 demo: install
-	$(BIN)/foster demo --out demo
+	$(BIN)/foster demo --out demo --force
 
 lint: install
 	$(BIN)/ruff check .

@@ -26,7 +26,7 @@ from foster_cli.commands import (
     tune,
     verify,
 )
-from foster_cli.commands.from_settings import Grouped
+from foster_cli.commands.from_settings import Grouped, with_home
 from foster_cli.version import __version__
 
 app = typer.Typer(
@@ -74,6 +74,6 @@ for _app, _name, _command, _help in (
     (bench, "distill", bench_distill.command, "Seconds and memory of an outer step: TD3 and FOSTER."),
     (bench, "train", bench_train.command, "Time to train on all the data and on a bundle."),
 ):
-    _app.command(_name, short_help=_help, cls=Grouped)(_command)
+    _app.command(_name, short_help=_help, cls=Grouped)(with_home(_command))
 app.add_typer(bench, name="bench")
 app.add_typer(cache.app, name="cache")

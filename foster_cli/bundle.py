@@ -37,7 +37,7 @@ from foster_cli.data.schema import Catalogue
 from foster_cli.data.windows import Windows
 from foster_cli.distrust import MOST_JSON, read_items, read_manifest, read_small, read_tensors
 from foster_cli.errors import FosterError
-from foster_cli.files import save_tensors, sha256_file, writing_dir
+from foster_cli.files import quoted, real_path, save_tensors, sha256_file, writing_dir
 from foster_cli.ops import tucker
 from foster_cli.runtime import generator
 from foster_cli.settings import SECTIONS, PrepareSettings, Settings, StudentConfig
@@ -66,6 +66,8 @@ SETTINGS: dict[str, type] = {"data.prepare": PrepareSettings, **SECTIONS}
 MOST_NUMBERS = 1 << 30
 #: Optional files: a bundle has both or neither.
 STATE_FILES = ("state.json", "state.safetensors")
+#: What other commands write into a bundle, beside exports, whose names begin with `synthetic`.
+LATER_FILES = ("eval.json", "report.html")
 
 
 @dataclass(frozen=True)
@@ -192,9 +194,10 @@ class Contents:
 
 def save(
     path: Path, contents: Contents, factors: dict[str, Tensor], reads: Tensor | None = None,
-    state: dict[str, Any] | None = None, beside: Path | None = None,
+    state: dict[str, Any] | None = None, beside: Path | None = None, replace: bool = True,
 ) -> None:  # fmt: skip
-    """Write a bundle beside `path` (or in the folder `beside`), then rename it. Raises FosterError if the disk fails.
+    """Write a bundle beside `path` (or in the folder `beside`), then rename it. Raises FosterError if the disk fails
+    or, with `replace` False, if something is at `path` by then.
 
     The factors have 16 bits if V does not have 32 and 16 hold them. `reads` (r,): the items of the inputs, with
     separate targets; else None. `state`: the tree for more outer steps.
@@ -203,7 +206,7 @@ def save(
     exact = exact or not all(torch.isfinite(x.half()).all() for x in factors.values())  # 16 bits end at 65,504
     tensors = factors if exact else {name: x.half() for name, x in factors.items()}
     tensors = tensors | ({} if reads is None else {"reads": reads})
-    with _saving(path, contents, FORMAT, tensors, beside) as tmp:
+    with _saving(path, contents, FORMAT, tensors, beside, replace) as tmp:
         if state is not None:
             for name, content in zip(STATE_FILES, to_bytes(state), strict=True):
                 (tmp / name).write_bytes(content or b"")
@@ -227,20 +230,20 @@ def read_state(path: Path) -> dict[str, Any]:
         raise FosterError(f"{path}: {STATE_FILES[0]} cannot be read ({error})", "distill again") from error
 
 
-def save_coreset(path: Path, contents: Contents, windows: Windows) -> None:
+def save_coreset(path: Path, contents: Contents, windows: Windows, replace: bool = True) -> None:
     """Write a bundle of real sequences, like `save`. Its log has a row per window."""
     tensors = {"items": torch.from_numpy(windows.items), "lengths": torch.from_numpy(windows.lengths)}
-    with _saving(path, contents, CORESET_FORMAT, tensors):
+    with _saving(path, contents, CORESET_FORMAT, tensors, None, replace):
         pass
 
 
 @contextmanager
 def _saving(
-    path: Path, contents: Contents, version: int, tensors: dict[str, Tensor], beside: Path | None = None
+    path: Path, contents: Contents, version: int, tensors: dict[str, Tensor], beside: Path | None, replace: bool
 ) -> Iterator[Path]:
     """Write all files and yield the folder; then write the sums, also of state files added in the meantime."""
     files = CORESET_FILES if version == CORESET_FORMAT else FILES
-    with writing_dir(path, beside) as folder:
+    with writing_dir(path, beside, replace) as folder:
         save_tensors(tensors, folder / files[1])
         save_tensors(contents.stored or {"V": contents.V}, folder / files[2])
         items = pd.DataFrame({"item_id": contents.items.ids, "title": contents.items.titles})
@@ -266,10 +269,28 @@ def _windows(tensors: dict[str, Tensor], n: int) -> Windows:
     raise ValueError("its real sequences do not fit its items")
 
 
+def run_kept(path: Path) -> bool:
+    """Whether the state of an interrupted distillation into `path` is kept beside it (`distill.run_folder`)."""
+    folder = real_path(path)
+    return any(folder.with_name(folder.name + ".run").glob("run-*.json"))
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise FosterError unless `path` is a bundle's folder that holds nothing else than what foster writes there."""
+    if path.is_symlink() or not path.is_dir() or not (path / SUMS).is_file() or not (path / FILES[0]).is_file():
+        raise FosterError(f"--out {path}: is no bundle", "give another name, or remove it first")
+    known = {*FILES, *CORESET_FILES, *STATE_FILES, SUMS, *LATER_FILES}
+    others = sorted(p.name for p in path.iterdir() if p.name not in known and not p.name.startswith("synthetic"))
+    if others:
+        raise FosterError(f"--out {path}: holds {others[0]} too, which is no part of a bundle", "move that away first")
+
+
 def stated_sums(path: Path) -> dict[str, str]:
     """The sha256 of each file by SHA256SUMS. Raises FosterError if that is missing or has a line that no bundle has."""
     sums = path / SUMS
     if not sums.is_file():
+        if not path.exists() and run_kept(path):
+            raise FosterError(f"{path}: is not finished", f"continue it with `foster distill --resume {quoted(path)}`")
         what = "no such folder" if not path.exists() else f"no bundle (it holds no {SUMS})"
         raise FosterError(f"{path}: {what}", "make one with `foster distill DATA`")
     stated: dict[str, str] = {}

@@ -33,10 +33,11 @@ _KEY = re.compile(r"\.?([0-9a-f]{64})((?:\.safetensors)?)(.*)")
 
 
 def cache_dir() -> Path:
-    """The folder of teachers and encoded texts: `FOSTER_CACHE`, else `XDG_CACHE_HOME`/foster, else ~/.cache/foster."""
-    if "FOSTER_CACHE" in os.environ:
-        return Path(os.environ["FOSTER_CACHE"])
-    base = os.environ.get("XDG_CACHE_HOME")
+    """The folder of teachers and encoded texts: `FOSTER_CACHE`, else `XDG_CACHE_HOME`/foster, else ~/.cache/foster. A
+    variable that is empty counts as none; ~ is the home folder."""
+    own, base = (os.path.expanduser(os.environ.get(name, "")) for name in ("FOSTER_CACHE", "XDG_CACHE_HOME"))  # noqa: PTH111
+    if own:
+        return Path(own)
     return (Path(base) if base else Path.home() / ".cache") / "foster"
 
 

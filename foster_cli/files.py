@@ -1,4 +1,5 @@
-"""Hashes, and atomic writes: after a crash a file is complete or unchanged. Imports torch lazily."""
+"""Hashes, and atomic writes: after a crash a file is complete or unchanged; what exists is replaced only if that is
+asked for. Imports torch lazily."""
 
 from __future__ import annotations
 
@@ -7,9 +8,10 @@ import errno
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,11 @@ from foster_cli.errors import FosterError
 
 if TYPE_CHECKING:
     import torch
+
+
+def quoted(path: Path | str) -> str:
+    """`path` as it is typed in a shell."""
+    return shlex.quote(str(path))
 
 
 def real_path(path: Path) -> Path:
@@ -70,9 +77,48 @@ def _umask() -> int:
     return umask
 
 
+def exists(path: Path) -> bool:
+    """Whether something is at `path`, also a link to nothing."""
+    return os.path.lexists(path)
+
+
+def taken(path: Path) -> FosterError:
+    """The FosterError for a `path` at which another process has put something in the meantime."""
+    return FosterError(f"{path}: another process has made it meanwhile", "give another --out")
+
+
+def may_write(path: Path, force: bool, endings: Collection[str], option: str = "--out") -> None:
+    """Raise FosterError if the file `path` exists, unless `force` is given and its name has one of `endings` (such as
+    .json), those of the files that the command writes. Called before the slow work that makes the file."""
+    if not exists(path):
+        return
+    if path.is_dir():
+        raise FosterError(f"{option} {path} is a folder", "name a file")
+    if not force:
+        raise FosterError(f"{option} {path}: exists already", "give another name, or --force to replace it")
+    if path.suffix.lower() not in endings or not path.is_file():
+        raise FosterError(
+            f"{option} {path}: --force replaces only files named *{', *'.join(endings)}",
+            "give another name, or remove it first",
+        )
+
+
+def _rename_new(tmp: Path, path: Path) -> None:
+    """Rename the file `tmp` to `path`. Raises FosterError if something is there, also if it came a moment ago."""
+    try:
+        os.link(tmp, path)  # unlike a rename, fails if `path` exists
+    except FileExistsError:
+        raise taken(path) from None
+    except OSError:  # a file system without hard links
+        if exists(path):
+            raise taken(path) from None
+        tmp.replace(path)
+
+
 @contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """Yield a file beside `path` to write, then rename it to `path`. Raises FosterError for errors of the system."""
+def writing(path: Path, replace: bool = True) -> Iterator[Path]:
+    """Yield a file beside `path` to write, then rename it to `path`. Raises FosterError for errors of the system and,
+    with `replace` False, if `path` exists by then."""
     tmp: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +128,10 @@ def writing(path: Path) -> Iterator[Path]:
         yield tmp
         sync_file(tmp)
         tmp.chmod(0o666 & ~_umask())
-        tmp.replace(path)
+        if replace:
+            tmp.replace(path)
+        else:
+            _rename_new(tmp, path)
         sync_folder(path.parent)
     except OSError as error:
         raise disk_error(error, path) from error
@@ -116,8 +165,9 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[st
 
 
 @contextmanager
-def writing_dir(path: Path, beside: Path | None = None) -> Iterator[Path]:
-    """Yield a folder beside `path` to fill, then rename it to `path`. It replaces an existing `path` only at the end.
+def writing_dir(path: Path, beside: Path | None = None, replace: bool = True) -> Iterator[Path]:
+    """Yield a folder beside `path` to fill, then rename it to `path`. It replaces an existing `path` only at the end;
+    with `replace` False it raises FosterError if there is one by then, unless that is an empty folder.
 
     `beside`: the parent of that folder, on the same disk. The caller removes what a killed process leaves there.
     """
@@ -136,13 +186,17 @@ def writing_dir(path: Path, beside: Path | None = None) -> Iterator[Path]:
         tmp.chmod(0o777 & ~_umask())
         sync_folder(tmp)
         old = place / f".{path.name}.old-{os.getpid()}"
-        if path.exists():
+        if not replace and exists(path) and not (path.is_dir() and not any(path.iterdir())):
+            raise taken(path)
+        if replace and path.exists():
             path.rename(old)
         try:
             tmp.rename(path)
-        except OSError:
+        except OSError as error:
             if old.exists():
                 old.rename(path)
+            elif not replace and error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise taken(path) from None
             raise
         sync_folder(path.parent)
         shutil.rmtree(old, ignore_errors=True)
@@ -151,6 +205,36 @@ def writing_dir(path: Path, beside: Path | None = None) -> Iterator[Path]:
     finally:
         if tmp is not None:
             shutil.rmtree(tmp, ignore_errors=True)
+
+
+@contextmanager
+def alone(folder: Path, what: str) -> Iterator[None]:
+    """Hold the lock of the folder `folder`/cells, which is made, so that one process at a time works there.
+
+    `what`: the command. Raises FosterError if another process holds the lock, or the folder cannot be made. A folder
+    in which nothing was done is removed.
+    """
+    from filelock import FileLock, Timeout
+
+    cells = folder / "cells"
+    lock = FileLock(str(cells / "lock"), timeout=0)
+    try:
+        cells.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise FosterError(f"{folder}: another {what} is at work there", "wait for it, or give another --out") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise FosterError(f"--out {folder}: cannot write there: {reason}", "give another folder") from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (cells / "lock").unlink(missing_ok=True)
+        lock.release()
+        with contextlib.suppress(OSError):  # not empty
+            cells.rmdir()
+            folder.rmdir()
 
 
 def write_whole(path: Path, content: bytes) -> None:

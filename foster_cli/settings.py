@@ -22,6 +22,10 @@ T = TypeVar("T")
 MOST_TITLE = 1 << 16
 #: `--split-column none`: ignore the split in the table and split by time.
 NO_SPLIT = "none"
+#: `--time-column none`: rows are in the order in which they happened.
+NO_TIME = "none"
+#: How interactions are split where the tables have no split of their own.
+SPLITS_BY = ("time", "leave-one-out")
 #: Commands that make bundles from a table; all of them offer the options of the recommender.
 TABLES = ("distill", "compare", "ablate", "sweep", "tune")
 READERS = (*TABLES, "bench distill")
@@ -35,8 +39,8 @@ def option(
     """A field of the settings. `help`: what it does and when to change it; this documents the field and its option.
 
     `flag`: the option's name, `--on/--off` for a bool. `on`: the commands that offer it. `text`: how the value is
-    typed, if not as the type of the field: `items` (a number, or `all` for None) or `names` (A,B). `chosen`: commands
-    let validation choose it (`train.trials`) unless it was given.
+    typed, if not as the type of the field: `items` (a number, or `all` for None), `names` (A,B) or `list`
+    (repeated). `chosen`: commands let validation choose it (`train.trials`) unless it was given.
     """
     return field(
         default=default, metadata={"help": help, "flag": flag, "on": tuple(on), "text": text, "chosen": chosen}
@@ -49,19 +53,49 @@ class PrepareSettings:
 
     user_column: str | None = option(None, "Column of user ids; by default found by name.", "--user-column", COLUMNS)
     item_column: str | None = option(None, "Column of item ids; by default found by name.", "--item-column", COLUMNS)
-    time_column: str | None = option(
-        None, "Column of times (seconds, milliseconds, ISO dates); by default found by name.", "--time-column", COLUMNS
+    item_key: str | None = option(
+        None, "Column of item ids in the table of items, where it is named otherwise.", "--item-key", COLUMNS
     )
+    time_column: str | None = option(
+        None, "Column of times (seconds to nanoseconds, dates); by default found by name; none: rows are in the order "
+        "in which they happened.", "--time-column", COLUMNS,
+    )  # fmt: skip
     text_columns: tuple[str, ...] | None = option(
         None, "Columns A,B that make up the text of an item; by default all that are found by name.", "--text-columns",
         COLUMNS, text="names",
     )  # fmt: skip
-    split_column: str | None = option(
-        None, "Column of train, valid or test; none: ignore it and split 8:1:1 by time.", "--split-column", COLUMNS
+    text: str | None = option(
+        None, "The text of an item, made of columns: '{title}. {genres}'; instead of --text-columns.", "--text", COLUMNS
     )
+    where: tuple[str, ...] = option(
+        (), "Keep only interactions with COLUMN=VALUE (A|B for several), !=, >=, <=, > or < (repeatable).", "--where",
+        COLUMNS, text="list",
+    )  # fmt: skip
+    split_column: str | None = option(
+        None, "Column of train, valid or test; none: ignore it, and the names of files.", "--split-column", COLUMNS
+    )
+    split_by: str = option(
+        "time", "Split by time (8:1:1 of all interactions) or leave-one-out (each user's last for test, the one before "
+        "for validation), where the tables have no split.", "--split-by", COLUMNS,
+    )  # fmt: skip
     k_core: int | None = option(
         None, "Drop users and items with fewer interactions; by default 5, or 1 if the table has a split.",
         "--k-core", COLUMNS,
+    )  # fmt: skip
+    format: str | None = option(
+        None, "Format of the tables: csv, tsv, semicolon, bar, colons (::), blank, json, python, parquet, arrow or "
+        "sequences; by default found from content and name.", "--format", COLUMNS,
+    )  # fmt: skip
+    columns: tuple[str, ...] = option(
+        (), "Names A,B,C of all columns of a table without a header (repeatable, in the order of the tables).",
+        "--columns", COLUMNS, text="list",
+    )  # fmt: skip
+    encoding: str | None = option(
+        None, "Encoding of the text, such as latin-1; by default UTF-8, or found from content.", "--encoding", COLUMNS
+    )
+    allow_bad: bool = option(
+        False, "Leave out rows that cannot be read, however many; by default more than 1 % are refused.",
+        "--allow-bad/--no-allow-bad", COLUMNS,
     )  # fmt: skip
     seed: int = option(0, "Seed for the order of interactions at the same time.", "--seed", ("preprocess",))
 

@@ -26,7 +26,7 @@ from foster_cli.session import Session
 from foster_cli.settings import Settings
 from foster_cli.train.anchors import full_teacher
 from foster_cli.train.memory import note_memory
-from foster_cli.train.task import make_task, settled
+from foster_cli.train.task import check_texts, make_task, settled
 
 
 def shrink(
@@ -36,14 +36,18 @@ def shrink(
     """Make the bundle `out` with the method of `settings`, synthetic or real; returns its manifest."""
     method = METHODS[settings.method]
     if method.real:
-        return run_coreset(settings, data, out, session)
+        return run_coreset(settings, data, out, session, beginning.replace)
     return run(settings, data, out, session, method.loop, cache, beginning)
 
 
-def run_coreset(settings: Settings, data: Dataset, out: Path, session: Session) -> dict[str, Any]:
-    """Select training windows of `data`, as many as the budget, for the bundle `out`; returns its manifest."""
+def run_coreset(
+    settings: Settings, data: Dataset, out: Path, session: Session, replace: bool = True
+) -> dict[str, Any]:  # fmt: skip
+    """Select training windows of `data`, as many as the budget, for the bundle `out`; returns its manifest. Raises
+    FosterError if something is at `out` in the end, unless `replace` is True."""
     check_settings(settings)
     began, config, seed = time.perf_counter(), settings.distill, settings.seed
+    check_texts(data, settings.model, settings.distill.teacher)
     settings = settled(settings, data, session.console)
     with matmul_precision(settings.model.precision, session.device):
         task = make_task(data, settings.model, config.length, session, settings.ranking)
@@ -68,5 +72,5 @@ def run_coreset(settings: Settings, data: Dataset, out: Path, session: Session) 
     manifest = {**identity(settings, task, V), "metrics": metrics, "machine": machine()}
     rows = zip(index.tolist(), users[index].tolist(), windows.lengths.tolist(), strict=True)
     log = [{"window": window, "user": user, "length": length} for window, user, length in rows]
-    bundle.save_coreset(out, bundle.Contents(manifest, V, data.catalogue, log), windows)
+    bundle.save_coreset(out, bundle.Contents(manifest, V, data.catalogue, log), windows, replace)
     return manifest

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foster_cli.console import clean
+from foster_cli.evaluate.economics import ratio
 from foster_cli.evaluate.formats import md_escape
 
 DISTILL = ("method", "items", "layers", "s / outer step", "min", "max", "CPU s", "min / epoch", "peak MiB",
@@ -62,7 +63,8 @@ def train_cells(found: dict[str, Any]) -> list[list[str]]:
         full, own = entry["rows"]["full"], entry["rows"]["synthetic"]
         both = full["status"] == own["status"] == "done"
         line.append("-" if entry["made_seconds"] is None else span(entry["made_seconds"]))
-        line.append(f"{full['train_seconds'] / max(own['train_seconds'], 1e-9):.1f}" if both else "-")
+        times = ratio(full["train_seconds"], own["train_seconds"]) if both else None
+        line.append("-" if times is None else f"{times:.1f}")
         out.append(line)
     return out
 

@@ -16,9 +16,9 @@ from foster_cli import bundle
 from foster_cli.bench.rows import RowRequest, measured, measured_on
 from foster_cli.bundle import Bundle
 from foster_cli.console import Console
-from foster_cli.data.prepare import load_dataset
 from foster_cli.evaluate.bundle_rows import Evaluation, evaluate_bundles
 from foster_cli.evaluate.cells import Cells
+from foster_cli.evaluate.data_of import read_again
 from foster_cli.files import sha256_file
 from foster_cli.runtime import machine
 from foster_cli.session import Session
@@ -68,7 +68,7 @@ def measure(request: dict[str, Any], console: Console) -> dict[str, Any]:
     """The row of `foster eval` for a bundle, its models trained now: R@10 and N@10 with intervals, `train_seconds`."""
     loaded = bundle.load(request["bundle"])
     made = loaded.made
-    data = load_dataset([Path(p) for p in request["paths"] or made.paths], made.prepare)
+    data = read_again([Path(p) for p in request["paths"] or made.paths], made.prepare)
     asked = Evaluation((request["row"],), request["seeds"], (10,), resumable=False)
     found = evaluate_bundles([loaded], data, asked, Session(console, torch.device(request["device"]), use_cache=False))
     row = found["rows"][request["row"]]

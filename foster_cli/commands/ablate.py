@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from foster_cli.commands.from_settings import Asked, Data, K, Seeds, asks, opt
+from foster_cli.commands.from_settings import Asked, Data, Force, K, Seeds, asks, opt
 from foster_cli.evaluate.ablation_rows import GROUPS, KINDS
 from foster_cli.settings import ModelConfig, StudentConfig
 
@@ -28,6 +28,7 @@ def command(
     out: Annotated[
         Path | None, opt("--out", "Folder of results and finished cells; by default runs/<data>-ablate-b<budget>.")
     ] = None,
+    force: Force = False,
     k: K = "10,20",
     bilevel_steps: Annotated[
         int | None, opt("--bilevel-steps", "Maximum inner steps of the row bilevel; by default T.")
@@ -76,15 +77,15 @@ def command(
     bilevel = (most, most if bilevel_window is None else bilevel_window)
     ablation.variants(picked, settings, bilevel)  # reports invalid rows before the data are read
     grid, ks = shared.rates("--rates", rates), shared.numbers("--k", k)
-    begun = shared.begin(data, asked, out, "ablate")
-    models = ablation.models(picked, begun.settings.model)  # with what validation chose
-    variants = ablation.variants(picked, begun.settings, bilevel)
-    plan = Comparison(
-        begun.data, begun.settings, variants, grid, seeds, ks, begun.session, begun.out,
-        ablation.pairs([v.name for v in variants]), models, ablation.COMMON, split,
-    )  # fmt: skip
-    found = ablation.ablate(plan)
-    write_table(found, shared.as_json(found), begun.out, "ablate", ABLATION)
+    with shared.begin(data, asked, out, "ablate", force) as begun:
+        models = ablation.models(picked, begun.settings.model)  # with what validation chose
+        variants = ablation.variants(picked, begun.settings, bilevel)
+        plan = Comparison(
+            begun.data, begun.settings, variants, grid, seeds, ks, begun.session, begun.out,
+            ablation.pairs([v.name for v in variants]), models, ablation.COMMON, split,
+        )  # fmt: skip
+        found = ablation.ablate(plan)
+        write_table(found, shared.as_json(found), begun.out, "ablate", ABLATION)
     if asked.json:
         shared.print_json(found)
         return

@@ -62,13 +62,13 @@ def command(
         )
     session = asked.session()
     dataset = load_dataset(data, settings.prepare)
-    place = shared.bench_folder(out, f"{dataset.name}-bench-distill", session.console)
     own = TD3Config(inner_steps=td3_steps, window=td3_window)
-    found = table(StepBench(dataset, settings, own, steps, chosen, limit, session, place))
     title = (
         f"{dataset.name}: {dataset.statistics['items']:,} items, M {c.budget}, L {c.length}, {c.real_batch} real "
         f"windows a step, TD3 with {(td3_steps - td3_window) // 2} and {td3_window} inner steps, FOSTER with "
         f"{c.inner_steps}; median of {steps}"
     )
-    shown = Table(title, DISTILL, distill_cells(found), distill_csv(found))
-    shared.finish_bench(session.console, found, shown, place, asked.json)
+    with shared.bench_folder(out, f"{dataset.name}-bench-distill", session.console) as place:
+        found = table(StepBench(dataset, settings, own, steps, chosen, limit, session, place))
+        shown = Table(title, DISTILL, distill_cells(found), distill_csv(found))
+        shared.finish_bench(session.console, found, shown, place, asked.json)

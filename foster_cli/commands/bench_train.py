@@ -40,9 +40,9 @@ def command(
     loaded = [load(path) for path in bundles]
     for b in loaded:
         shared.bundle_data(b, data)  # raises for other data before anything is trained
-    place = shared.bench_folder(out, "", session.console)
     paths = None if data is None else shared.absolute(data)
-    found = table(TrainingBench(loaded, paths, seeds, limit, session, place))
     title = f"time to train one model; R@10 and N@10 on the test split, all items ranked, means of {seeds}"
-    shown = Table(title, TRAIN, train_cells(found), train_csv(found))
-    shared.finish_bench(session.console, found, shown, place, asked.json)
+    with shared.bench_folder(out, "", session.console) as place:
+        found = table(TrainingBench(loaded, paths, seeds, limit, session, place))
+        shown = Table(title, TRAIN, train_cells(found), train_csv(found))
+        shared.finish_bench(session.console, found, shown, place, asked.json)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from foster_cli.baselines import METHODS
-from foster_cli.commands.from_settings import Asked, Data, K, Seeds, asks, opt
+from foster_cli.commands.from_settings import Asked, Data, Force, K, Seeds, asks, opt
 
 #: All methods except the one that needs more than an hour on one core.
 _DEFAULT = ",".join(name for name in METHODS if name != "td3")
@@ -31,6 +31,7 @@ def command(
     out: Annotated[
         Path | None, opt("--out", "Folder of results and finished cells; by default runs/<data>-compare-b<budget>.")
     ] = None,
+    force: Force = False,
     k: K = "10,20",
 ) -> None:
     """Find out which way of shrinking a dataset is best on yours.
@@ -55,14 +56,14 @@ def command(
     check_settings(asked.settings)
     grid, ks = shared.rates("--rates", rates), shared.numbers("--k", k)
     full_grid = grid if full_rates is None else shared.rates("--full-rates", full_rates)
-    begun = shared.begin(data, asked, out, "compare")
-    variants = tuple(method_variant(name, begun.settings) for name in chosen)
-    plan = Comparison(
-        begun.data, begun.settings, variants, grid, seeds, ks, begun.session, begun.out, compare.pairs(chosen),
-        common=common, full_rates=full_grid,
-    )  # fmt: skip
-    found = compare.compare_methods(plan)
-    write_table(found, shared.as_json(found), begun.out, "compare")
+    with shared.begin(data, asked, out, "compare", force) as begun:
+        variants = tuple(method_variant(name, begun.settings) for name in chosen)
+        plan = Comparison(
+            begun.data, begun.settings, variants, grid, seeds, ks, begun.session, begun.out, compare.pairs(chosen),
+            common=common, full_rates=full_grid,
+        )  # fmt: skip
+        found = compare.compare_methods(plan)
+        write_table(found, shared.as_json(found), begun.out, "compare")
     if asked.json:
         shared.print_json(found)
         return
@@ -74,9 +75,11 @@ def command(
 
 def show(console: Any, found: dict[str, Any]) -> None:
     """Print the metrics, the costs and the paired differences as tables."""
-    from foster_cli.evaluate.formats import COSTS, metrics, paired_rows, table_rows, title
+    from foster_cli.evaluate.formats import COSTS, metrics, nothing_learned, paired_rows, table_rows, title
 
     names, rows = metrics(found), table_rows(found)
     console.table(title(found), ["", *names], [row[: 1 + len(names)] for row in rows])
+    if said := nothing_learned(found["rows"], names):
+        console.result(said)
     console.table("costs", ["", *[c.head for c in COSTS]], [[row[0], *row[1 + len(names) :]] for row in rows])
     console.table("paired differences, 95 % intervals", ["", *names], paired_rows(found))

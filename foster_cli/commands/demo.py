@@ -14,6 +14,9 @@ ROWS = (
     "ease", "popularity", "text_similarity",
 )  # fmt: skip
 
+#: The files that it writes beside the bundle.
+FILES = ("shop.parquet", "metrics.json", "synthetic.jsonl", "report.html")
+
 
 def command(
     out: Annotated[Path, typer.Option("--out", help="Folder to fill.")] = Path("demo"),
@@ -22,6 +25,7 @@ def command(
     steps: Annotated[int, typer.Option("--steps", help="Outer steps.")] = 100,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fresh models per row.")] = 2,
     seed: Annotated[int, typer.Option("--seed", help="Seed; it fixes the result on a given machine.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace what an earlier demo wrote to --out.")] = False,
     width: Annotated[int, typer.Option("--width", help="Width of the recommender; a small one is fast.")] = 64,
 ) -> None:
     """Generate a shop, distil it, evaluate, export and report.
@@ -36,25 +40,30 @@ def command(
 
     import torch
 
-    from foster_cli.bundle import SUMS
+    from foster_cli.bundle import check_replaceable
     from foster_cli.commands import distill, export, report, sample
     from foster_cli.commands import eval as evaluate
     from foster_cli.console import Console
     from foster_cli.errors import FosterError
     from foster_cli.evaluate.economics import line
+    from foster_cli.files import exists, may_write
 
     if "OMP_NUM_THREADS" not in os.environ:  # with products this small, two are slower where a core is busy
         torch.set_num_threads(1)
     if out.exists() and not out.is_dir():
         raise FosterError(f"--out {out}: is a file", "give a folder")
     bundle = out / "bundle"
-    if bundle.exists():
-        if not (bundle / SUMS).is_file():
-            raise FosterError(f"{bundle}: exists and is no bundle", "give another --out")
+    for name in FILES:
+        may_write(out / name, force, (Path(name).suffix,))
+    if exists(bundle) and not force:
+        raise FosterError(f"--out {bundle}: exists already", "give another --out, or --force to replace it")
+    if exists(bundle):
+        check_replaceable(bundle)
         shutil.rmtree(bundle)
     shutil.rmtree(out / "bundle.run", ignore_errors=True)  # left by an interrupted demo
     shop = out / "shop.parquet"
-    shop.unlink(missing_ok=True)  # left by an earlier demo
+    for name in FILES:
+        (out / name).unlink(missing_ok=True)  # left by an earlier demo
     sample.command(out=shop, users=users, items=items, seed=seed)
     distill.command(
         data=[shop], out=bundle, seed=seed, steps=steps, width=width, draws=1, check_every=max(1, steps),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from foster_cli.baselines import METHODS
-from foster_cli.commands.from_settings import DATA_HELP, Asked, SettingsFile, asks, opt
+from foster_cli.commands.from_settings import DATA_HELP, Asked, Force, SettingsFile, asks, opt
 
 _METHODS = "; ".join(f"{m.name}: {m.description}" for m in METHODS.values())
 
@@ -23,6 +23,7 @@ def command(
         Path | None, opt("--resume", "Continue the interrupted run of this bundle, with the same numbers.")
     ] = None,
     extend: Annotated[int | None, opt("--extend", "With --resume of a finished bundle: outer steps to add.")] = None,
+    force: Force = False,
     settings: SettingsFile = None,
     live: Annotated[
         bool, typer.Option("--live", help="Draw losses, validation and time left on the terminal.")
@@ -40,7 +41,7 @@ def command(
     sequences (a coreset), the starting point only (rollout), or TD3's set (over all items, or --items-per-step).
 
     During the run its state is stored beside the bundle in BUNDLE.run. After Ctrl-C, a crash or a full disk,
-    foster distill --resume BUNDLE continues it, without DATA or options.
+    foster distill --resume BUNDLE continues it, without DATA or options. If the data were moved, DATA names them.
 
     Example: foster distill games.parquet --budget 20
     """
@@ -51,7 +52,7 @@ def command(
     asked = check(asked, method, settings)
     if tensorboard is not None:
         check_tensorboard()
-    run = started(Request(asked, data or [], out, resume, extend))
+    run = started(Request(asked, data or [], out, resume, extend, force))
     if run is None:
         return
     with recording(run.session.console, tensorboard), watching(live, run.settings, run.data, run.session):

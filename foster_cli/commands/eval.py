@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from foster_cli.commands.from_settings import Asked, K, Moved, Seeds, asks, opt
+from foster_cli.commands.from_settings import Asked, Force, K, Moved, Seeds, asks, opt
 from foster_cli.console import clean
 
 #: The entries of a record by which two text encoders differ: weights, tokenizer and pooling; trained layers.
@@ -63,6 +63,7 @@ def command(
         opt("--cases", "Interactions to rank: all, or each user's first or last; by default as in the bundle."),
     ] = None,
     out: Annotated[Path | None, opt("--out", "JSON to write; for a full table, by default BUNDLE/eval.json.")] = None,
+    force: Force = False,
 ) -> None:
     """Train fresh models on the synthetic set and compare them on the test split, over all items.
 
@@ -86,7 +87,7 @@ def command(
     from foster_cli.evaluate.bundle_rows import Evaluation, Other, evaluate_bundles
     from foster_cli.evaluate.references import asked_rows
     from foster_cli.evaluate.rows import DEFAULT, ROWS
-    from foster_cli.files import check_writable, writing
+    from foster_cli.files import check_writable, may_write, writing
 
     names = asked_rows(rows, ROWS)
     other = Other(
@@ -98,6 +99,7 @@ def command(
     if out is not None:
         for bundle in loaded:
             shared.refuse_own_data(out, bundle)
+        may_write(out, force, (".json",))
         check_writable(out)
     found = evaluate_bundles(loaded, shared.bundle_data(loaded[0], data), wanted, session)
     if asked.json:
@@ -105,7 +107,7 @@ def command(
     else:
         show(session.console, found, wanted.ks)
     if out is not None:  # after printing, so that a full disk loses only the file
-        with writing(out) as tmp:
+        with writing(out, force) as tmp:
             tmp.write_text(shared.as_json(found), encoding="utf-8")
     made = loaded[0].made
     own = other.settings(made) == made and student_steps is None and not validate and len(loaded) == 1
@@ -141,7 +143,7 @@ def _models(found: dict[str, Any], stage: str) -> str:
 def show(console: Any, found: dict[str, Any], ks: tuple[int, ...]) -> None:
     """Print the table and the paired differences."""
     from foster_cli.evaluate.economics import line
-    from foster_cli.evaluate.formats import interval, ranked_words
+    from foster_cli.evaluate.formats import interval, nothing_learned, ranked_words, shares, shares_words
     from foster_cli.ranking.metrics import shown
 
     metrics = [*shown(ks), "MRR"]
@@ -163,10 +165,9 @@ def show(console: Any, found: dict[str, Any], ks: tuple[int, ...]) -> None:
     pairs = [[name, *[interval(values[m], "+") for m in metrics[:2]]] for name, values in found["paired"].items()]
     if pairs:
         console.table("paired differences, 95 % intervals", ["", *metrics[:2]], pairs)
-    if "full" in found["rows"] and "synthetic" in found["rows"]:
-        share = {
-            m: found["rows"]["synthetic"][m]["mean"] / max(found["rows"]["full"][m]["mean"], 1e-12) for m in metrics[:2]
-        }
-        console.result("synthetic / full: " + ", ".join(f"{m} {v:.3f}" for m, v in share.items()))
+    if share := shares(found["rows"], metrics[:2]):
+        console.result(shares_words(share))
+    if said := nothing_learned(found["rows"], metrics[:2]):
+        console.result(said)
     if found["economics"] is not None:
         console.result(line(found["economics"]))

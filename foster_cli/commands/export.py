@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foster_cli.commands.from_settings import Json, Moved, make_session
+from foster_cli.commands.from_settings import Force, Json, Moved, make_session
 from foster_cli.export import FORMATS
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def command(
         Path | None,
         typer.Option("--out", help="File or folder to write, - for standard output; by default BUNDLE/synthetic…."),
     ] = None,
+    force: Force = False,
     top: Annotated[
         int | None, typer.Option("--top", help="Items that jsonl and parquet list per position; by default 10.")
     ] = None,
@@ -72,11 +73,12 @@ def command(
     """
     from foster_cli.console import Console, clean
     from foster_cli.export import get_format
-    from foster_cli.export.output import check_stdout, check_target, to_stdout, to_target
+    from foster_cli.export.output import check_stdout, check_target, endings, to_stdout, to_target
+    from foster_cli.files import may_write
 
     chosen = get_format(format) if format is not None else _by_ending(out)
     if template_out is not None:
-        _copy_template(chosen, template_out)
+        _copy_template(chosen, template_out, force)
         Console(json_mode=json).note(f"wrote {clean(template_out, 4096)}: edit it, then give it as --template")
         return
     piped = out is not None and str(out) == "-"
@@ -96,10 +98,15 @@ def command(
     path = resolve_bundle(bundle, console)
     target = out if out is not None else path / chosen.default
     if not piped:
-        check_target(chosen, target, path)
+        check_target(chosen, target, path, out is None or force)
     loaded = load(path)
     if not piped:
         refuse_own_data(target, loaded)
+
+    if not piped and out is not None and not chosen.folder:
+        may_write(out, force, endings(chosen))
+    if not piped and measure and out is not None:
+        may_write(_cost_file(out), force, (".json",))
 
     job = Job(
         loaded, target.name, 10 if top is None else top, decode or "argmax", 1 if copies is None else copies, seed or 0,
@@ -112,7 +119,7 @@ def command(
             console.note(f"wrote {_summary(chosen, job)} to standard output")
             _note_mass(chosen, job, console, measure)
         return
-    to_target(chosen, job, target)
+    to_target(chosen, job, target, out is None or force)
     console.note(f"wrote {clean(target, 4096)}: {_summary(chosen, job)}")
     _note_mass(chosen, job, console, measure)
     event = _event(chosen, job, path, target)
@@ -145,18 +152,22 @@ def _check_options(chosen: Format, given: tuple[str, ...], sampled: bool) -> Non
             raise FosterError(f"{name}: means nothing without --measure", "leave it out, or add that")
 
 
-def _copy_template(chosen: Format, target: Path) -> None:
+def _cost_file(target: Path) -> Path:
+    """The file with the costs of hardening, beside the export."""
+    return target.with_name(f"{target.name}.cost.json")
+
+
+def _copy_template(chosen: Format, target: Path, force: bool) -> None:
     """Write the prompts that `chosen` fills to a new file."""
     from foster_cli.errors import FosterError
     from foster_cli.export.templates import SHIPPED
-    from foster_cli.files import writing
+    from foster_cli.files import may_write, writing
 
     if chosen.template is None:
         with_prompts = ", ".join(f.name for f in FORMATS.values() if f.template)
         raise FosterError(f"--template-out: {chosen.name} has no prompts", f"give --format: {with_prompts}")
-    if target.exists():
-        raise FosterError(f"--template-out {target}: exists already", "give another name")
-    with writing(target) as temporary:
+    may_write(target, force, (".txt",), "--template-out")
+    with writing(target, force) as temporary:
         temporary.write_bytes((SHIPPED / f"{chosen.template}.txt").read_bytes())
 
 
@@ -204,7 +215,7 @@ def _measure(job: Job, target: Path, seeds: int, device: str, console: Console) 
     from foster_cli.files import writing
 
     cost = hardening_cost(job.bundle, job.hard, job.data, seeds, make_session(console, device))
-    beside = target.with_name(f"{target.name}.cost.json")
+    beside = _cost_file(target)
     with writing(beside) as temporary:
         temporary.write_text(json_module.dumps(cost, indent=1) + "\n", encoding="utf-8")
     rows = [[name, *[f"{cost[name][m]['mean']:.4f}" for m in METRICS]] for name in ("soft", "hard", "untrained")]

@@ -8,7 +8,9 @@ define for the command, and those of the run (--device, --cache, --json). Typed 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
+import os
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -53,6 +55,7 @@ Moved = Annotated[
 ]
 Seeds = Annotated[int, opt("--seeds", "Fresh models per trained row; more narrow the intervals.", min=1)]
 K = Annotated[str, opt("--k", "Cut-offs k of R@k and N@k, comma-separated.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what an earlier run of this command wrote to --out.")]
 SettingsFile = Annotated[
     Path | None, opt("--settings", "A settings file, such as foster tune writes; typed options override it.")
 ]
@@ -81,6 +84,8 @@ def _option(section: str, of: dataclasses.Field[Any], hint: Any) -> Field:
         hint, shown = str, as_text(default)
     elif meta["text"] == "names":
         hint, shown = str | None, None
+    elif meta["text"] == "list":
+        hint, shown = list[str] | None, None
     elif meta["chosen"]:
         hint, shown = hint | None, None
     else:
@@ -131,6 +136,8 @@ def _parsed(f: Field, value: Any) -> Any:
         if not names:
             raise FosterError(f"{f.flag} names no column", f"use for example {f.flag} title,categories")
         return names
+    if f.text == "list":
+        return tuple(value or ())
     return f.default if f.chosen and value is None else value
 
 
@@ -255,6 +262,22 @@ def asks(command: str, *run: str) -> Callable[[Callable[..., None]], Callable[..
         return called
 
     return decorate
+
+
+def _at_home(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_at_home, value))
+    return Path(os.path.expanduser(value)) if isinstance(value, Path) else value  # noqa: PTH111
+
+
+def with_home(command: Callable[..., None]) -> Callable[..., None]:
+    """`command`, which gets paths with ~ at their beginning replaced: no shell does that in --out=~/x."""
+
+    @functools.wraps(command)
+    def called(**given: Any) -> None:
+        command(**{name: _at_home(value) for name, value in given.items()})
+
+    return called
 
 
 class Grouped(TyperCommand):

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foster_cli.commands.from_settings import Asked, asks
+from foster_cli.commands.from_settings import Asked, Force, asks
 from foster_cli.console import Console, clean
 from foster_cli.errors import FosterError
+from foster_cli.files import quoted
 from foster_cli.settings import ModelConfig
+
+if TYPE_CHECKING:
+    from foster_cli.data.readers import Bad
+    from foster_cli.data.schema import Dataset
 
 
 @asks("preprocess", "json")
@@ -20,11 +26,21 @@ def command(
         list[Path],
         typer.Argument(
             metavar="INPUT",
-            help="CSV, TSV, JSON lines or parquet, also gzipped: one table, or interactions and items.",
+            help="Tables in any common format, also compressed: interactions with texts, or interactions and items; "
+            "a file, a folder of parts, a pattern in quotes, an address, or - for standard input.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Prepared parquet file to write.")],
     asked: Asked,
+    out: Annotated[Path | None, typer.Option("--out", help="Prepared parquet file to write.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read and say everything, with the memory that distilling will need; write "
+                           "nothing.")
+    ] = False,
+    rejects: Annotated[
+        Path | None,
+        typer.Option("--rejects", help="CSV file for the rows that cannot be read: file, line, reason, text."),
+    ] = None,
+    force: Force = False,
     encoder: Annotated[
         str, typer.Option("--encoder", help="Text encoder whose tokens measure the length of texts.")
     ] = ModelConfig.encoder,
@@ -36,7 +52,10 @@ def command(
 
     Example: foster preprocess ratings.csv movies.csv --out movies.parquet
     """
-    _check_out(out, inputs)
+    target = _checked(out, check, inputs, force)
+    if rejects is not None:
+        _check_file(rejects, inputs, force, (".csv",), "--rejects")
+    from foster_cli.data.account import account_lines
     from foster_cli.data.prepare import read_raw, write_prepared
     from foster_cli.data.tokens import token_counter
     from foster_cli.models.pretrained import load_tokenizer
@@ -45,29 +64,86 @@ def command(
     console = Console(json_mode=asked.json)
     source = find_encoder(encoder)
     dataset = read_raw(inputs, asked.settings.prepare, token_counter(lambda: load_tokenizer(source)))
-    dataset = replace(dataset, name=out.stem)
-    write_prepared(dataset, out)
-    console.event(command="preprocess", out=str(out), name=dataset.name, hash=dataset.hash, **dataset.statistics)
+    columns = dataset.settings["columns"]
+    for line in account_lines(dataset.statistics, columns, dataset.bad):
+        console.note(line)
+    if rejects is not None:
+        write_rejects(rejects, dataset.bad)
+    found: dict[str, Any] = {"columns": columns, "hash": dataset.hash, **dataset.statistics}
+    if target is not None:
+        dataset = replace(dataset, name=target.stem)
+        write_prepared(dataset, target)
+        found["out"] = str(target)
+    else:
+        found["memory"] = _memory(dataset, console, asked)
+    console.event(command="preprocess", name=dataset.name, **found)
     console.table("", ("", *_COUNTS), split_rows(dataset.statistics))
     console.result("")
     console.table("", ("statistic", "value"), statistic_rows(dataset.statistics))
     console.result("")
-    console.result(f"wrote {clean(out)}; next: foster distill {clean(out)} --budget 20")
+    if target is not None:
+        console.result(f"wrote {clean(target)}; next: foster distill {quoted(target)} --budget 20")
 
 
+def _memory(dataset: Dataset, console: Console, asked: Asked) -> int:
+    """The bytes that distilling will need beyond those of this process, in a line too."""
+    from foster_cli.runtime import pick_device
+    from foster_cli.session import Session
+    from foster_cli.settings import DistillConfig, TrainConfig
+    from foster_cli.train.memory import estimate
+    from foster_cli.train.task import make_task
+
+    config = DistillConfig()
+    items = ModelConfig.items if any(dataset.catalogue.texts) else "id"
+    task = make_task(dataset, ModelConfig(items=items), config.length, Session(console, pick_device("cpu"), True))
+    need = estimate(task, TrainConfig(), config.real_batch, 2 * config.budget).total
+    console.result(f"foster distill will need about {need / 2**30:.1f} GiB of memory more")
+    return need
+
+
+_SPLIT_BY = {
+    "time": "time, 8:1:1", "column": "the tables themselves", "leave-one-out": "leave-one-out"
+}  # fmt: skip
 _COUNTS = ("interactions", "users", "items", "cases")
 
 
-def _check_out(out: Path, inputs: list[Path]) -> None:
-    from foster_cli.files import real_path
+def _checked(out: Path | None, check: bool, inputs: list[Path], force: bool) -> Path | None:
+    """The file to write; None with --check."""
+    if check:
+        if out is not None:
+            raise FosterError("--check writes nothing", "leave out --out, or --check")
+        return None
+    if out is None:
+        raise FosterError("--out is missing", "name the file to write: --out NAME.parquet; see foster preprocess --help")
+    _check_file(out, inputs, force, (".parquet",), "--out")
+    return out
 
-    if out.suffix.lower() != ".parquet":
-        raise FosterError(f"--out {clean(out)} does not end in .parquet", f"use --out {clean(out.stem)}.parquet")
+
+def _check_file(out: Path, inputs: list[Path], force: bool, endings: tuple[str, ...], option: str) -> None:
+    from foster_cli.files import may_write, real_path
+
+    if out.suffix.lower() not in endings:
+        raise FosterError(
+            f"{option} {clean(out)} does not end in {endings[0]}", f"use {option} {clean(out.stem)}{endings[0]}"
+        )
     if out.is_dir():
-        raise FosterError(f"--out {clean(out)} is a folder", f"use --out {clean(out / 'data.parquet')}")
+        raise FosterError(f"{option} {clean(out)} is a folder", f"use {option} {clean(out / 'data')}{endings[0]}")
     for path in inputs:
         if real_path(out) == real_path(path) or (out.exists() and path.exists() and out.samefile(path)):
-            raise FosterError(f"--out {clean(out)} would overwrite an input", "give another --out")
+            raise FosterError(f"{option} {clean(out)} would overwrite an input", f"give another {option}")
+    may_write(out, force, endings, option)
+
+
+def write_rejects(path: Path, bad: Sequence[Bad]) -> None:
+    """Write the rows that could not be read as CSV: file, line, reason, text."""
+    import csv
+
+    from foster_cli.files import writing
+
+    with writing(path) as tmp, tmp.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("file", "line", "reason", "text"))
+        writer.writerows((one.file, one.line, one.reason, one.text) for one in bad)
 
 
 def split_rows(statistics: dict[str, Any]) -> list[list[str]]:
@@ -84,7 +160,7 @@ def statistic_rows(statistics: dict[str, Any]) -> list[list[str]]:
         ["interactions per user", f"{statistics['average_length']:.2f}"],
         ["duplicates removed", _number(statistics["duplicates_removed"])],
         ["k-core", str(statistics["k_core"])],
-        ["split by", {"time": "time, 8:1:1", "column": "the table's own column"}[statistics["split"]]],
+        ["split by", _SPLIT_BY[statistics["split"]]],
         ["same time as another of the user", f"{statistics['tie_rate']:.2%}"],
         ["same time as any other", f"{statistics['tie_rate_global']:.2%}"],
         ["items without text", f"{statistics['share_without_text']:.2%}"],

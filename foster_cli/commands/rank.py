@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from foster_cli.commands.from_settings import Asked, Moved, asks, opt
+from foster_cli.commands.from_settings import Asked, Force, Moved, asks, opt
 from foster_cli.errors import FosterError
 
 
@@ -30,6 +30,7 @@ def command(
     out: Annotated[
         Path | None, opt("--out", "Folder of the ranking and finished models; by default runs/<bundle>-rank.")
     ] = None,
+    force: Force = False,
 ) -> None:
     """Rank configurations of the recommender by training each on the synthetic set, in seconds instead of minutes.
 
@@ -48,6 +49,7 @@ def command(
     from foster_cli.evaluate.rank.configs import read_configs
     from foster_cli.evaluate.rank.formats import cells, heads, sentences, title, write
     from foster_cli.evaluate.rank.run import RankPlan, rank
+    from foster_cli.files import alone
 
     session = asked.session()
     loaded = load(shared.resolve_bundle(bundle, session.console))
@@ -57,8 +59,10 @@ def command(
     if place.exists() and not place.is_dir():
         raise FosterError(f"--out {place}: is a file", "give the name of a folder")
     session.console.note(f"finished work is kept in {place}; the same command continues from there")
-    found = rank(RankPlan(loaded, dataset, wanted, seeds, full, session, place))
-    write(found, shared.as_json(found), place)
+    shared.check_continues(place, "rank", dataset.hash, force)
+    with alone(place, "foster rank"):
+        found = rank(RankPlan(loaded, dataset, wanted, seeds, full, session, place))
+        write(found, shared.as_json(found), place)
     if asked.json:
         shared.print_json(found)
         return

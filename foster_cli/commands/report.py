@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from foster_cli.commands.from_settings import Json, Moved
+from foster_cli.commands.from_settings import Force, Json, Moved
 
 if TYPE_CHECKING:
     from foster_cli.bundle import Bundle
@@ -21,6 +21,7 @@ def command(
         typer.Argument(metavar="BUNDLE", help="The bundle; the newest in ./runs without it.", show_default=False),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Page to write; by default BUNDLE/report.html.")] = None,
+    force: Force = False,
     open: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
     eval: Annotated[
         Path | None,
@@ -42,8 +43,8 @@ def command(
     from foster_cli.bundle import load
     from foster_cli.commands.shared import refuse_own_data, resolve_bundle
     from foster_cli.console import Console, clean
-    from foster_cli.files import writing
-    from foster_cli.report.figures import check_matplotlib, write_figures
+    from foster_cli.files import may_write, writing
+    from foster_cli.report.figures import check_matplotlib, figure_files, write_figures
     from foster_cli.report.gather import gather
     from foster_cli.report.html import page
     from foster_cli.report.results import read_evaluation
@@ -56,10 +57,14 @@ def command(
     _check_targets(target, figures, path)
     loaded = load(path)
     refuse_own_data(target, loaded)
+    if out is not None:
+        may_write(out, force, (".html", ".htm"))
     evaluation = read_evaluation(loaded, eval)
     report = gather(loaded, evaluation, _data(loaded, data))
     text = page(report)
-    with writing(target) as temporary:
+    for name in [] if figures is None else figure_files(report, figures):
+        may_write(name, force, (".png", ".svg"), "--figures")
+    with writing(target, out is None or force) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
     drawn = [] if figures is None else write_figures(report, figures)
     if report.missing_real:

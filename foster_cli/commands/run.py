@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from foster_cli.baselines import METHODS, adapted, refuse_unread
 from foster_cli.baselines.coreset import shrink
-from foster_cli.bundle import load, read_state
+from foster_cli.bundle import check_replaceable, load, read_state
 from foster_cli.commands.from_settings import Asked
 from foster_cli.commands.shared import absolute, check_windows, decided, next_run
 from foster_cli.console import Console
@@ -18,7 +19,9 @@ from foster_cli.data.schema import Dataset
 from foster_cli.distill.checks import check_settings
 from foster_cli.distill.run_folder import Beginning, finished, interrupted, run_folder
 from foster_cli.errors import FosterError
+from foster_cli.evaluate.data_of import same_data
 from foster_cli.evaluate.economics import economics, line
+from foster_cli.files import exists, quoted
 from foster_cli.session import Session
 from foster_cli.settings import Settings, choice, positive
 
@@ -32,23 +35,25 @@ class Request:
     out: Path | None
     resume: Path | None
     extend: int | None
+    force: bool = False
 
 
 @dataclass
 class Run:
-    """A run that is ready to start. `beginning`: whether it is new or continues a stored run."""
+    """A run that is ready to start. `out`: the bundle; None: a free name is taken when it starts. `beginning`: whether
+    it is new or continues a stored run."""
 
     settings: Settings
     data: Dataset
-    out: Path
+    out: Path | None
     session: Session
     beginning: Beginning
 
     def make(self) -> dict[str, Any]:
         """Write the bundle; returns the metrics of its manifest."""
-        metrics: dict[str, Any] = shrink(
-            self.settings, self.data, self.out, self.session, beginning=self.beginning
-        )["metrics"]  # fmt: skip
+        s, name = self.settings, self.data.name
+        with next_run(name, s.method, s.distill.budget) if self.out is None else nullcontext(self.out) as self.out:
+            metrics: dict[str, Any] = shrink(s, self.data, self.out, self.session, beginning=self.beginning)["metrics"]
         return metrics
 
     def show(self, m: dict[str, Any]) -> None:
@@ -66,6 +71,7 @@ class Run:
                 f"{m['full_valid_R@10']:.4f}, untrained {m['untrained_valid_R@10']:.4f}"
             )
             if m["student_seconds"] is not None:
+                assert self.out is not None  # `make` took a name
                 console.result(line(economics([load(self.out)], m["teacher_seconds"], m["student_seconds"])))
         console.result(f"next: foster eval {self.out}")
 
@@ -91,27 +97,43 @@ def started(request: Request) -> Run | None:
         raise FosterError("--extend: goes on with a finished bundle", "name it: --resume BUNDLE --extend N")
     if not request.data:
         raise FosterError("DATA is missing", "foster distill FILE, or --resume BUNDLE")
-    if out is not None and out.exists():
-        raise FosterError(f"--out {out}: exists already", "give another name, or remove it first")
+    if out is not None:
+        _check_free(out, request.force)
     settings = replace(adapted(asked.settings, asked.typed), paths=absolute(request.data))
-    return _read(settings, request.data, out, asked.session(events=True), Beginning(resume=False), asked.free)
+    session, beginning = asked.session(events=True), Beginning(resume=False, replace=request.force)
+    return _ready(settings, load_dataset(request.data, settings.prepare), out, session, beginning, asked.free)
 
 
-def _paths(settings: Settings) -> list[Path]:
-    return [Path(p) for p in settings.paths]
+def _check_free(out: Path, force: bool) -> None:
+    """Raise FosterError if `out` exists, unless it is a bundle and `force` is given."""
+    if exists(out) and not force:
+        raise FosterError(f"--out {out}: exists already", "give another name, or --force to replace the bundle")
+    if exists(out):
+        check_replaceable(out)
 
 
-def _read(
-    settings: Settings, paths: list[Path], out: Path | None, session: Session, beginning: Beginning,
+def _ready(
+    settings: Settings, data: Dataset, out: Path | None, session: Session, beginning: Beginning,
     free: Collection[tuple[str, str]] = (),
 ) -> Run:  # fmt: skip
-    data = load_dataset(paths, settings.prepare)
     s = data.statistics
     session.console.note(f"{data.name}: {s['interactions']:,} interactions, {s['users']:,} users, {s['items']:,} items")
     check_windows(data, settings)
     settings = decided(settings, free, data, session)
-    out = out or next_run(data.name, settings.method, settings.distill.budget)
     return Run(settings, data, out, session, beginning)
+
+
+def _again(request: Request, began: Settings, recorded: str) -> tuple[Settings, Dataset]:
+    """The data that the run or bundle to continue began with, which DATA names if they have moved; and its settings,
+    with their path. Raises FosterError for other data, before anything is trained."""
+    assert request.resume is not None
+    paths = request.data or [Path(p) for p in began.paths]
+    typed = f"foster distill --resume {quoted(request.resume)} FILE"
+    if request.extend is not None:
+        typed += f" --extend {request.extend}" + (f" --out {quoted(request.out)}" if request.out is not None else "")
+    missing, other = f"if it was moved, name it: {typed}", f"name the data that it began with: {typed}"
+    data = same_data(paths, began.prepare, recorded, f"{request.resume} began with", missing, other)
+    return replace(began, paths=absolute(paths)), data
 
 
 def _resumed(request: Request, bundle: Path) -> Run | None:
@@ -120,41 +142,41 @@ def _resumed(request: Request, bundle: Path) -> Run | None:
     Raises FosterError if there is nothing to continue, or if an option differs from the run's.
     """
     asked, out, extend = request.asked, request.out, request.extend
+    if request.force and (extend is None or out is None):
+        raise FosterError("--force: --resume replaces nothing but its own bundle", "leave it out")
     if "settings" in asked.typed:
         raise FosterError("--settings: --resume continues with the settings of the run", "leave it out")
     if extend is not None:
         positive("--extend", extend)
         if run_folder(bundle).exists() and not finished(bundle):
             raise FosterError(f"{bundle}: is not finished", f"continue it first: foster distill --resume {bundle}")
-        settings, trees = more_steps(bundle, out or bundle, extend)
-        _check_same(request, settings, {})  # a bundle does not say whether it used the cache
-        return _read(settings, _paths(settings), out or bundle, asked.session(events=True), Beginning(False, trees))
+        out = bundle if out is None else out
+        if out != bundle:
+            _check_free(out, request.force)
+        settings, trees = more_steps(bundle, out, extend)
+        asked.check_same(settings, {})  # a bundle does not say whether it used the cache
+        session, beginning = asked.session(events=True), Beginning(False, trees, out == bundle or request.force)
+        settings, data = _again(request, settings, load(bundle).manifest["data"]["hash"])
+        return _ready(settings, data, out, session, beginning)
     if out is not None:
         raise FosterError("--out: --resume continues where the run began", "leave --out out, or give --extend N")
     if finished(bundle):
-        _check_same(request, load(bundle).made, {})
+        asked.check_same(load(bundle).made, {})
         Console(json_mode=asked.json).result(f"{bundle}: was finished already; next: foster eval {bundle}")
         return None
     run = interrupted(bundle)
-    _check_same(request, run.settings, {"cache": run.use_cache, "device": run.device})
+    asked.check_same(run.settings, {"cache": run.use_cache, "device": run.device})
     session = asked.session(run.device, events=True)
     session = replace(session, use_cache=run.use_cache)
-    return _read(run.settings, _paths(run.settings), bundle, session, Beginning(resume=True))
-
-
-def _check_same(request: Request, began: Settings, known: dict[str, Any]) -> None:
-    """Raise FosterError if DATA or an option differs from what the run began with."""
-    if request.data and absolute(request.data) != began.paths:
-        given = ", ".join(map(str, request.data))
-        raise FosterError(f"DATA {given}: the run began with {', '.join(began.paths)}", "leave DATA out")
-    request.asked.check_same(began, known)
+    settings, data = _again(request, run.settings, run.data)
+    return _ready(settings, data, bundle, session, Beginning(resume=True))
 
 
 def more_steps(path: Path, out: Path, count: int) -> tuple[Settings, dict[str, Any]]:
     """Settings and initial trees for `count` more steps of the finished bundle `path`, to be written to `out`."""
     made, tree = load(path).made, read_state(path)
-    if out != path and out.exists():
-        raise FosterError(f"--out {out}: exists already", "give another name, or remove it first")
+    if out == path:
+        check_replaceable(path)
     longer = replace(made, distill=replace(made.distill, steps=made.distill.steps + count))
     try:
         outer = tree["outer"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -72,12 +74,15 @@ class Begun(NamedTuple):
     out: Path
 
 
-def begin(paths: list[Path], asked: Asked, out: Path | None, kind: str) -> Begun:
-    """Check folder and device, read the data, print where finished work is stored. Raises FosterError if one fails.
+@contextmanager
+def begin(paths: list[Path], asked: Asked, out: Path | None, kind: str, force: bool = False) -> Iterator[Begun]:
+    """Check folder and device, read the data, print where finished work is stored. Raises FosterError if one fails, and
+    while another process fills the folder.
 
-    The default of `out` is runs/<data>-<kind>-b<budget>.
+    The default of `out` is runs/<data>-<kind>-b<budget>. `force`: whether a table of other data there is replaced.
     """
     from foster_cli.data.prepare import load_dataset
+    from foster_cli.files import alone
 
     if out is not None and out.exists() and not out.is_dir():
         raise FosterError(f"--out {out}: is a file", "give the name of a folder")
@@ -87,8 +92,28 @@ def begin(paths: list[Path], asked: Asked, out: Path | None, kind: str) -> Begun
     session.console.note(f"finished work is kept in {out}; the same command continues from there")
     if kind != "sweep":  # its points may have budgets of their own
         check_windows(data, asked.settings)
-    settings = decided(asked.settings, asked.free, data, session)
-    return Begun(session, data, replace(settings, paths=absolute(paths)), out)
+    if kind != "tune":  # its study is of its data alone, and never replaced
+        check_continues(out, kind, data.hash, force)
+    with alone(out, f"foster {kind}"):
+        settings = decided(asked.settings, asked.free, data, session)
+        yield Begun(session, data, replace(settings, paths=absolute(paths)), out)
+
+
+def check_continues(out: Path, kind: str, data: str, force: bool) -> None:
+    """Raise FosterError if <kind>.json in the folder `out` is not of the dataset with the hash `data`, so that it would
+    be replaced, unless `force` is given."""
+    file = out / f"{kind}.json"
+    if force or not file.exists():
+        return
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))["data"]["hash"]
+    except (OSError, ValueError, KeyError, TypeError):
+        found = None
+    if found != data:
+        raise FosterError(
+            f"--out {out}: exists already, and its {kind}.json is of other data",
+            "give another name, or --force to replace it",
+        )
 
 
 def decided(settings: Settings, free: Collection[tuple[str, str]], data: Dataset, session: Session) -> Settings:
@@ -100,16 +125,25 @@ def decided(settings: Settings, free: Collection[tuple[str, str]], data: Dataset
 
 
 def check_windows(data: Dataset, settings: Settings) -> None:
-    """Raise FosterError for a budget above the number of training windows, before anything slow begins."""
+    """Raise FosterError for a budget above the number of training windows, before anything slow begins, and for data
+    without texts where texts are read."""
     from foster_cli.data.windows import training_windows
     from foster_cli.distill.checks import check_budget
+    from foster_cli.train.task import check_texts
 
+    check_texts(data, settings.model, settings.distill.teacher)
     check_budget(len(training_windows(data, settings.distill.length)), settings.distill)
 
 
 def newest_bundle(runs: Path) -> Path:
     """The bundle in `runs` that was written last. Raises FosterError if there is none."""
+    from foster_cli.files import quoted
+
     found = [p.parent for p in runs.glob("*/bundle.json")] if runs.is_dir() else []
+    begun = max(runs.glob("*.run/run-*.json"), key=lambda p: p.stat().st_mtime_ns, default=None)
+    if not found and begun is not None:
+        out = begun.parent.with_suffix("")
+        raise FosterError(f"{out}: is not finished", f"continue it with `foster distill --resume {quoted(out)}`")
     if not found:
         raise FosterError(f"no bundle in {runs}/ here", "make one with `foster distill DATA`, or name one")
     return max(found, key=lambda p: ((p / "bundle.json").stat().st_mtime_ns, p.name))
@@ -129,13 +163,36 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "data"
 
 
-def next_run(name: str, method: str, budget: int) -> Path:
-    """runs/<data>-<method>-b<budget>-<n>/ with the first n that neither a bundle nor an interrupted run has."""
+@contextmanager
+def next_run(name: str, method: str, budget: int) -> Iterator[Path]:
+    """runs/<data>-<method>-b<budget>-<n>/ with the first n that neither a bundle nor another run has.
+
+    The folder <n>.run, which is made here, keeps the name from other processes. It is removed if nothing is left in it.
+    """
     stem = f"{safe_name(name)}-{method}-b{budget}"
-    n = 1
-    while (RUNS / f"{stem}-{n}").exists() or (RUNS / f"{stem}-{n}.run").exists():
-        n += 1
-    return RUNS / f"{stem}-{n}"
+    out = next(path for n in itertools.count(1) if _reserved(path := RUNS / f"{stem}-{n}"))
+    try:
+        yield out
+    finally:
+        with suppress(OSError):  # an interrupted run is kept there, or it was removed
+            out.with_name(out.name + ".run").rmdir()
+
+
+def _reserved(out: Path) -> bool:
+    """Whether the name `out` was free; then its run folder is made, so that it is not any more."""
+    from foster_cli.files import disk_error
+
+    folder = out.with_name(out.name + ".run")
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise disk_error(error, folder) from error
+    if out.exists():
+        folder.rmdir()
+        return False
+    return True
 
 
 def refuse_own_data(target: Path, bundle: Bundle) -> None:
@@ -153,25 +210,16 @@ def refuse_own_data(target: Path, bundle: Bundle) -> None:
 
 def bundle_data(bundle: Bundle, data: list[Path] | None) -> Dataset:
     """The dataset of a bundle, from its recorded files or from `data`. Raises FosterError if it is another one."""
-    from foster_cli.data.prepare import load_dataset
+    from foster_cli.evaluate.data_of import same_data
 
     recorded = bundle.manifest.get("data", {})
     if not {"path", "prepare", "hash"} <= set(recorded):
         raise FosterError(f"{bundle.path}: bundle.json does not say what it was distilled from", "distill again")
-    prepare = from_dict(PrepareSettings, recorded["prepare"])
-    paths = data or [Path(p) for p in recorded["path"]]
-    missing = [p for p in paths if not p.exists()]
-    if missing:
-        raise FosterError(
-            f"{missing[0]}: no such file (the bundle was distilled from it)", "name the data: --data FILE"
-        )
-    found = load_dataset(paths, prepare)
-    if found.hash != recorded["hash"]:
-        raise FosterError(
-            f"{bundle.path} was distilled from other data than {', '.join(map(str, paths))} (the hashes differ)",
-            "name the file it was made from: --data FILE",
-        )
-    return found
+    paths, prepare = data or [Path(p) for p in recorded["path"]], from_dict(PrepareSettings, recorded["prepare"])
+    return same_data(
+        paths, prepare, recorded["hash"], f"{bundle.path} was distilled from", "name the data: --data FILE",
+        "name the file it was made from: --data FILE",
+    )  # fmt: skip
 
 
 def as_json(found: Any) -> str:
@@ -184,15 +232,15 @@ def print_json(found: Any) -> None:
     sys.stdout.write(as_json(found))
 
 
-def bench_folder(out: Path | None, name: str, console: Console) -> Path:
-    """Create the folder `out`, by default `name` in runs/, and return it. Raises FosterError if that fails."""
+@contextmanager
+def bench_folder(out: Path | None, name: str, console: Console) -> Iterator[Path]:
+    """Create the folder `out`, by default `name` in runs/, and hold its lock. Raises FosterError if that fails."""
+    from foster_cli.files import alone
+
     place = out or RUNS / safe_name(name)
-    try:
-        (place / "cells").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FosterError(f"--out {place}: {error.strerror or error}", "give another folder") from error
-    console.note(f"finished rows are stored in {place / 'cells'}; give another --out to measure them again")
-    return place
+    with alone(place, "foster bench"):
+        console.note(f"finished rows are stored in {place / 'cells'}; give another --out to measure them again")
+        yield place
 
 
 def finish_bench(console: Console, found: dict[str, Any], table: Table, out: Path, json_asked: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from foster_cli.commands.from_settings import Asked, Data, K, Seeds, asks, opt
+from foster_cli.commands.from_settings import Asked, Data, Force, K, Seeds, asks, opt
 from foster_cli.evaluate.parameters import PARAMETERS
 from foster_cli.settings import StudentConfig
 
@@ -28,6 +28,7 @@ def command(
         Path | None, opt("--out", "Folder of results and finished cells; by default runs/<data>-sweep-b<budget>.")
     ] = None,
     plot: Annotated[bool, typer.Option("--plot/--no-plot", help="Draw sweep.png (needs foster-cli[plot]).")] = True,
+    force: Force = False,
     k: K = "10,20",
 ) -> None:
     """See how much a setting matters on your data, and choose it (the paper's Figures 4 to 6).
@@ -54,14 +55,14 @@ def command(
         plotting.need_matplotlib()
     check_settings(asked.settings)
     grid, ks = shared.rates("--rates", rates), shared.numbers("--k", k)
-    begun = shared.begin(data, asked, out, "sweep")
-    variants = sweep.variants(ranges, begun.settings)
-    plan = Comparison(
-        begun.data, begun.settings, variants, grid, seeds, ks, begun.session, begun.out,
-        sweep.pairs([v.name for v in variants]), common=sweep.REFERENCES, split=split, publish=False,
-    )  # fmt: skip
-    found = sweep.sweep(plan, ranges)
-    sweep.write(found, shared.as_json(found), begun.out, plot)
+    with shared.begin(data, asked, out, "sweep", force) as begun:
+        variants = sweep.variants(ranges, begun.settings)
+        plan = Comparison(
+            begun.data, begun.settings, variants, grid, seeds, ks, begun.session, begun.out,
+            sweep.pairs([v.name for v in variants]), common=sweep.REFERENCES, split=split, publish=False,
+        )  # fmt: skip
+        found = sweep.sweep(plan, ranges)
+        sweep.write(found, shared.as_json(found), begun.out, plot)
     if asked.json:
         shared.print_json(found)
         return

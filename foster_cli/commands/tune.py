@@ -52,8 +52,8 @@ def command(
     asked = asked.beneath(settings)
     asked = replace(asked, settings=adapted(asked.settings))
     check_settings(asked.settings)
-    begun = shared.begin(data, asked, out, "tune")
-    found = tune(SearchPlan(begun.data, begun.settings, begun.session, begun.out, trials, timeout, students))
+    with shared.begin(data, asked, out, "tune") as begun:
+        found = tune(SearchPlan(begun.data, begun.settings, begun.session, begun.out, trials, timeout, students))
     if asked.json:
         shared.print_json(found)
         return

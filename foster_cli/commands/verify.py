@@ -24,7 +24,7 @@ def command(
 
     Example: foster verify runs/games-foster-b20-1
     """
-    from foster_cli.bundle import load
+    from foster_cli.bundle import load, run_kept, stated_sums
     from foster_cli.commands.shared import bundle_data, resolve_bundle
     from foster_cli.console import Console, clean
     from foster_cli.errors import FosterError
@@ -32,6 +32,8 @@ def command(
 
     console = Console(json_mode=json)
     path = resolve_bundle(bundle, console)
+    if not path.exists() and run_kept(path):
+        stated_sums(path)  # raises, and names the command that continues it
     found = verify(path)
     if all(f.ok for f in found):
         b = load(path)

@@ -1,13 +1,13 @@
 """Recognises the columns of a table by name and converts them to arrays.
 
-In: the column names and series of R rows from `readers.read_table`. Out: `Columns` (the resolved names), ids as int64
-codes (R,) with the list of their strings, and times as int64 milliseconds (R,).
-Row numbers in errors count data rows from 1, without the header.
+In: the column names and series of R rows from `readers`. Out: `Columns` (the resolved names), and ids as int64 codes
+(R,) with the list of their strings. Row numbers in errors count data rows from 1, without the header.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from foster_cli.console import clean
-from foster_cli.data.readers.parquet import flat
+from foster_cli.data.readers.arrow import flat
+from foster_cli.data.readers.layouts import ORDER
 from foster_cli.data.schema import (
     ITEM_COLUMNS,
     SPLIT_COLUMNS,
@@ -24,28 +25,26 @@ from foster_cli.data.schema import (
     TITLE_COLUMNS,
     USER_COLUMNS,
 )
-from foster_cli.errors import FosterError
-from foster_cli.settings import MOST_TITLE, NO_SPLIT, PrepareSettings
+from foster_cli.data.texts import fields_of
+from foster_cli.errors import FosterError, did_you_mean
+from foster_cli.settings import MOST_TITLE, NO_SPLIT, NO_TIME, PrepareSettings
 
 Int64 = npt.NDArray[np.int64]
 
-#: (bound, units per millisecond) of nanoseconds, microseconds and milliseconds. A numeric column is in the first unit
-#: whose bound its median exceeds, else in seconds. 1e11 s is the year 5138, 1e11 ms is March 1973.
-_UNITS = ((1e17, 1_000_000), (1e14, 1_000), (1e11, 1))
-#: The end of an ISO time with a time zone.
-_ZONE = r"[ Tt]\d{2}.*(?:[Zz]|[+-]\d{2}:?\d{0,2})$"
-_LIMIT = 2**62  # bound on the absolute value of a time, in milliseconds
-#: 1990 and 2100 in milliseconds. A number is a time between them in at most one of the units.
-_TODAY = (631_152_000_000, 4_102_444_800_000)
+#: A whole number, as text or as a floating number writes it.
+_WHOLE = re.compile(r"[+-]?\d+(\.0+)?$")
+#: What stands for a missing id.
+_NO_ID = ("\\N", "NULL", "null", "nan", "NaN", "None", "<NA>")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The resolved column names. `item_key`, `title` and `text` belong to the table that holds the texts."""
+    """The resolved column names. `item_key`, `title` and `text` belong to the table that holds the texts; without a
+    time (None), rows are in the order in which they happened."""
 
     user: str
     item: str
-    time: str
+    time: str | None
     split: str | None
     item_key: str
     title: str | None
@@ -59,37 +58,95 @@ def has_user(names: Sequence[str], settings: PrepareSettings) -> bool:
     return bool(_matches(names, USER_COLUMNS))
 
 
-def recognise(table: Sequence[str], items: Sequence[str] | None, settings: PrepareSettings) -> Columns:
-    """Resolve the columns of the interactions table `table` and of the items table `items`, if there is one."""
+def known_names(names: Sequence[str]) -> bool:
+    """Whether any of the names is one that foster knows."""
+    groups = (*USER_COLUMNS, *ITEM_COLUMNS, *TIME_COLUMNS, TEXT_COLUMNS)
+    return bool(_matches(names, groups))
+
+
+def recognise(
+    table: Sequence[str], items: Sequence[str] | None, settings: PrepareSettings, named: bool = False
+) -> Columns:
+    """Resolve the columns of the interactions table `table` and of the items table `items`, if there is one.
+
+    `named`: foster gave names to the columns of one of them, so the names of their item columns may differ.
+    """
     user = _one(table, USER_COLUMNS, settings.user_column, "--user-column", "user")
-    item = _one(table, ITEM_COLUMNS, settings.item_column, "--item-column", "item")
-    time = _one(table, TIME_COLUMNS, settings.time_column, "--time-column", "time")
+    item = _item(table, items, settings)
+    time = _time(table, settings)
     split: str | None = None
     ignored = settings.split_column == NO_SPLIT and NO_SPLIT not in table
     if not ignored and (settings.split_column is not None or _matches(table, SPLIT_COLUMNS)):
         split = _one(table, SPLIT_COLUMNS, settings.split_column, "--split-column", "split")
-    where, key = table, item
-    if items is not None:
-        where = items
-        given = next((c for c in (settings.item_column, item) if c is not None and c in items), None)
-        key = given or _one(items, ITEM_COLUMNS, None, "--item-column", "item")
-    if settings.text_columns is None:
-        text = tuple(dict.fromkeys(m[0] for c in TEXT_COLUMNS if (m := _matches(where, (c,)))))
-    else:
-        text = tuple(_given(where, c, "--text-columns", "text") for c in settings.text_columns)
-    if not text:
-        raise FosterError(
-            f"no text at all: no column for titles or other texts among {_listed(where)}",
-            "name them with --text-columns a,b",
-        )
-    titles = [c for c in _matches(where, TITLE_COLUMNS) if c not in (user, key, time, split)]
+    where, key = (table, item) if items is None else (items, _key(item, items, settings, named))
+    text = _texts(where, settings)
+    taken = (user, key, time, split, *((item,) if items is None else ()))
+    titles = [c for c in _matches(where, TITLE_COLUMNS) if c not in taken]
     return Columns(user, item, time, split, key, titles[0] if titles else None, text)
 
 
-def _matches(names: Sequence[str], candidates: Sequence[str]) -> list[str]:
-    """The columns named exactly like a candidate, in the candidates' order. If there are none, case is ignored."""
-    exact = [c for c in candidates if c in names]
-    return exact or [name for c in candidates for name in names if name.lower() == c.lower()]
+def _item(table: Sequence[str], items: Sequence[str] | None, settings: PrepareSettings) -> str:
+    """The item column of the interactions: of several, the one that the items table has too."""
+    found = list(dict.fromkeys(_matches(table, ITEM_COLUMNS)))
+    if settings.item_column is None and items is not None and len(found) > 1:
+        shared = [name for name in found if name in items]
+        if len(shared) == 1:
+            return shared[0]
+    return _one(table, ITEM_COLUMNS, settings.item_column, "--item-column", "item")
+
+
+def _key(item: str, items: Sequence[str], settings: PrepareSettings, named: bool) -> str:
+    """The column of the items table whose ids are those of `item`: of the same name, the named one, or, for a file
+    without a header, the one that its layout names."""
+    if settings.item_key is not None:
+        return _given(items, settings.item_key, "--item-key", "items table's ids")
+    same = item if item in items else next((c for c in items if _plain(c) == _plain(item)), None)
+    if same is not None:
+        return same
+    found = list(dict.fromkeys(_matches(items, ITEM_COLUMNS)))
+    if named and len(found) == 1:
+        return found[0]
+    hint = f"say so with --item-key {clean(found[0])}" if found else f"name it with --item-key; found: {_listed(items)}"
+    which = f"its {clean(found[0])} may hold other ids" if found else "none of its columns is known to hold ids"
+    raise FosterError(f"the items table has no column {clean(item)}, and {which}", hint)
+
+
+def _time(table: Sequence[str], settings: PrepareSettings) -> str | None:
+    if settings.time_column is None and ORDER in table and not _matches(table, TIME_COLUMNS):
+        return None
+    if settings.time_column == NO_TIME and NO_TIME not in table:
+        return None
+    try:
+        return _one(table, TIME_COLUMNS, settings.time_column, "--time-column", "time")
+    except FosterError as error:
+        if settings.time_column is None and not _matches(table, TIME_COLUMNS):
+            hint = f"name it with --time-column, or --time-column {NO_TIME} if the rows are in order"
+            raise FosterError(error.message, hint) from error
+        raise
+
+
+def _texts(where: Sequence[str], settings: PrepareSettings) -> tuple[str, ...]:
+    if settings.text is not None:
+        return fields_of(settings.text, where)
+    if settings.text_columns is None:
+        return tuple(dict.fromkeys(m[0] for c in TEXT_COLUMNS if (m := _matches(where, ((c,),)))))
+    return tuple(_given(where, c, "--text-columns", "text") for c in settings.text_columns)
+
+
+def _plain(name: str) -> str:
+    """A name for comparison: without case, `_`, `-` and blanks."""
+    return re.sub(r"[\s_-]+", "", name).lower()
+
+
+def _matches(names: Sequence[str], groups: Sequence[Sequence[str]]) -> list[str]:
+    """The columns whose name is in the first of `groups` that has any: as it is, else without case, else `_plain`."""
+    for group in groups:
+        forms: tuple[Callable[[str], str], ...] = (str, str.lower, _plain)
+        for form in forms:
+            found = [name for c in group for name in names if form(name) == form(c)]
+            if found:
+                return found
+    return []
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -98,14 +155,15 @@ def _listed(names: Iterable[str]) -> str:
 
 def _given(names: Sequence[str], name: str, option: str, what: str) -> str:
     if name not in names:
+        near = did_you_mean(name, names)
         raise FosterError(
             f"no column {clean(name)} for the {what}; found: {_listed(names)}",
-            f"give one of these with {option}",
+            f"{option} {clean(near)}" if near else f"give one of these with {option}",
         )
     return name
 
 
-def _one(names: Sequence[str], candidates: Sequence[str], given: str | None, option: str, what: str) -> str:
+def _one(names: Sequence[str], candidates: Sequence[Sequence[str]], given: str | None, option: str, what: str) -> str:
     if given is not None:
         return _given(names, given, option, what)
     found = list(dict.fromkeys(_matches(names, candidates)))
@@ -142,106 +200,42 @@ def factorise(series: pd.Series) -> tuple[Int64, list[str]]:
     return np.asarray(codes, dtype=np.int64), [str(v) for v in values]
 
 
-def encode_ids(series: pd.Series, what: str) -> tuple[Int64, list[str]]:
-    """`factorise` for ids. Raises FosterError for an id that is missing, blank or longer than `MOST_TITLE`."""
-    codes, ids = factorise(series)
-    blank = np.array([not name.strip() for name in ids] + [True])  # the last one is for code -1
-    missing = blank[codes]
-    if missing.any():
-        row = int(missing.argmax()) + 1
-        raise FosterError(f"column {clean(series.name)}, row {row}: no {what} id", "fill it in or remove the row")
-    long = np.array([len(name) > MOST_TITLE for name in ids], dtype=bool)
-    if long.any():
-        row = int(long[codes].argmax()) + 1
-        raise FosterError(
-            f"column {clean(series.name)}, row {row}: the {what} id has more than {MOST_TITLE:,} characters",
-            f"give the column of ids with --{what}-column",
-        )
-    return codes, ids
+@dataclass(frozen=True)
+class Ids:
+    """The ids of R rows: `codes` (R,) into `names`, -1 for a row without a usable id; `reason` why it has none."""
+
+    codes: Int64
+    names: list[str]
+    reasons: dict[int, str]
 
 
-def parse_times(series: pd.Series) -> Int64:
-    """Milliseconds since 1970 (R,) from datetimes, ISO text or numbers.
+def encode_ids(series: pd.Series, what: str) -> Ids:
+    """The ids of a column, as text without blanks at the ends. In a column of whole numbers, `1.0` is `1`.
 
-    A column of numbers has one unit: seconds, or milliseconds if its median exceeds 1e11 (microseconds above 1e14,
-    nanoseconds above 1e17). Text is read as numbers if at least half of the values are numbers. Otherwise it is read
-    as ISO 8601 dates, in UTC if they name no time zone. Raises FosterError for a value that cannot be read.
+    An id that is missing, blank or longer than `MOST_TITLE` gives the code -1. Raises FosterError for floating numbers
+    of 2^53 and more, which may be others than were meant.
     """
-    if pd.api.types.is_datetime64_any_dtype(series.dtype):
-        return _from_dates(pd.to_datetime(series, utc=True), series)
-    if pd.api.types.is_numeric_dtype(series.dtype) and not pd.api.types.is_bool_dtype(series.dtype):
-        return _from_numbers(series, series)
-    text = as_text(series)
-    if isinstance(text.dtype, pd.CategoricalDtype):
-        text = text.astype(pd.StringDtype("pyarrow"))
-    text = text.str.strip()
-    numbers = pd.to_numeric(text, errors="coerce")
-    if 2 * int(numbers.isna().sum()) <= len(text):
-        return _from_numbers(numbers, series)
-    # Pandas 2 gives a time without a zone the zone of the row before, so the two kinds are parsed separately.
-    zoned = text.str.contains(_ZONE, na=False).to_numpy(bool)
-    times = np.empty(len(text), dtype="datetime64[ms]")
-    for part in (zoned, ~zoned):
-        dates = pd.to_datetime(text[part].astype(object), format="ISO8601", utc=True, errors="coerce")
-        times[part] = dates.dt.tz_localize(None).to_numpy("datetime64[ms]")
-    _all_good(~np.isnat(times), series)
-    return times.astype(np.int64)
-
-
-def _from_dates(dates: pd.Series, raw: pd.Series) -> Int64:
-    _all_good(dates.notna().to_numpy(bool), raw)
-    return dates.dt.tz_localize(None).to_numpy("datetime64[ms]").astype(np.int64)
-
-
-def _from_numbers(numbers: pd.Series, raw: pd.Series) -> Int64:
-    approximate = numbers.to_numpy(np.float64, na_value=np.nan)
-    good = np.isfinite(approximate)
-    _all_good(good, raw)
-    median = float(np.median(approximate))
-    divisor = next((factor for bound, factor in _UNITS if median > bound), 0)
-    scaled = _milliseconds(approximate, divisor)
-    _one_unit(approximate, divisor, raw)
-    _all_good(np.abs(scaled) < _LIMIT, raw)
-    if pd.api.types.is_integer_dtype(numbers.dtype):
-        exact = numbers.to_numpy(np.int64)
-        return exact // divisor if divisor else exact * 1000
-    return np.rint(scaled).astype(np.int64)
-
-
-def _milliseconds(numbers: npt.NDArray[np.float64], divisor: int) -> npt.NDArray[np.float64]:
-    return numbers / divisor if divisor else numbers * 1000.0
-
-
-def _one_unit(numbers: npt.NDArray[np.float64], divisor: int, raw: pd.Series) -> None:
-    """Raise FosterError if most of `numbers` (R,) are times from 1990 to 2100 in their unit, and one in another unit.
-
-    `divisor`: units per millisecond, 0 for seconds.
-    """
-    here = _of_today(numbers, divisor)
-    if 2 * int(here.sum()) <= len(here):
-        return
-    for other in (0, *(factor for _, factor in _UNITS)):
-        odd = _of_today(numbers, other)
-        if other != divisor and odd.any():
-            row = int(odd.argmax())
+    if pd.api.types.is_float_dtype(series.dtype):
+        numbers = series.to_numpy(np.float64, na_value=np.nan)
+        large = np.abs(np.nan_to_num(numbers, posinf=0, neginf=0)) >= 2**53
+        if large.any():
+            row = int(large.argmax()) + 1
             raise FosterError(
-                f"column {clean(raw.name)}, row {row + 1}: {clean(flat(raw.iloc[row]), 60)} is not in the unit of most "
-                "other rows",
-                "bring the column to one unit, seconds or milliseconds",
+                f"column {clean(series.name)}, row {row}: the {what} ids are floating numbers of 2^53 and more, which "
+                "are not exact",
+                "store them as integers or text",
             )
-
-
-def _of_today(numbers: npt.NDArray[np.float64], divisor: int) -> npt.NDArray[np.bool_]:
-    scaled = _milliseconds(numbers, divisor)
-    return (_TODAY[0] < scaled) & (scaled < _TODAY[1])
-
-
-def _all_good(good: npt.NDArray[np.bool_], raw: pd.Series) -> None:
-    if not good.all():
-        row = int((~good).argmax())
-        value = flat(raw.iloc[row])
-        shown = "is empty" if value is None or not value.strip() else f"is no time: {clean(value, 60)}"
-        raise FosterError(
-            f"column {clean(raw.name)}, row {row + 1} {shown}",
-            "use seconds, milliseconds or ISO dates such as 2024-05-01T12:30:00Z, or another --time-column",
-        )
+    codes, values = factorise(series)
+    names = [value.strip() for value in values]
+    if all(_WHOLE.match(name) for name in names):
+        names = [name.split(".")[0] for name in names]
+    names = [name if name not in _NO_ID else "" for name in names]
+    fine = np.array([bool(name) and len(name) <= MOST_TITLE for name in names] + [False])
+    reasons = {
+        int(row): f"has no {what} id" if codes[row] < 0 or not names[codes[row]]
+        else f"has {'an' if what[0] in 'aeiou' else 'a'} {what} id of more than {MOST_TITLE:,} characters"
+        for row in np.flatnonzero(~fine[codes])
+    }  # fmt: skip
+    place: dict[str, int] = {}
+    merged = np.array([place.setdefault(name, len(place)) if fine[i] else -1 for i, name in enumerate(names)] + [-1])
+    return Ids(merged[codes], list(place), reasons)

@@ -15,13 +15,35 @@ import numpy.typing as npt
 #: The splits in order of time. `Interactions.split` holds the index in this tuple.
 SPLITS = ("train", "valid", "test")
 
-#: The column names that foster recognises, by meaning, the preferred ones first.
-USER_COLUMNS = ("user_id", "reviewerID", "userId", "user")
-ITEM_COLUMNS = ("item_id", "parent_asin", "asin", "movieId", "business_id", "itemId", "item")
-TIME_COLUMNS = ("timestamp", "unixReviewTime", "time", "date", "datetime")
-TITLE_COLUMNS = ("title", "name")
-TEXT_COLUMNS = ("title", "name", "text", "description", "genres", "categories")
-SPLIT_COLUMNS = ("split",)
+#: The column names that foster recognises, by meaning. A name of an earlier group is preferred to those of later ones;
+#: two of the same group are ambiguous. Names are compared as they are, then without case, `_`, `-` and blanks.
+Groups = tuple[tuple[str, ...], ...]
+USER_COLUMNS: Groups = (
+    ("user_id", "reviewerID", "userId", "user"),
+    ("customer_id", "visitorid", "member_id", "account_id", "session_id", "uid", "u_id"),
+    ("username", "user_name", "reviewer_id"),
+)  # fmt: skip
+ITEM_COLUMNS: Groups = (
+    ("item_id", "parent_asin", "asin", "movieId", "business_id", "itemId", "item"),
+    ("book_id", "product_id", "article_id", "news_id", "video_id", "track_id", "song_id", "artist_id", "game_id",
+     "app_id", "recipe_id", "gmap_id", "content_id", "isbn", "sku", "iid", "i_id"),
+)  # fmt: skip
+TIME_COLUMNS: Groups = (
+    ("timestamp", "unixReviewTime", "time", "date", "datetime"),
+    ("ts", "created_at", "event_time", "t_dat", "date_added", "review_date", "unix_timestamp", "time_stamp"),
+    ("reviewTime", "date_created", "submitted", "updated_at"),
+)  # fmt: skip
+TITLE_COLUMNS: Groups = (
+    ("title", "name"),
+    ("item_title", "item_name", "product_title", "product_name", "prod_name", "book_title", "movie_title", "app_name",
+     "track_name", "song_name", "artist_name"),
+)  # fmt: skip
+#: The columns of an item's text, in the order in which they are joined.
+TEXT_COLUMNS = (
+    "title", "name", *TITLE_COLUMNS[1], "text", "description", "abstract", "detail_desc", "brand", "author",
+    "book_author", "artist", "genres", "genre", "categories", "category", "features", "product_type_name",
+)  # fmt: skip
+SPLIT_COLUMNS: Groups = (("split",),)
 
 
 @dataclass(frozen=True)
@@ -64,3 +86,5 @@ class Dataset:
     interactions: Interactions
     settings: dict[str, Any] = field(default_factory=dict)
     statistics: dict[str, Any] = field(default_factory=dict)
+    bad: list[Any] = field(default_factory=list, compare=False)
+    """The rows that could not be read (`readers.Bad`); not kept in a prepared file."""

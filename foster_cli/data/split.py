@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from foster_cli.console import clean
 from foster_cli.data.columns import factorise
 from foster_cli.data.schema import SPLITS
 from foster_cli.errors import FosterError
@@ -22,7 +21,11 @@ Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
 Int8 = npt.NDArray[np.int8]
 
-_SPLIT_NAMES = {"train": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2}
+#: The names of the splits, as far as they are known.
+SPLIT_NAMES = {
+    "train": 0, "training": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2, "testing": 2,
+    "0": 0, "1": 1, "2": 2,
+}  # fmt: skip
 
 
 def pair_hash(user: Int64, user_ids: Sequence[str], item: Int64, item_ids: Sequence[str], seed: int) -> UInt64:
@@ -59,19 +62,31 @@ def time_split(order: npt.NDArray[np.intp]) -> Int8:
     return split
 
 
-def read_split(series: pd.Series) -> Int8:
-    """A table's split column as indices into SPLITS (validation, val, dev = valid; case is ignored)."""
-    codes, names = factorise(series)
-    known = np.array([_SPLIT_NAMES.get(name.strip().lower(), -1) for name in names] + [-1], dtype=np.int8)
-    split = known[codes]
-    if (split < 0).any():
-        row = int((split < 0).argmax())
-        value = names[codes[row]] if codes[row] >= 0 else ""
-        raise FosterError(
-            f"column {clean(series.name)}, row {row + 1} is {clean(value, 60) or 'empty'}, which is no split",
-            "use train, valid (validation, val, dev) and test, or --split-column none to split by time",
-        )
+def leave_one_out(order: npt.NDArray[np.intp], user: Int64) -> Int8:
+    """Each user's last interaction is for test, the one before for validation; users with fewer than 3 only train.
+
+    `order` sorts by time, `user` (N,) are codes in the order of the rows.
+    """
+    split = np.zeros(len(user), dtype=np.int8)
+    by_user = order[np.argsort(user[order], kind="stable")]
+    users = user[by_user]
+    ends = np.flatnonzero(np.append(users[1:] != users[:-1], True))
+    enough = ends[np.bincount(users)[users[ends]] >= 3]
+    split[by_user[enough]] = 2
+    split[by_user[enough - 1]] = 1
     return split
+
+
+def read_split(series: pd.Series) -> tuple[Int8, dict[int, str]]:
+    """A table's split column as indices into SPLITS, and the rows that hold none, with what they hold.
+
+    `SPLIT_NAMES` are known, in any case. A row that holds none has the index -1.
+    """
+    codes, names = factorise(series)
+    known = np.array([SPLIT_NAMES.get(name.strip().lower(), -1) for name in names] + [-1], dtype=np.int8)
+    split = known[codes]
+    rows = np.flatnonzero(split < 0).tolist()
+    return split, {row: names[codes[row]] if codes[row] >= 0 else "" for row in rows}
 
 
 def first_of_pairs(user: Int64, item: Int64, time: Int64, split: Int8 | None = None) -> Int64:

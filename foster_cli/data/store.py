@@ -83,6 +83,8 @@ def _dictionary(codes: npt.NDArray[Any], values: Iterable[str]) -> pa.Dictionary
 def is_prepared(path: Path) -> bool:
     """Whether `path` is a parquet file written by `write_prepared` (False for anything else)."""
     try:
+        if not Path(path).is_file():  # a pipe can be read only once
+            return False
         with Path(path).open("rb") as f:
             if f.read(4) != b"PAR1":
                 return False

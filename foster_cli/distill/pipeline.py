@@ -39,7 +39,7 @@ from foster_cli.train.anchors import Teacher, full_teacher
 from foster_cli.train.memory import note_memory
 from foster_cli.train.micro import Micro
 from foster_cli.train.mixture import Mixture, View, mixture_of, quality, recommender_view, trained
-from foster_cli.train.task import Task, make_task, settled
+from foster_cli.train.task import Task, check_texts, make_task, settled
 from foster_cli.train.verdict import verdict
 
 
@@ -79,6 +79,7 @@ def run(
     """
     check_settings(settings)
     began, config = time.perf_counter(), settings.distill
+    check_texts(data, settings.model, settings.distill.teacher)
     settings = settled(settings, data, session.console)
     with matmul_precision(settings.model.precision, session.device):
         task = make_task(data, settings.model, config.length, session, settings.ranking)
@@ -141,6 +142,7 @@ class _Distillation:
         if result.last is not None and s.method == "foster" and s.distill.keep_state:
             state = {"outer": result.last, "start": {**start_tree(start, reading, V), "factors": None}}
         contents = bundle.Contents(manifest, V, task.data.catalogue, result.log, result.checks, factor)
+        self.folder.check_place(out)
         bundle.save(out, contents, result.factors, reading.items, state, self.folder.folder)
         self.folder.finish()
         return manifest

@@ -26,12 +26,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foster_cli.bundle import SUMS
 from foster_cli.cache import discard
 from foster_cli.checkpoint import Store
 from foster_cli.console import Console
 from foster_cli.distrust import read_json
 from foster_cli.errors import FosterError, NotFinite
-from foster_cli.files import disk_error, real_path
+from foster_cli.files import disk_error, exists, quoted, real_path, sha256_file, taken
 from foster_cli.session import Session
 from foster_cli.settings import Settings
 from foster_cli.synthetic.factors import Synthetic
@@ -53,10 +54,12 @@ class Start:
 @dataclass(frozen=True)
 class Beginning:
     """How a run begins. `resume` True: continue the stored run, or fail naming the difference. False: fail if one is
-    stored. None: continue the stored run if it is the same one, else clear it. `trees`: initial trees of a new run."""
+    stored. None: continue the stored run if it is the same one, else clear it. `trees`: initial trees of a new run.
+    `replace`: whether a bundle that is at the run's place when it begins is replaced in the end."""
 
     resume: bool | None = None
     trees: dict[str, Any] = dataclasses.field(default_factory=dict)
+    replace: bool = True
 
 
 IF_SAME = Beginning()
@@ -64,11 +67,16 @@ IF_SAME = Beginning()
 
 @dataclass(frozen=True)
 class Interrupted:
-    """What an interrupted run was started with."""
+    """What an interrupted run was started with. `data`: the hash of the dataset."""
 
     settings: Settings
     device: str
     use_cache: bool
+    data: str
+
+
+class OtherTeacher(FosterError):
+    """The teacher is another one than the run needs, so that it cannot go on here."""
 
 
 def _request(settings: Settings, session: Session) -> dict[str, Any]:
@@ -86,7 +94,7 @@ def interrupted(out: Path) -> Interrupted:
     values = dict(tree["request"])
     device, use_cache = values.pop("device"), values.pop("use_cache")
     values["distill"] = values.pop("config")
-    return Interrupted(Settings.from_dict(values), device, use_cache)
+    return Interrupted(Settings.from_dict(values), device, use_cache, tree["fields"]["data"])
 
 
 def deciding(settings: Settings, task: Task) -> dict[str, Any]:
@@ -108,6 +116,13 @@ def run_folder(out: Path) -> Path:
     return out.with_name(out.name + ".run")
 
 
+def standing(out: Path) -> str | None:
+    """The sha256 of the sums of the bundle at `out`; empty for something else, None for nothing."""
+    if not exists(out):
+        return None
+    return sha256_file(out / SUMS) if (out / SUMS).is_file() else ""
+
+
 def finished(out: Path) -> bool:
     """Whether the bundle `out` is complete and nothing is left to do. Removes a leftover run folder of that bundle."""
     manifest, run = out / "bundle.json", Store(run_folder(out)).read("run")
@@ -120,6 +135,8 @@ def finished(out: Path) -> bool:
             raise FosterError(f"{out}: its manifest cannot be read ({error})", "copy the bundle again") from error
         if not isinstance(made, dict) or made.get("distill") != run["request"]["config"]:
             return False  # a run with more steps, which will replace this bundle
+        if run.get("instead") == standing(out):
+            return False  # a run with --force, which will replace this bundle
         shutil.rmtree(run_folder(out), ignore_errors=True)
     return True
 
@@ -136,6 +153,20 @@ class RunFolder:
         store = Store(self.folder)
         store.continue_clock()
         return store
+
+    def untouched(self, beginning: Beginning) -> bool:
+        """Whether the folder holds no more than what the run began with."""
+        first = {f"{name}-{1:08d}" for name in ("run", *beginning.trees)}
+        return all(p.stem in first for p in self.folder.iterdir() if p.name != "lock")
+
+    def check_place(self, out: Path) -> None:
+        """Raise FosterError if what is at `out` is not what was there when the run began: it would be replaced."""
+        now, run = standing(out), self.store.read("run")
+        if now is not None and run is not None and run.get("instead", now) != now:
+            raise FosterError(
+                f"{out}: something else was put there meanwhile",
+                f"move it away, then `foster distill --resume {quoted(out)}`",
+            )
 
     def finish(self) -> None:
         """Remove the folder: there is nothing to resume."""
@@ -166,9 +197,9 @@ class RunFolder:
         except NotFinite:  # a second run would end the same way
             opened.finish()
             raise
-        except FosterError:
-            if fresh and not any(p.name.split("-")[0] != "run" for p in folder.iterdir() if p.name != "lock"):
-                opened.finish()  # this process began the run and has done nothing yet, so nothing is lost
+        except FosterError as error:
+            if fresh and (isinstance(error, OtherTeacher) or opened.untouched(beginning)):
+                opened.finish()  # this process began the run and has done nothing for it, so nothing is lost
             raise
         except KeyboardInterrupt:
             if beginning.resume is not None:  # else the calling command resumes it by itself
@@ -189,16 +220,31 @@ class RunFolder:
         if found is not None:
             change = difference(found["fields"], run["fields"])
             if change is None:
+                paths = run["request"]["paths"]
+                if found["request"]["paths"] != paths:  # the data were moved
+                    self.store.write({"run": {**found, "request": {**found["request"], "paths": paths}}})
                 return
             if resume:
                 raise FosterError(f"{out}: {change[0]}", change[1])
             console.note(f"{self.folder} is of another run ({change[0]}); beginning anew")
-        elif resume:
+        instead = _place(out, beginning)
+        if found is None and resume:
             raise FosterError(f"{self.folder}: its state cannot be read", "remove it and begin anew")
         for path in self.folder.iterdir():
             if path.name != "lock":
                 discard(path)
-        self.store.write({**beginning.trees, "run": run})
+        self.store.write({**beginning.trees, "run": {**run, "instead": instead}})
+
+
+def _place(out: Path, beginning: Beginning) -> str | None:
+    """What the bundle of a new run will replace (`standing`). Raises FosterError if it may replace nothing, and another
+    process has put something there since the command began."""
+    now = standing(out)
+    if now is not None and beginning.resume:
+        raise FosterError(f"{out}: another process has finished it meanwhile", f"foster eval {quoted(out)}")
+    if now is not None and not beginning.replace:
+        raise taken(out)
+    return now
 
 
 def _clear_leftovers(folder: Path, out: Path) -> None:
@@ -247,7 +293,7 @@ def stored_start(store: Store, V: Tensor) -> tuple[Start, Reading] | None:
     if tree is None:
         return None
     if tree["V"] != digest(V):
-        raise FosterError(
+        raise OtherTeacher(
             "the teacher here gives other item vectors than the one this set was begun with",
             "continue where it was begun, or begin anew with another --out",
         )

@@ -20,12 +20,14 @@ from foster_cli.distill.checks import check_model, check_settings
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.cells import Cells, as_cell, as_row, base_fields
 from foster_cli.evaluate.economics import data_bytes, economics, mean_bytes
+from foster_cli.evaluate.formats import shares
 from foster_cli.evaluate.row import Row, RowCache, held_out, joined, make_now
 from foster_cli.evaluate.rows import DEFAULT, OWN, Student, rows
 from foster_cli.evaluate.summary import summarise
 from foster_cli.files import sha256_json
 from foster_cli.models.source import find_encoder
 from foster_cli.ops.precision import matmul_precision
+from foster_cli.ranking.metrics import shown
 from foster_cli.runtime import machine
 from foster_cli.session import Session
 from foster_cli.settings import ModelConfig, RankingConfig, Settings, StudentConfig, choice, is_number, positive
@@ -251,7 +253,8 @@ def evaluate_bundles(bundles: Sequence[Bundle], data: Dataset, asked: Evaluation
         "backbone": {"distilled": made.model.backbone, "evaluated": settings.model.backbone},
         "encoder": {"distilled": bundles[0].manifest.get("encoder"), "evaluated": task.encoder_identity()},
         "student": {**dataclasses.asdict(students[0]), "steps_of_each": steps, "validated": asked.validate},
-        "economics": costs, **table, "settings": settings.sections(), "machine": machine(),
+        "economics": costs, "synthetic_of_full": shares(table["rows"], shown(asked.ks)), **table,
+        "settings": settings.sections(), "machine": machine(),
     }  # fmt: skip
 
 

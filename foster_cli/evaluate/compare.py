@@ -29,7 +29,7 @@ from foster_cli.evaluate.bundle_rows import training_source
 from foster_cli.evaluate.cells import Cell, Cells, as_cell, as_row
 from foster_cli.evaluate.economics import data_bytes, needed
 from foster_cli.evaluate.plan import SEED, Comparison, Variant, check_plan, make_out
-from foster_cli.evaluate.references import REFERENCES, SEEDED, Sources, full_model, left_out
+from foster_cli.evaluate.references import REFERENCES, SEEDED, Sources, full_model, left_out, without_text_rows
 from foster_cli.evaluate.remembered import Remembered
 from foster_cli.evaluate.row import HeldOut, Row, Trained, held_out, joined, model_row
 from foster_cli.evaluate.rows import Student, few_model, synthetic_model
@@ -291,7 +291,7 @@ class _Work:
         learning rates on all the data. `first`: the variant whose training took `seconds` of processor time, for
         `equal_compute`. A row that these data do not have is left out with a note."""
         out = {}
-        for name in self.plan.common:
+        for name in without_text_rows(self.plan.common, self.plan.data, self.plan.session.console):
             for model in self.plan.models if name in PER_MODEL else list(self.plan.models)[:1]:
                 row, reason = f"{name}{self.plan.models[model]}" if name in PER_MODEL else name, None
                 rate = self.plan.settings.train.lr if name in DISTILLED else rates[model]

@@ -1,5 +1,6 @@
 """What a synthetic set costs and saves: seconds to make it and to train on it, the trainings after which it has paid,
-and bytes. In: a bundle, and the mean seconds of a training on all the data and on the set. Out: numbers, and a line."""
+and bytes. In: a bundle, and the mean seconds of a training on all the data and on the set. Out: numbers, and a line.
+Also the ratio of two numbers, which a table may not have."""
 
 from __future__ import annotations
 
@@ -10,12 +11,19 @@ from typing import Any
 
 from foster_cli.bundle import FILES, WINDOWS, Bundle
 
+#: A metric, or seconds, below this is nothing to divide by.
+NOTHING = 1e-6
 #: What a row of the table needs of a bundle, of the files that it has; all others need the data.
 NEEDS = {
     "synthetic": (*FILES, WINDOWS), "synthetic_text": FILES, "without_factor": FILES,
     "item_factor": ("item_factor.safetensors", "items.parquet"), "untrained": ("items.parquet",),
     "text_similarity": ("items.parquet",),
 }  # fmt: skip
+
+
+def ratio(value: float, whole: float) -> float | None:
+    """`value` / `whole`; None where `whole` is 0, or so near that the quotient says nothing."""
+    return value / whole if abs(whole) > NOTHING else None
 
 
 def data_bytes(paths: Iterable[str]) -> int | None:
@@ -61,7 +69,8 @@ def line(found: dict[str, Any]) -> str:
     """The numbers in words."""
     full, own, pays, data = found["full"], found["own"], found["pays_after"], found["data_bytes"]
     said = f"one training takes {full:.0f} s on all the data and {own:.0f} s on the set"
-    said += f" ({full / max(own, 1e-9):.0f} times less)" if own < full else ""
+    times = ratio(full, own)
+    said += f" ({times:.0f} times less)" if own < full and times is not None else ""
     said += f"; making the set took {found['make']:.0f} s and "
     said += "never pays" if pays is None else f"pays after {pays} training{'s' if pays != 1 else ''}"
     said += f"; {found['bytes'] / 1e6:.2f} MB" + ("" if data is None else f" instead of {data / 1e6:.2f} MB")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from foster_cli.console import clean
+from foster_cli.evaluate.economics import ratio
 from foster_cli.files import writing
 from foster_cli.ranking.metrics import shown
 
@@ -104,6 +105,36 @@ def interval(value: dict[str, float] | None, sign: str = "") -> str:
     return f"{mean:{sign}.4f} [{value['low']:{sign}.4f}, {value['high']:{sign}.4f}]"
 
 
+def shares(rows: dict[str, Any], names: Sequence[str]) -> dict[str, float | None]:
+    """The metrics `names` of the row `synthetic` as parts of those of `full`; None where these are 0 or unknown. Empty
+    without the two rows."""
+    if not {"synthetic", "full"} <= rows.keys():
+        return {}
+    found: dict[str, float | None] = {}
+    for name in names:
+        own, full = (rows[row].get(name) for row in ("synthetic", "full"))
+        found[name] = None if own is None or full is None else ratio(own["mean"], full["mean"])
+    return found
+
+
+def shares_words(found: dict[str, float | None]) -> str:
+    """`shares` in words, with a dash where there is none."""
+    return "synthetic / full: " + ", ".join(f"{m} {'-' if v is None else f'{v:.3f}'}" for m, v in found.items())
+
+
+def nothing_learned(rows: dict[str, Any], names: Sequence[str]) -> str | None:
+    """A line that says in which of the metrics R@k and N@k all the data give nothing, or what an untrained model gives,
+    so that a ratio to them says nothing; None if there are none."""
+    parts, names = [], [m for m in names if m.startswith(("R@", "N@"))]
+    means = {name: {m: (row.get(m) or {}).get("mean") for m in names} for name, row in rows.items()}
+    full, untrained = means.get("full", {}), means.get("untrained", {})
+    if zero := [m for m in names if full.get(m) == 0]:
+        parts.append(f"full finds nothing ({', '.join(zero)} is 0)")
+    if same := [m for m in names if full.get(m) and full[m] == untrained.get(m)]:
+        parts.append(f"full is equal to untrained in {', '.join(same)}")
+    return "; ".join(parts) + ": a ratio to full says nothing there" if parts else None
+
+
 def table_rows(found: dict[str, Any], columns: Columns = COSTS) -> list[list[str]]:
     """A list of cells per row: name, metrics with 95 % intervals, `columns`."""
     names = metrics(found)
@@ -168,6 +199,8 @@ def to_md(found: dict[str, Any], columns: Columns = COSTS) -> str:
             *table([*[c.head for c in AXES], "what"], [[r[0], *map(md_escape, r[1:])] for r in legend]),
         ]
         out += [""]
+    if said := nothing_learned(found["rows"], names):
+        out += [md_escape(said), ""]
     out += ["Paired differences, 95 % intervals:", "", *table(names, paired_rows(found))]
     return "\n".join(out) + "\n"
 

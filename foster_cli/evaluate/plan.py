@@ -19,9 +19,10 @@ from foster_cli.distill.checks import check_budget, check_settings
 from foster_cli.distill.loop import Loop
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.cells import base_fields
-from foster_cli.evaluate.references import REFERENCES, asked_rows, left_out, refusal
+from foster_cli.evaluate.references import NO_TEXT, REFERENCES, TEXT_ROWS, asked_rows, left_out, refusal
 from foster_cli.session import Session
 from foster_cli.settings import ModelConfig, Settings
+from foster_cli.train.task import has_texts
 
 #: The rows beside the variants: what all the data give, and what a user would run instead; those made by default.
 ROWS = tuple(REFERENCES)
@@ -138,6 +139,8 @@ def check_plan(plan: Comparison) -> None:
                 f"use --items-per-step below {n}, or --rows without {variant.name}",
             )
     reason = left_out(plan.common[0], plan.settings.model) if len(plan.common) == 1 else None
+    if reason is None and len(plan.common) == 1 and plan.common[0] in TEXT_ROWS and not has_texts(plan.data):
+        reason = NO_TEXT
     if reason is not None:
         raise refusal(plan.common[0], reason, ROWS)
 

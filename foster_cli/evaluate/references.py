@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from foster_cli.console import Stage
+from foster_cli.console import Console, Stage
+from foster_cli.data.schema import Dataset
 from foster_cli.data.windows import Cases
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.row import HeldOut, Row, Trained, model_row, ranked
@@ -28,7 +29,7 @@ from foster_cli.train.anchors import full_teacher
 from foster_cli.train.best import Best, Fit
 from foster_cli.train.fit import fit_real
 from foster_cli.train.mixture import mixture_of
-from foster_cli.train.task import Task
+from foster_cli.train.task import Task, has_texts
 
 Float = npt.NDArray[np.float64]
 
@@ -190,6 +191,23 @@ def asked_rows(text: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
         if name not in known:
             raise FosterError(f"--rows {name}: no such row", f"use all, or some of {','.join(known)}")
     return tuple(name for name in known if name in names)
+
+
+#: The rows that read texts, whatever the recommender reads.
+TEXT_ROWS = ("synthetic_text", "text", "knn_tfidf", "tfidf", "text_similarity")
+#: Why data without texts have no such row.
+NO_TEXT = "no text at all"
+
+
+def without_text_rows(names: tuple[str, ...], data: Dataset, console: Console) -> tuple[str, ...]:
+    """`names` without the rows that need texts, if the data have none, and a note of them. A row that is named alone
+    stays: it is refused by its name."""
+    gone = [] if len(names) == 1 or has_texts(data) else [name for name in names if name in TEXT_ROWS]
+    if gone and len(gone) == len(names):
+        raise FosterError(f"--rows {','.join(names)}: {NO_TEXT}", "name other rows")
+    if gone:
+        console.note(f"rows {', '.join(gone)} are left out: {NO_TEXT}")
+    return tuple(name for name in names if name not in gone)
 
 
 def refusal(name: str, reason: str, known: Iterable[str]) -> FosterError:

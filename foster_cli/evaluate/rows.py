@@ -17,7 +17,7 @@ from foster_cli.console import Stage
 from foster_cli.data.windows import Windows
 from foster_cli.distill.algorithm1 import fit_synthetic
 from foster_cli.errors import FosterError
-from foster_cli.evaluate.references import REFERENCES, SEEDED, Sources, asked_rows, left_out, refusal
+from foster_cli.evaluate.references import REFERENCES, SEEDED, Sources, asked_rows, left_out, refusal, without_text_rows
 from foster_cli.evaluate.row import HeldOut, Row, RowCache, Trained, joined, make_now, model_row
 from foster_cli.models.recommender import Recommender
 from foster_cli.runtime import peak_memory_mb, reset_peak, stream_seed
@@ -95,6 +95,7 @@ def rows(
     itself. `cache` returns one seed of a row, stored or made now.
     """
     console, budget = task.session.console, settings.distill.budget
+    names = without_text_rows(names, task.data, console)
 
     def random(seed: int) -> Trained:
         windows = random_windows(task.windows, budget, seed)

@@ -1,7 +1,7 @@
 """Writes an export to a file, a folder or standard output. Files and folders are written atomically.
 
 In: a format, a job and a target. The target is written under a temporary name beside it and then renamed. An existing
-folder with files is replaced only if its `foster-export.json` shows that an export wrote it.
+folder with files is replaced only if that is asked for and its `foster-export.json` shows that an export wrote it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,14 @@ if TYPE_CHECKING:
 RECORD = "foster-export.json"
 
 
-def check_target(chosen: Format, target: Path, bundle: Path) -> None:
-    """Raise FosterError if writing `target` would destroy other files, or if `target` does not fit the format."""
+def endings(chosen: Format) -> tuple[str, ...]:
+    """The endings of the files that --force replaces: those that exports in the format have."""
+    return (".jsonl", ".json") if chosen.extension == "jsonl" else (f".{chosen.extension}",)
+
+
+def check_target(chosen: Format, target: Path, bundle: Path, replace: bool) -> None:
+    """Raise FosterError if writing `target` would destroy other files, or if `target` does not fit the format.
+    `replace`: whether a folder that an earlier export wrote is replaced."""
     if not chosen.folder:
         if target.is_dir():
             raise FosterError(f"--out {target} is a folder", f"give a file, such as {target / chosen.default}")
@@ -37,6 +43,8 @@ def check_target(chosen: Format, target: Path, bundle: Path) -> None:
         raise FosterError(f"--out {target} is a file, {chosen.name} writes a folder", "give another name")
     if target.is_dir() and any(target.iterdir()) and not _written_here(target):
         raise FosterError(f"--out {target}: a folder with other files", "give another name, or remove it first")
+    if target.is_dir() and any(target.iterdir()) and not replace:
+        raise FosterError(f"--out {target}: exists already", "give another name, or --force to replace it")
 
 
 def _written_here(folder: Path) -> bool:
@@ -48,13 +56,13 @@ def _written_here(folder: Path) -> bool:
     return isinstance(record, dict) and "foster_export" in record
 
 
-def to_target(chosen: Format, job: Job, target: Path) -> None:
-    """Write the export to `target`."""
+def to_target(chosen: Format, job: Job, target: Path, replace: bool = True) -> None:
+    """Write the export to `target`. Raises FosterError if it exists by then, unless `replace` is True."""
     if not chosen.folder:
-        with writing(target) as temporary, temporary.open("wb") as file:
+        with writing(target, replace) as temporary, temporary.open("wb") as file:
             chosen.write(job, file)
         return
-    with writing_dir(target) as folder:
+    with writing_dir(target, replace=replace) as folder:
         chosen.write(job, folder)
         record = json.dumps(job.record(chosen.name, chosen.hard), indent=1)
         (folder / RECORD).write_text(record + "\n", encoding="utf-8")

@@ -82,7 +82,8 @@ class Results:
     paired: list[tuple[str, dict[str, dict[str, float]]]]
     title: str
     notes: list[str]
-    share: float | None  # synthetic / full, in the first metric
+    share: float | None  # synthetic / full, in the first metric; None if there is none
+    compared: bool = False  # whether both rows are there
 
 
 @dataclass(frozen=True)

@@ -40,20 +40,32 @@ def check_matplotlib() -> None:
         raise FosterError(f"--figures needs matplotlib ({error})", INSTALL) from error
 
 
+Draw = Callable[[Any], None]
+
+
+def _drawings(report: Report) -> list[tuple[str, Draw]]:
+    """The figures of a report: their names, and what draws them on an axis."""
+    drawn: list[tuple[str, Draw]] = []
+    if report.results is not None:
+        drawn.append(("result", partial(draw_intervals, results=report.results)))
+    drawn += [(c.key, partial(draw_chart, chart=c)) for c in (*report.curves, *report.popularity)]
+    return [*drawn, ("map", partial(draw_map, drawn=report.map, sequences=report.sequences, own=report.own))]
+
+
+def figure_files(report: Report, folder: Path) -> list[Path]:
+    """The files that `write_figures` writes."""
+    return [folder / f"{name}.{ending}" for name, _ in _drawings(report) for ending in ("png", "svg")]
+
+
 def write_figures(report: Report, folder: Path) -> list[Path]:
     """Draw every figure into `folder`; returns the paths. Raises FosterError without matplotlib or on a full disk."""
     check_matplotlib()
     import matplotlib
     from matplotlib.figure import Figure
 
-    drawn: list[tuple[str, Callable[[Any], None]]] = []
-    if report.results is not None:
-        drawn.append(("result", partial(draw_intervals, results=report.results)))
-    drawn += [(c.key, partial(draw_chart, chart=c)) for c in (*report.curves, *report.popularity)]
-    drawn.append(("map", partial(draw_map, drawn=report.map, sequences=report.sequences, own=report.own)))
     written = []
     with matplotlib.rc_context(STYLE):
-        for name, draw in drawn:
+        for name, draw in _drawings(report):
             figure = Figure(figsize=(6.4, 4.8) if name == "map" else None)
             draw(figure.add_subplot())
             for ending in ("png", "svg"):

@@ -65,8 +65,9 @@ def _tiles(bundle: Bundle, table: Any) -> list[tuple[str, str, str]]:
     """A few numbers for the head of the page: (value, label, detail)."""
     m = bundle.manifest
     found = []
-    if table is not None and table.share is not None:
-        found.append((f"{table.share:.3f}", f"of full data's {table.metrics[0]}", "on the test split"))
+    if table is not None and table.compared:
+        share = "-" if table.share is None else f"{table.share:.3f}"
+        found.append((share, f"of full data's {table.metrics[0]}", "on the test split"))
     metrics = m.get("metrics", {})
     if "valid_R@10" in metrics:
         full = metrics.get("full_valid_R@10")

@@ -12,7 +12,7 @@ from typing import Any
 from foster_cli.bundle import Bundle
 from foster_cli.errors import FosterError
 from foster_cli.evaluate.economics import line
-from foster_cli.evaluate.formats import ranked_words
+from foster_cli.evaluate.formats import nothing_learned, ranked_words, shares
 from foster_cli.report.choices import cold_words
 from foster_cli.report.content import Results
 
@@ -116,7 +116,7 @@ def results(found: dict[str, Any], real: bool, budget: int) -> Results:
     if found.get("economics") is not None:
         said = line(found["economics"])
         notes.append(f"{said[0].upper()}{said[1:]}.")
-    share = None
-    if {"synthetic", "full"} <= found["rows"].keys() and found["rows"]["full"][names[0]]["mean"] > 0:
-        share = found["rows"]["synthetic"][names[0]]["mean"] / found["rows"]["full"][names[0]]["mean"]
-    return Results(names, rows, paired, ranked_words(found), notes, share)
+    if useless := nothing_learned(found["rows"], names):
+        notes.append(f"{useless[0].upper()}{useless[1:]}.")
+    share = shares(found["rows"], names[:1])
+    return Results(names, rows, paired, ranked_words(found), notes, share.get(names[0]), bool(share))

@@ -22,12 +22,15 @@ from foster_cli.data.windows import (
     repeat_share,
     training_windows,
 )
+from foster_cli.errors import FosterError
 from foster_cli.models.encoder import build_text_encoder
 from foster_cli.models.recommender import Factory, recommender_factory
 from foster_cli.models.source import EncoderSource, find_encoder
 from foster_cli.session import Session
 from foster_cli.settings import ModelConfig, RankingConfig, Settings
 
+#: The members of a mixture of teachers that read texts.
+TEXT_MEMBERS = {"both", "text", "tfidf"}
 #: All held-out interactions are ranked, among the items that the data decide.
 BY_DATA = RankingConfig()
 
@@ -80,11 +83,38 @@ class Task:
         if it cannot be found.
         """
         text = self.fresh(0).text
+        if text is None and not has_texts(self.data):
+            raise no_texts()
         if text is None:
             source = find_encoder(self.model.encoder, self.model.pooling)
             plain = ModelConfig(max_tokens=self.model.max_tokens, lexical=0)
             text = build_text_encoder(self.data.catalogue.texts, source, plain, self.session)
         return text.all(self.device)[:, : text.cache.width]
+
+
+def has_texts(data: Dataset) -> bool:
+    """Whether an item of the data has a text."""
+    return any(data.catalogue.texts)
+
+
+def no_texts() -> FosterError:
+    """The error for a model that reads texts, with data that have none."""
+    return FosterError(
+        "no text at all: the text of every item is empty",
+        "use --items id, or name columns that hold texts with --text-columns a,b",
+    )
+
+
+def check_texts(data: Dataset, model: ModelConfig, teacher: str = "own") -> None:
+    """Raise FosterError for a recommender or a `teacher` (`DistillConfig.teacher`) that reads texts, with data that
+    have none. Called before anything is trained."""
+    reading = [name for name in teacher.split(",") if name in TEXT_MEMBERS]
+    if has_texts(data):
+        return
+    if model.items != "id":
+        raise no_texts()
+    if reading:
+        raise FosterError(f"--teacher {teacher}: {no_texts().message}", f"leave out {', '.join(reading)}")
 
 
 def make_task(
@@ -94,6 +124,7 @@ def make_task(
 
     Raises FosterError for data, encoder or settings that do not fit.
     """
+    check_texts(data, model)
     protocol = protocol_of(data, ranking)
     windows, valid = training_windows(data, length), evaluation_cases(data, "valid", length, protocol)
     source = None if model.items == "id" else find_encoder(model.encoder, model.pooling)

@@ -15,7 +15,7 @@ from foster_cli.neighbours import item_knn
 from foster_cli.ranking.full import score_model
 from foster_cli.ranking.metrics import recall
 from foster_cli.train.best import Best, Fit
-from foster_cli.train.task import Task
+from foster_cli.train.task import Task, has_texts
 
 Float = npt.NDArray[np.float64]
 #: Standard errors that a difference must exceed: 95 % of the noise, on one side.
@@ -45,7 +45,7 @@ def verdict(task: Task, teacher: Recommender, seed: int) -> str | None:
     behind = [f"{name} ({hits.mean():.4f})" for name, hits in others.items() if not beyond_noise(own, hits, valid.user)]
     if not behind:
         return None
-    items = "" if task.model.items == "both" else "--items both, "
+    items = "--items both, " if task.model.items != "both" and has_texts(task.data) else ""
     return (
         f"the teacher (validation R@10 {own.mean():.4f}) is not better than {' and '.join(behind)} beyond noise, and "
         f"what is distilled from it will hardly be; try {items}another --lr, more --epochs, or use that instead"

@@ -51,7 +51,7 @@ def one_user(table: pd.DataFrame) -> pd.DataFrame:
 
 def wrong_time(table: pd.DataFrame) -> pd.DataFrame:
     table = table.astype({"timestamp": object})
-    table.loc[7, "timestamp"] = "yesterday"
+    table.loc[7:11, "timestamp"] = "yesterday"
     return table
 
 
@@ -59,11 +59,9 @@ TABLES: list[tuple[str, Change, tuple[str, ...], tuple[str, ...]]] = [
     ("empty", lambda t: t.iloc[:0], (), ("no rows",)),
     ("no user column", lambda t: t.rename(columns={"user_id": "who"}), (), ("user", "who", "item_id", "--user-column")),
     ("wrong column given", lambda t: t, ("--time-column", "when"), ("when", "timestamp", "--time-column")),
-    ("unparseable time", wrong_time, (), ("timestamp", "row 8", "yesterday", "ISO")),
-    ("no text column", lambda t: t.drop(columns="title"), (), ("no text", "--text-columns")),
-    ("no text", no_titles, (), ("no text", "--text-columns")),
+    ("unparseable time", wrong_time, (), ("timestamp", "line 9", "yesterday", "ISO", "--allow-bad")),
     ("one user", one_user, ("--k-core", "1"), ("one user",)),
-    ("one user, k-core", one_user, (), ("--k-core 1",)),
+    ("one user, k-core", one_user, (), ("only one user",)),
     ("nothing left", lambda t: t, ("--k-core", "11"), ("11-core", "--k-core 10")),
     ("no test cases", lambda t: t.assign(split="train"), (), ("valid", "--split-column none")),
     (
@@ -225,12 +223,19 @@ def _full(*_: Any, **__: Any) -> Any:
 
 
 @pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("change", [lambda t: t.drop(columns="title"), no_titles])
+def test_no_text_to_distil(change: Any, foster: Foster, tmp_path: Path, encoder: Path) -> None:
+    path = raw(tmp_path, change)
+    one_line(foster("distill", path, "--encoder", encoder), "no text at all", "--items id", "--text-columns")
+
+
+@pytest.mark.usefixtures("untouched")
 def test_a_ring_of_links(foster: Foster, tmp_path: Path, encoder: Path) -> None:
     ring = tmp_path / "ring.csv"
     ring.symlink_to(ring)
-    one_line(foster("distill", ring, "--encoder", encoder), "ring.csv", "no such file")
-    one_line(foster("preprocess", ring, "--out", "out.parquet"), "ring.csv", "no such file")
-    one_line(foster("compare", ring, "--encoder", encoder), "ring.csv", "no such file")
+    one_line(foster("distill", ring, "--encoder", encoder), "ring.csv", "symbolic links")
+    one_line(foster("preprocess", ring, "--out", "out.parquet"), "ring.csv", "symbolic links")
+    one_line(foster("compare", ring, "--encoder", encoder), "ring.csv", "symbolic links")
 
 
 def test_a_title_longer_than_a_bundle_holds_is_cut(foster: Foster, tmp_path: Path, encoder: Path) -> None:
@@ -263,6 +268,7 @@ def test_a_full_disk(
     before = files(made)
     with monkeypatch.context() as m:
         m.setattr("os.replace", _full)
+        m.setattr("os.link", _full)
         m.setattr("pathlib.Path.replace", _full)
         one_line(foster("export", made), "disk is full")
         one_line(foster("export", made, "--out", "set.csv"), "disk is full")

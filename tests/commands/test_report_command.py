@@ -96,6 +96,8 @@ def test_eval_keeps_a_whole_table(foster: Foster, made: Path, monkeypatch: pytes
     monkeypatch.setattr("foster_cli.evaluate.bundle_rows.evaluate_bundles", lambda *args: {
         **evaluate(*args), "data": {"name": "\x1b]0;pwn\x07\x1b[2J\u202eshop"}})  # fmt: skip
     said = foster("eval", made, "--out", "mine.json")
+    assert said.code == 2 and "--out mine.json: exists already; give another name, or --force" in said.err
+    said = foster("eval", made, "--out", "mine.json", "--force")
     assert said.code == 0 and "]0;pwn [2J shop: 3 test cases" in said.out
     assert not set(said.out) & {"\x1b", "\x07", "\u202e"}
     monkeypatch.setattr("foster_cli.evaluate.bundle_rows.evaluate_bundles", evaluate)
@@ -112,7 +114,9 @@ def test_report_alone(foster: Foster, made: Path, data: Path, monkeypatch: pytes
     assert "not evaluated yet: foster eval" in said.err
     assert shown == [(tmp_path / "work" / "page.html").as_uri()]
     monkeypatch.setattr(webbrowser, "open", lambda uri: False)
-    assert "no browser was found" in foster("report", made, "--out", "page.html", "--open").err
+    said = foster("report", made, "--out", "page.html")
+    assert said.code == 2 and "exists already" in said.err and "--force" in said.err
+    assert "no browser was found" in foster("report", made, "--out", "page.html", "--force", "--open").err
     moved = data.rename(tmp_path / "elsewhere.csv")
     said = foster("report", made)
     assert said.code == 0 and "shop.csv: no such file" in said.err

@@ -44,10 +44,16 @@ def test_a_name_fit_for_a_path(name: str, expected: str) -> None:
 
 def test_the_next_free_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert next_run("a shop", "td3", 20) == Path("runs/a-shop-td3-b20-1")
+    with next_run("a shop", "td3", 20) as first:
+        assert first == Path("runs/a-shop-td3-b20-1")
+        with next_run("a shop", "td3", 20) as second:  # of another process, at the same time
+            assert second == Path("runs/a-shop-td3-b20-2")
+    assert list((tmp_path / "runs").iterdir()) == []
     (tmp_path / "runs" / "a-shop-td3-b20-1").mkdir(parents=True)
     (tmp_path / "runs" / "a-shop-td3-b20-2.run").mkdir()  # of an interrupted run
-    assert next_run("a shop", "td3", 20) == Path("runs/a-shop-td3-b20-3")
+    with next_run("a shop", "td3", 20) as third:
+        assert third == Path("runs/a-shop-td3-b20-3")
+    assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
 def test_the_newest_bundle(tmp_path: Path) -> None:
@@ -59,6 +65,8 @@ def test_the_newest_bundle(tmp_path: Path) -> None:
         file.write_text("{}")
         os.utime(file, (1000 - age, 1000 - age))
     (tmp_path / "runs" / "empty").mkdir()
+    (tmp_path / "runs" / "d.run").mkdir()
+    (tmp_path / "runs" / "d.run" / "run-00000001.json").write_text("{}")
     assert newest_bundle(tmp_path / "runs") == tmp_path / "runs" / "c"
 
 

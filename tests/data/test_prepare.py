@@ -16,6 +16,7 @@ from faults import said
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from foster_cli.data.account import account_lines
 from foster_cli.data.prepare import load_dataset, prepare, read_raw
 from foster_cli.data.schema import Dataset
 from foster_cli.data.store import read_prepared, write_prepared
@@ -176,11 +177,10 @@ def test_two_files_in_either_order_equal_one_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: t[t["user_id"] == "u0"], "only one user is left"),
-        (lambda t: t[t["item_id"] == "000"], "only one item is left"),
-        (lambda t: t.assign(title=" "), "no text at all"),
-        (lambda t: t.drop(columns="title"), "no text at all"),
-        (lambda t: t.assign(timestamp="x"), "row 1 is no time: x"),
+        (lambda t: t[t["user_id"] == "u0"], "only one user is in the 8 interactions"),
+        (lambda t: t[t["item_id"] == "000"], "only one item is in the 6 interactions"),
+        (lambda t: t.assign(timestamp="x"), "is no time: x"),
+        (lambda t: t.assign(user_id=None), "has no user id"),
         (lambda t: t.iloc[6:10], "no test cases"),
     ],
 )
@@ -196,18 +196,86 @@ def test_nothing_left_says_which_k_would_leave_something() -> None:
 
 def test_no_item_in_common_shows_both_sides() -> None:
     items = pd.DataFrame({"asin": ["B1"], "title": ["x"]})
-    wrong = said(prepare, _shop(), items, ALL, "d")
+    wrong = said(prepare, _shop(), items, PrepareSettings(k_core=1, item_key="asin"), "d")
     assert "item_id, e.g. 000" in wrong and "asin, e.g. B1" in wrong
+
+
+@pytest.mark.parametrize("change", [lambda t: t.assign(title=" "), lambda t: t.drop(columns="title")])
+def test_without_texts_items_are_named_by_their_ids(change: Any) -> None:
+    data = prepare(change(_shop()), None, ALL, "d")
+    assert set(data.catalogue.texts) == {""} and data.catalogue.titles == data.catalogue.ids
+    assert data.statistics["share_without_text"] == 1.0
 
 
 def test_unclear_files(tmp_path: Path) -> None:
     _shop().to_csv(tmp_path / "a.csv", index=False)
     (tmp_path / "items.csv").write_text("item_id,title\n1,x\n")
-    a, items = tmp_path / "a.csv", tmp_path / "items.csv"
-    assert "both tables have a user column" in said(read_raw, [a, a])
-    assert "neither table has a user column" in said(read_raw, [items, items])
-    assert "3 tables given" in said(read_raw, [a, a, a])
+    (tmp_path / "b.csv").write_text("user,item,time\nx,1,5\n")
+    a, b, items = (tmp_path / name for name in ("a.csv", "b.csv", "items.csv"))
+    assert "2 tables have a user column" in said(read_raw, [a, a])
+    assert "2 tables have a user column" in said(read_raw, [a, b])
+    assert "none of the tables has a user column" in said(read_raw, [items, items])
+    assert "2 tables without a user column" in said(read_raw, [a, items, items])
     assert "no user column" in said(read_raw, [items])
+
+
+def test_every_row_is_accounted_for(tmp_path: Path) -> None:
+    rows = _shop(users=20, items=20).assign(stars=4)
+    rows.loc[3, "user_id"] = ""
+    rows.loc[7, "timestamp"] = 0
+    text = rows.to_csv(index=False).replace(f",{rows.loc[7, 'item_id']},0,", f",{rows.loc[7, 'item_id']},soon,", 1)
+    lines = text.splitlines()
+    lines[12] += ",one too many"
+    lines.append(lines[20])
+    lines[30] = lines[30].removesuffix("4") + "2"
+    (tmp_path / "a.csv").write_text("\n".join(lines) + "\n")
+    asked = PrepareSettings(k_core=1, where=("stars>=3",), allow_bad=True)
+    data = read_raw([tmp_path / "a.csv"], asked)
+    found = data.statistics["rows"]
+    assert (found["read"], found["bad"], found["filtered"], found["duplicates"]) == (401, 3, 1, 1)
+    assert found["kept"] == len(data.interactions) == 401 - 5
+    assert [(one.line, one.unit) for one in data.bad] == [(13, "line"), (5, "line"), (9, "line")]
+    assert lines[8].split(",")[2] == "soon" and data.bad[2].text == "soon"
+    said_of = account_lines(data.statistics, data.settings["columns"], data.bad)
+    assert any("401 read, 3 cannot be read, 1 left out by --where, 1 duplicates, 396 kept" in line for line in said_of)
+    lines[40] = lines[40].replace("u", "", 1)
+    assert "--allow-bad" not in str(read_raw([tmp_path / "a.csv"], PrepareSettings(k_core=1)).statistics)
+    (tmp_path / "b.csv").write_text("\n".join([lines[0], *lines[5:9]]))
+    assert "(1 of 4 rows" not in said(read_raw, [tmp_path / "b.csv"], PrepareSettings(k_core=1))
+
+
+def test_leave_one_out_and_the_order_of_rows() -> None:
+    table = _shop().drop(columns="timestamp")
+    asked = PrepareSettings(k_core=1, time_column="none")
+    data = prepare(table, None, asked, "d")
+    assert data.statistics["split"] == "leave-one-out"
+    rows = data.interactions
+    for user in range(len(data.user_ids)):
+        mine = rows.user == user
+        assert [data.catalogue.ids[i] for i in rows.item[mine]] == [f"{i:03d}" for i in range(8)]
+        assert rows.split[mine].tolist() == [0] * 6 + [1, 2]
+    timed = prepare(_shop(), None, PrepareSettings(k_core=1, split_by="leave-one-out"), "d").interactions
+    for user in range(6):
+        mine = timed.user == user
+        assert timed.split[mine][np.argsort(timed.time[mine])].tolist() == [0] * 6 + [1, 2]
+    assert "--split-by other: unknown" in said(prepare, table, None, PrepareSettings(split_by="other"), "d")
+
+
+def test_times_within_a_millisecond_keep_their_order() -> None:
+    table = _shop(users=3, items=30)
+    table["timestamp"] = 1_600_000_000_000_000 + np.arange(90) % 30  # microseconds
+    data = prepare(table, None, ALL, "d")
+    mine = data.interactions.user == 0
+    assert [data.catalogue.ids[i] for i in data.interactions.item[mine]] == [f"{i:03d}" for i in range(30)]
+
+
+def test_a_text_by_template() -> None:
+    table = _shop().assign(brand="Acme")
+    asked = PrepareSettings(k_core=1, text="{title} by {brand}")
+    data = prepare(table, None, asked, "d")
+    assert data.catalogue.texts[3] == "Item 3 by Acme" and data.catalogue.titles[3] == "Item 3"
+    both = PrepareSettings(text="{title}", text_columns=("title",))
+    assert "give one of them" in said(prepare, table, None, both, "d")
 
 
 def _hostile() -> Dataset:

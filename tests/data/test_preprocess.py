@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -73,3 +74,45 @@ def test_importing_the_command_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'numpy', 'pandas', 'pyarrow', 'transformers'}"
     code = f"import sys, foster_cli.commands.preprocess; sys.exit(len({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.usefixtures("words_for_tokens")
+def test_bad_rows_are_shown_and_written(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = shop.read_text().splitlines()
+    more = [f"u{u},{i},{100 * i + u},Item {i}" for u in range(6, 40) for i in range(10, 20)]
+    lines = [*lines, *more]
+    lines[5] = lines[5].replace("u", "", 1).replace("0,", ",", 1)
+    lines[7] = "u0,16,=SUM(A1),x"
+    shop.write_text("\n".join(lines) + "\n")
+    rejects, out = shop.parent / "bad.csv", shop.parent / "small.parquet"
+    command(inputs=[shop], out=out, rejects=rejects)
+    rows = list(csv.DictReader(rejects.open(encoding="utf-8")))
+    assert [(Path(row["file"]).name, row["line"], row["text"]) for row in rows] == [
+        ("raw.csv", "6", ""), ("raw.csv", "8", "=SUM(A1)")
+    ]  # fmt: skip
+    told = capsys.readouterr().err
+    assert "2 cannot be read" in told and "line 8" in told
+    with pytest.raises(FosterError, match="exists already"):
+        command(inputs=[shop], out=shop.parent / "other.parquet", rejects=rejects)
+    assert not (shop.parent / "other.parquet").exists()
+
+
+def test_checking_writes_nothing(shop: Path) -> None:
+    before = sorted(shop.parent.iterdir())
+    done = subprocess.run(
+        [sys.executable, "-m", "foster_cli", "preprocess", shop, "--check", "--json"], check=False, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["rows"]["read"] == 60 and found["memory"] > 0
+    assert sorted(shop.parent.iterdir()) == before
+
+
+def test_what_is_there_is_not_replaced(shop: Path, words_for_tokens: None) -> None:
+    out = shop.parent / "small.parquet"
+    out.write_bytes(b"mine")
+    with pytest.raises(FosterError, match="exists already"):
+        command(inputs=[shop], out=out)
+    assert out.read_bytes() == b"mine"
+    command(inputs=[shop], out=out, force=True)
+    assert len(read_prepared(out).interactions) == 60

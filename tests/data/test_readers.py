@@ -16,8 +16,9 @@ import pytest
 from faults import fault
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import feather
 
-from foster_cli.data.readers import read_table
+from foster_cli.data.readers import open_table, read_table
 
 # Titles with all that hurts but line ends: quotes, delimiters, tabs, markup, accents, emoji, spaces.
 _titles = st.text(
@@ -183,18 +184,18 @@ _GZ = gzip.compress(b"id,title\n" + b"1,x\n" * 1000, mtime=0)
         ("a.csv", b'"id","title"\n', "has no rows"),
         ("a.jsonl", b"[]", "has no rows"),
         ("a.csv", b"id,id\n1,2\n", "two columns named id"),
-        ("a.csv", "id,title\n1,a\n2,é\n".encode("latin1"), "not UTF-8 (line 3"),
-        ("a.csv", "id,title\n1,a\n".encode("utf-16"), "UTF-16"),
         ("a.csv", bytes(range(256)), "is no text"),
         ("a.xls", b"x", "unknown kind"),
-        ("noending", b"x", "unknown kind"),
-        ("a.csv", b"PK\x03\x04....", "zip archive"),
+        ("a.pkl", b"x", "unknown kind"),
+        ("noending", b"x", "has no rows"),
+        ("a.csv", b"PK\x03\x04....", "zip"),
         ("a.parquet", b"id,title\n1,x\n", "not a parquet file"),
         ("a.parquet", b"PAR1 and then nothing PAR1", "not a parquet file"),
         ("a.jsonl", b'{"a": 1}\n{"a": \n', "line 2 is not JSON"),
         ("a.jsonl", b'{"a": 1}\n[1]\n', "line 2 is not an object"),
         ("a.json", b"[1, 2]", "is not an object"),
-        ("a.jsonl", b"{'a': 1}\n", "line 1 is not JSON"),
+        ("a.jsonl", b"{'a': __import__('os')}\n", "line 1 is not JSON"),
+        ("a.jsonl", b"{'a': 1}\n{'a': print(1)}\n", "line 2 is not a Python dictionary"),
     ],
 )
 def test_bad_files(tmp_path: Path, name: str, data: bytes, words: str) -> None:
@@ -231,9 +232,86 @@ def test_damaged_gzip(tmp_path: Path, data: bytes) -> None:
     assert "damaged or cut-off gzip" in fault(read_table, tmp_path / "a.csv.gz").message
 
 
-def test_plain_file_named_gz_missing_file_and_folder(tmp_path: Path) -> None:
+def test_missing_file_and_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "a.csv.gz").write_bytes(b"id,title\n1,x\n")
-    assert "not gzipped" in fault(read_table, tmp_path / "a.csv.gz").message
+    assert _strings(read_table(tmp_path / "a.csv.gz"), "title") == ["x"]
     assert "no such file" in fault(read_table, tmp_path / "b.csv").message
-    assert "is a folder" in fault(read_table, tmp_path).message
+    (tmp_path / "folder").mkdir()
+    assert "folder" in fault(read_table, tmp_path / "folder").message
     assert "cannot read" in fault(read_table, tmp_path / ("x" * 300 + ".csv")).message
+
+
+def test_python_dictionaries_are_literals_and_stay_exact(tmp_path: Path) -> None:
+    rows = [{"asin": "0001", "title": "Men's", "n": 2**64 + 1}, {"asin": "2", "categories": [["A", "B"]], "n": None}]
+    frame = read_table(_write(tmp_path, "a.json", "".join(f"{row!r}\n" for row in rows)))
+    assert _strings(frame, "asin") == ["0001", "2"]
+    assert frame["n"].iloc[0] == str(2**64 + 1) and frame["categories"].iloc[1] == "A, B"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(-(2**70), 2**70), min_size=1, max_size=8), st.booleans())
+def test_integers_in_json_stay_exact(numbers: list[int], decimal: bool) -> None:
+    lines = [json.dumps({"id": n}) for n in numbers] + ['{"id": 7.0}'] * decimal
+    with tempfile.TemporaryDirectory() as folder:
+        frame = read_table(_write(Path(folder), "t.jsonl", "\n".join(lines)))
+    found = [str(int(v)) if isinstance(v, float) else str(v) for v in frame["id"]]
+    assert found == [*map(str, numbers), *["7"] * decimal]
+
+
+def test_feather_and_arrow(tmp_path: Path) -> None:
+    table = pa.table({"item": ["a", "b"], "n": [1, 2]})
+    feather.write_feather(table, tmp_path / "a.feather")
+    with pa.OSFile(str(tmp_path / "b.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    for name in ("a.feather", "b.arrow"):
+        assert read_table(tmp_path / name)["n"].tolist() == [1, 2]
+        assert open_table(tmp_path / name).read(["n"]).frame.columns.tolist() == ["n"]
+
+
+def test_only_the_named_columns_are_read(tmp_path: Path) -> None:
+    table = pa.table({"id": ["a"], "blob": pa.array([b"\xff\xfe"], pa.binary()), "x": pa.array([[[1]]])})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert open_table(tmp_path / "a.parquet").read(["id"]).frame["id"].tolist() == ["a"]
+    assert "cannot be read as text" in fault(read_table, tmp_path / "a.parquet").message
+
+
+def test_a_few_bad_lines_are_counted_and_the_rest_is_read(tmp_path: Path) -> None:
+    lines = [f'{i},"a, {i}",x' for i in range(500)]
+    lines[100] = '100,"never closed,x'
+    lines[200] = "200"
+    (tmp_path / "a.csv").write_text("id,title,n\n" + "\n".join(lines) + "\n")
+    read = open_table(tmp_path / "a.csv").read()
+    assert [(one.line, one.file.endswith("a.csv")) for one in read.bad] == [(102, True), (202, True)]
+    assert read.frame["id"].tolist() == [str(i) for i in range(500) if i not in (100, 200)]
+    assert [read.place(i).line for i in (0, 99, 100, 198, 199)] == [2, 101, 103, 201, 203]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a.csv", "a,1,x,y\nb,2,z,w\n"), ("a.txt", "28 1 2 3 x y\n"), ("a.dat", "x::5::2019-01-01::z::w\n")],
+)
+def test_a_file_without_a_header_is_not_misread(tmp_path: Path, name: str, text: str) -> None:
+    wrong = fault(open_table, _write(tmp_path, name, text))
+    assert "line 1" in wrong.message and "looks like data" in wrong.message and "--columns" in str(wrong.hint)
+
+
+def test_names_for_a_file_without_a_header(tmp_path: Path) -> None:
+    path = _write(tmp_path, "a.csv", "a,1,x,y\nb,2,z,w\n")
+    read = open_table(path, columns=["user_id", "n", "item_id", "title"]).read(["user_id", "title"])
+    assert read.frame.to_numpy().tolist() == [["a", "y"], ["b", "w"]]
+    assert "--columns names 2 columns" in fault(open_table, path, None, None, ["a", "b"]).message
+
+
+def test_parts_in_another_order_of_columns(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    _write(tmp_path / "parts", "1.csv", "id,title\n1,a\n")
+    _write(tmp_path / "parts", "2.csv", "title,id\nb,2\n")
+    assert read_table(tmp_path / "parts").to_numpy().tolist() == [["1", "a"], ["2", "b"]]
+    _write(tmp_path / "parts", "3.csv", "title,name\nb,2\n")
+    assert "has other columns" in fault(read_table, tmp_path / "parts").message
+
+
+def test_another_format_than_the_name_says(tmp_path: Path) -> None:
+    path = _write(tmp_path, "a.csv", "id,x\ttitle\n1\tb\n")
+    assert open_table(path, "tsv").names == ["id,x", "title"]
+    assert "--format cvs: unknown" in fault(open_table, path, "cvs").message

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from foster_cli.data.split import (
     check_split,
     first_of_pairs,
+    leave_one_out,
     pair_hash,
     read_split,
     tie_rates,
@@ -104,14 +105,25 @@ def test_tie_rates_by_hand() -> None:
 
 
 def test_split_names() -> None:
-    values = pd.Series(["train", "TEST", "Validation", "val", "dev", " valid"], name="split")
-    assert read_split(values).tolist() == [0, 2, 1, 1, 1, 1]
+    values = pd.Series(["train", "TEST", "Validation", "val", "dev", " valid", "0", "1", "2"], name="split")
+    split, unknown = read_split(values)
+    assert split.tolist() == [0, 2, 1, 1, 1, 1, 0, 1, 2] and not unknown
 
 
-@pytest.mark.parametrize(("value", "shown"), [("holdout", "is holdout"), (None, "is empty"), ("", "is empty")])
-def test_unknown_split_is_named(value: str | None, shown: str) -> None:
-    with pytest.raises(FosterError, match=f"column fold, row 2 {shown}"):
-        read_split(pd.Series(["train", value], name="fold"))
+def test_unknown_splits_are_told() -> None:
+    split, unknown = read_split(pd.Series(["train", "holdout", None, ""], name="fold"))
+    assert split.tolist() == [0, -1, -1, -1] and unknown == {1: "holdout", 2: "", 3: ""}
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), min_size=1, max_size=40))
+def test_leave_one_out_is_each_users_end(rows: list[tuple[int, int]]) -> None:
+    user, time = (np.array(column) for column in zip(*rows, strict=True))
+    order = np.lexsort((np.arange(len(user)), time))
+    split = leave_one_out(order, user)
+    for u in set(user.tolist()):
+        mine = [split[i] for i in order if user[i] == u]
+        ends = [1, 2] if len(mine) > 2 else [0] * len(mine)
+        assert mine == [0] * (len(mine) - len(ends)) + ends
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_a_request_comes_back(tmp_path: Path) -> None:
     with pytest.raises(FosterError, match="no interrupted run"):
         interrupted(tmp_path / "b")
     _stop(tmp_path / "b")
-    assert interrupted(tmp_path / "b") == Interrupted(SETTINGS, "cpu", True)
+    assert interrupted(tmp_path / "b") == Interrupted(SETTINGS, "cpu", True, "d")
 
 
 def test_every_setting_decides_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,7 +153,7 @@ def test_a_template_makes_the_round(export: Call, shop_bundle: Callable[..., Pat
     assert Path("a.jsonl").read_bytes() == Path("b.jsonl").read_bytes()
     mine = Path("mine.txt")
     mine.write_text(mine.read_text(encoding="utf-8").replace("I have chosen", "J'ai choisi"), encoding="utf-8")
-    assert export(*args, "--out", "b.jsonl", "--template", "mine.txt")[0] == 0
+    assert export(*args, "--out", "b.jsonl", "--template", "mine.txt", "--force")[0] == 0
     first = json.loads(Path("b.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert first["messages"][1]["content"].startswith("J'ai choisi")
 

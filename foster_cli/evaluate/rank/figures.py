@@ -13,6 +13,7 @@ import numpy.typing as npt
 from scipy.stats import kendalltau, rankdata
 
 from foster_cli.evaluate.bootstrap import Bootstrap, percentiles, seed_draws
+from foster_cli.evaluate.economics import ratio
 from foster_cli.ranking.metrics import per_case
 from foster_cli.runtime import stream_seed
 
@@ -129,7 +130,7 @@ def _versus(found: list[Measured], own: Resampled, full: Resampled, chosen: int)
     lost = {"diff": float(full.means[best] - full.means[chosen]), **percentiles(full.drawn[best] - full.drawn[chosen])}
     spent, all_data = (sum(sum(s.seconds) for s in scores if s is not None)
                        for scores in ([m.own for m in found], [m.full for m in found]))  # fmt: skip
-    seconds = {"set": spent, "full": all_data, "ratio": all_data / max(spent, 1e-9)}
+    seconds = {"set": spent, "full": all_data, "ratio": ratio(all_data, spent)}
     return {
         "tau": agreement(own, full), "chosen": found[chosen].name, "best": found[best].name, "loss": lost,
         "seconds": seconds,

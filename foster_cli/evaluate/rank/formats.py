@@ -80,7 +80,8 @@ def _compared(found: dict[str, Any], first: str) -> list[str]:
     out.append(f"on all the data {clean(best)} is the best{above}")
     spent = f"{seconds['set']:.0f} s on the set, {seconds['full']:.0f} s on all the data"
     made = f"making the set took {found['make_seconds']:.0f} s"
-    return [*out, f"trainings: {spent} ({seconds['ratio']:.1f} times as much); {made}"]
+    times = "" if seconds["ratio"] is None else f" ({seconds['ratio']:.1f} times as much)"
+    return [*out, f"trainings: {spent}{times}; {made}"]
 
 
 def to_csv(found: dict[str, Any]) -> str:

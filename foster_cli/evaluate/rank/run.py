@@ -37,7 +37,7 @@ from foster_cli.runtime import machine
 from foster_cli.session import Session
 from foster_cli.synthetic.reading import SyntheticSet
 from foster_cli.train.anchors import full_teacher
-from foster_cli.train.task import Task
+from foster_cli.train.task import Task, check_texts
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,7 @@ class _Trainer:
     def find_encoder(self) -> None:
         """Raise FosterError if the text encoder cannot be found."""
         with naming(self.config.name):
+            check_texts(self.plan.data, self.config.settings.model)
             self.fields(self.plan.bundle.made.seed, True)
 
     def measured(self, seeds: list[int]) -> Measured:

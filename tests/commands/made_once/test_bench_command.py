@@ -207,7 +207,7 @@ def test_full_data_is_never_from_the_cache(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(bench_train.bundle, "load", lambda _: SimpleNamespace(
         made=Settings(("x",), PrepareSettings(text_columns=("title",), k_core=2))))  # fmt: skip
     read: list[Any] = []
-    monkeypatch.setattr(bench_train, "load_dataset", lambda *args: read.append(args))
+    monkeypatch.setattr(bench_train, "read_again", lambda *args: read.append(args))
     request = {"bundle": "b", "paths": None, "row": "full", "seeds": 1, "device": "cpu"}
     with pytest.raises(FosterError):
         bench_train.measure(request, SILENT)

@@ -159,7 +159,7 @@ VIEWS = {"live", "tensorboard"}
 TD3 = OUTER - {"steps", "check_every"} | {"draws", "gain", "rank_user", "rank_time", "subset"}
 SHARED = {"data", "budget", "method", "out", "length", "seed", "device", "cache", "json", "encoder", "train_layers",
           "width", "max_tokens", "precision", "loss", "epochs", "patience", "lr", "user_column", "item_column",
-          "time_column", "text_columns", "split_column", "k_core", "settings", "resume", "extend", "ctx",
+          "time_column", "text_columns", "split_column", "k_core", "settings", "resume", "extend", "force", "ctx",
           "backbone", "items", "pooling", "lora", "lora_alpha", "cache_precision"}  # fmt: skip
 
 

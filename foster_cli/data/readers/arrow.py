@@ -1,0 +1,146 @@
+"""Reads parquet, feather and Arrow files, and converts any Arrow table to the data frame of `read_table`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from foster_cli.console import clean
+from foster_cli.data.readers.source import Part, on_disk
+from foster_cli.errors import FosterError
+
+#: The first bytes of a parquet file, and of an Arrow file (feather is one); an Arrow stream begins with the others.
+PARQUET, ARROW, STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
+
+
+def read_arrow(part: Part, columns: Sequence[str] | None) -> pa.Table:
+    """The named columns of a parquet, feather or Arrow file (None: all). Raises FosterError for damaged bytes."""
+    try:
+        with part.open() as file:
+            first = file.read(6)
+        if first[:4] == PARQUET:
+            # in this thread alone: threads of its dataset reader may outlive a buffer of Python's
+            with pq.ParquetFile(on_disk(part)) as parquet:
+                _once(parquet.schema_arrow.names, part)
+                return parquet.read(columns, use_threads=False)
+        return _ipc(part, first, columns)
+    except FosterError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise FosterError(
+            f"{clean(part.name)} is not a {'parquet' if part.suffix != '.arrow' else 'n Arrow'} file or is damaged "
+            f"({clean(error, 80)})",
+            "write or download it again",
+        ) from error
+
+
+def arrow_names(part: Part) -> list[str]:
+    """The names of the columns of a parquet, feather or Arrow file. Raises FosterError like `read_arrow`."""
+    try:
+        with part.open() as file:
+            parquet = file.read(4) == PARQUET
+        if parquet:
+            with pq.ParquetFile(on_disk(part)) as found:
+                names = list(found.schema_arrow.names)
+            _once(names, part)
+            return names
+    except (pa.ArrowException, OSError) as error:
+        raise FosterError(
+            f"{clean(part.name)} is not a parquet file or is damaged ({clean(error, 80)})",
+            "write or download it again",
+        ) from error
+    return list(read_arrow(part, None).column_names)
+
+
+def _ipc(part: Part, first: bytes, columns: Sequence[str] | None) -> pa.Table:
+    if first == ARROW:
+        with pa.OSFile(str(on_disk(part))) as raw, pa.ipc.open_file(raw) as file:
+            table = file.read_all()
+    elif first[:4] == STREAM:
+        with part.open() as raw, pa.ipc.open_stream(raw) as stream:
+            table = stream.read_all()
+    else:
+        raise pa.ArrowInvalid("neither parquet nor Arrow")
+    _once(table.column_names, part)
+    return table if columns is None else table.select(list(columns))
+
+
+def _once(names: Sequence[str], part: Part) -> None:
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise FosterError(f"{clean(part.name)} has two columns named {clean(twice[0])}", "rename one of them")
+
+
+def flat(value: Any) -> str | None:
+    """One value as text: lists joined with ", ", whole floats without ".0", missing values as None."""
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, dict):
+        return ", ".join(f"{k}: {flat(v)}" for k, v in value.items() if flat(v))
+    if hasattr(value, "tolist") and not isinstance(value, (list, tuple)):
+        return flat(value.tolist())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return ", ".join(text for v in value if (text := flat(v)))
+    return str(value)
+
+
+def tidy(table: pa.Table, name: str) -> pd.DataFrame:
+    """`table` as a data frame of strings, Int64, float64, datetime64 and categoricals of strings. `name`: the file."""
+    names = table.column_names
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise FosterError(f"{clean(name)} has two columns named {clean(twice[0])}", "rename one of them")
+    columns = {column: _tidy(table.column(i), column, name) for i, column in enumerate(names) if column}
+    mapper: dict[pa.DataType, Any] = {
+        pa.large_string(): pd.StringDtype("pyarrow"),
+        pa.int64(): pd.Int64Dtype(),
+    }
+    return pa.table(columns).to_pandas(types_mapper=mapper.get)
+
+
+def _tidy(column: pa.ChunkedArray, name: str, file: str) -> pa.ChunkedArray:
+    """One column as large_string, dictionary of strings, int64, float64 or timestamp."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        if pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type):
+            return column
+        return _tidy(column.cast(kind.value_type), name, file)
+    if pa.types.is_floating(kind):
+        return column.cast(pa.float64())
+    if pa.types.is_timestamp(kind):
+        return column
+    if pa.types.is_date(kind):
+        return column.cast(pa.timestamp("ms"))
+    try:
+        if pa.types.is_integer(kind):
+            too_big = kind == pa.uint64() and column.length() > column.null_count and pc.max(column).as_py() >= 2**63
+            return column.cast(pa.large_string() if too_big else pa.int64())
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            return _joined(column)
+        if pa.types.is_nested(kind):
+            return pa.chunked_array([pa.array([flat(v) for v in column.to_pylist()], pa.large_string())])
+        return column.cast(pa.large_string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
+        raise FosterError(
+            f"{clean(file)}: column {clean(name)} of type {clean(kind)} cannot be read as text",
+            "store it as text or drop it",
+        ) from error
+
+
+def _joined(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of lists as text, "a, b, c"."""
+    values = pc.list_flatten(column)
+    plain = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
+    if plain and values.null_count == 0 and not pc.any(pc.equal(values, "")).as_py():
+        return pc.binary_join(column, ", ").cast(pa.large_string())
+    return pa.chunked_array([pa.array([flat(v) for v in column.to_pylist()], pa.large_string())])

@@ -1,0 +1,161 @@
+"""Parses text in which each line is an object (JSON, or a Python dictionary), or which is one JSON array of them.
+
+Arrow parses plain JSON lines. A file that it refuses (columns of mixed types, duplicate keys), would guess at (text
+that looks like a date) or cannot hold (integers of 2^63 and more, integers beside decimals) is parsed line by line.
+Lines that are no objects are returned as `Bad`.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as pa_json
+
+from foster_cli.console import clean
+from foster_cli.data.readers.arrow import flat
+from foster_cli.data.readers.rows import SHOWN, Bad, Piece
+from foster_cli.errors import FosterError
+
+_BLOCK = 1 << 24  # bytes parsed at a time; no record may be longer
+_SAMPLE = 1000  # lines that are read to find the columns of text
+_SURROGATE = re.compile("[\ud800-\udfff]")
+#: Integers above this are not exact as floating numbers.
+_EXACT = 2**53
+#: The longest line that is read as a Python literal, in bytes: its syntax tree takes a hundred times as much.
+_LITERAL = 1 << 20
+
+
+def read_objects(data: bytes, file: str, python: bool | None = None) -> Piece:
+    """The objects of a file as an Arrow table; `tidy` later turns nested values into text.
+
+    `python`: lines are Python dictionaries, as in Amazon's files of 2014; None: if the first line is one and no JSON.
+    They are parsed as literals and never evaluated.
+    """
+    if data.lstrip()[:1] == b"[" and not python:
+        return _array_of(data, file)
+    if python is None:
+        python = _is_python(next(line for line in io.BytesIO(data) if line.strip()))
+    parse: Callable[[bytes], Any] = _literal if python else json.loads
+    if not python:
+        table = _plain(data)
+        if table is not None:
+            blank = data.count(b"\n") + (not data.endswith(b"\n")) != table.num_rows
+            return Piece(table, file, 1, "row" if blank else "line")
+    bad: list[Bad] = []
+    rows = list(_rows(data, parse, file, bad, "a Python dictionary" if python else "JSON"))
+    blank = bool(rows) and rows[-1][0] != len(rows) + sum(one.line <= rows[-1][0] for one in bad)
+    return Piece(_table(row for _, row in rows), file, 1, "row" if blank else "line", bad)
+
+
+def _is_python(line: bytes) -> bool:
+    try:
+        json.loads(line)
+        return False
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return isinstance(_literal(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _literal(line: bytes) -> Any:
+    """The Python literal in `line`; nothing is evaluated. Raises ValueError for anything else."""
+    if len(line) > _LITERAL:
+        raise ValueError(f"longer than {_LITERAL:,} bytes")
+    try:
+        return ast.literal_eval(line.decode().strip())
+    except (SyntaxError, TypeError, MemoryError) as error:
+        raise ValueError(clean(error, 60)) from error
+
+
+def _array_of(data: bytes, file: str) -> Piece:
+    try:
+        rows = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise FosterError(
+            f"{clean(file)} line 1 is not JSON: {clean(error)}", "write one JSON object per line"
+        ) from error
+    if not all(isinstance(row, dict) for row in rows):
+        raise FosterError(f"{clean(file)} line 1 is not an object", "give objects with named fields")
+    return Piece(_table(rows), file)
+
+
+def _plain(data: bytes) -> pa.Table | None:
+    """`data` by Arrow's reader; None if it would refuse, guess or round."""
+    text: dict[str, bool] = {}
+    try:
+        for _, row in _rows(data, json.loads, "", [], "JSON", _SAMPLE):
+            for key, value in row.items():
+                text[key] = text.get(key, True) and isinstance(value, str)
+        schema = pa.schema([(key, pa.string()) for key, is_text in text.items() if is_text])
+        table = pa_json.read_json(
+            pa.py_buffer(data),
+            read_options=pa_json.ReadOptions(block_size=_BLOCK),
+            parse_options=pa_json.ParseOptions(explicit_schema=schema),
+        )
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, UnicodeEncodeError):
+        return None
+    for column in table.columns:
+        if pa.types.is_timestamp(column.type):
+            return None
+        if pa.types.is_floating(column.type) and column.length() > column.null_count:
+            ends = pc.min_max(column).as_py()
+            if max(abs(ends["min"]), abs(ends["max"])) >= _EXACT:
+                return None
+    return table
+
+
+def _rows(
+    data: bytes, parse: Callable[[bytes], Any], file: str, bad: list[Bad], what: str, limit: int | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) of the lines, at most `limit`; lines that are none are added to `bad`."""
+    seen = 0
+    for number, line in enumerate(io.BytesIO(data), 1):
+        if not line.strip():
+            continue
+        try:
+            row, reason = parse(line), "is not an object"
+        except (ValueError, RecursionError) as error:
+            row, reason = None, f"is not {what}: {clean(error, 80)}"
+        if isinstance(row, dict):
+            yield number, row
+            seen += 1
+        else:
+            bad.append(Bad(file, number, reason, line[:SHOWN].decode(errors="replace").rstrip()))
+        if seen == limit:
+            return
+
+
+def _table(rows: Any) -> pa.Table:
+    """Rows (dicts, any keys) as a table. A column of ints only or floats only stays numeric; others become text."""
+    columns: dict[str, list[Any]] = {}
+    count = 0
+    for row in rows:
+        for key, value in row.items():
+            column = columns.setdefault(str(key), [])
+            column.extend([None] * (count - len(column)))
+            column.append(value)
+        count += 1
+    arrays = {}
+    for key, column in columns.items():
+        column.extend([None] * (count - len(column)))
+        arrays[_SURROGATE.sub("\ufffd", key)] = _array(column)
+    return pa.table(arrays) if arrays else pa.table({"": pa.nulls(0)})
+
+
+def _array(values: list[Any]) -> pa.Array:
+    kinds = {type(v) for v in values if v is not None}
+    if kinds == {int} and all(v is None or -(2**63) <= v < 2**63 for v in values):
+        return pa.array(values, pa.int64())
+    if kinds == {float}:
+        return pa.array(values, pa.float64())
+    texts = (flat(v) for v in values)
+    return pa.array([t if t is None else _SURROGATE.sub("\ufffd", t) for t in texts], pa.string())
