@@ -114,7 +114,7 @@ def _checked(out: Path | None, check: bool, inputs: list[Path], force: bool) -> 
             raise FosterError("--check writes nothing", "leave out --out, or --check")
         return None
     if out is None:
-        raise FosterError("--out is missing", "name the file to write: --out NAME.parquet; see foster preprocess --help")
+        raise FosterError("--out is missing", "name the file to write: --out X.parquet; see foster preprocess --help")
     _check_file(out, inputs, force, (".parquet",), "--out")
     return out
 

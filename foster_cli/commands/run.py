@@ -12,9 +12,8 @@ from foster_cli.baselines import METHODS, adapted, refuse_unread
 from foster_cli.baselines.coreset import shrink
 from foster_cli.bundle import check_replaceable, load, read_state
 from foster_cli.commands.from_settings import Asked
-from foster_cli.commands.shared import absolute, check_windows, decided, next_run
+from foster_cli.commands.shared import absolute, check_windows, decided, next_run, read_data
 from foster_cli.console import Console
-from foster_cli.data.prepare import load_dataset
 from foster_cli.data.schema import Dataset
 from foster_cli.distill.checks import check_settings
 from foster_cli.distill.run_folder import Beginning, finished, interrupted, run_folder
@@ -101,7 +100,8 @@ def started(request: Request) -> Run | None:
         _check_free(out, request.force)
     settings = replace(adapted(asked.settings, asked.typed), paths=absolute(request.data))
     session, beginning = asked.session(events=True), Beginning(resume=False, replace=request.force)
-    return _ready(settings, load_dataset(request.data, settings.prepare), out, session, beginning, asked.free)
+    data = read_data(request.data, settings.prepare, session.console)
+    return _ready(settings, data, out, session, beginning, asked.free)
 
 
 def _check_free(out: Path, force: bool) -> None:

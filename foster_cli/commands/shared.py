@@ -59,10 +59,18 @@ def rates(name: str, value: str) -> tuple[float, ...]:
 
 
 def absolute(paths: list[Path]) -> tuple[str, ...]:
-    """Absolute paths, as a bundle records them."""
+    """Absolute paths and addresses, as a bundle records them. Raises FosterError for what can be read only once."""
+    from foster_cli.data.readers.source import url_of
     from foster_cli.files import real_path
 
-    return tuple(str(real_path(p)) for p in paths)
+    for path in paths:
+        if str(path) == "-" or path.is_fifo():
+            name = "standard input" if str(path) == "-" else f"the pipe {path}"
+            raise FosterError(
+                f"{name} can be read only once, and foster eval reads the data again",
+                f"foster preprocess {path} --out data.parquet, then use that file",
+            )
+    return tuple(url_of(str(path)) or str(real_path(path)) for path in paths)
 
 
 class Begun(NamedTuple):
@@ -81,13 +89,12 @@ def begin(paths: list[Path], asked: Asked, out: Path | None, kind: str, force: b
 
     The default of `out` is runs/<data>-<kind>-b<budget>. `force`: whether a table of other data there is replaced.
     """
-    from foster_cli.data.prepare import load_dataset
     from foster_cli.files import alone
 
     if out is not None and out.exists() and not out.is_dir():
         raise FosterError(f"--out {out}: is a file", "give the name of a folder")
     session = asked.session()
-    data = load_dataset(paths, asked.settings.prepare)
+    data = read_data(paths, asked.settings.prepare, session.console)
     out = out or RUNS / f"{safe_name(data.name)}-{kind}-b{asked.settings.distill.budget}"
     session.console.note(f"finished work is kept in {out}; the same command continues from there")
     if kind != "sweep":  # its points may have budgets of their own
@@ -97,6 +104,21 @@ def begin(paths: list[Path], asked: Asked, out: Path | None, kind: str, force: b
     with alone(out, f"foster {kind}"):
         settings = decided(asked.settings, asked.free, data, session)
         yield Begun(session, data, replace(settings, paths=absolute(paths)), out)
+
+
+def read_data(paths: list[Path], prepare: PrepareSettings, console: Console) -> Dataset:
+    """The dataset of `paths`. Of raw tables, what became of their rows is printed, and is an event."""
+    from foster_cli.data.account import account_lines
+    from foster_cli.data.prepare import load_dataset
+    from foster_cli.data.store import is_prepared
+
+    data = load_dataset(paths, prepare)
+    if not (len(paths) == 1 and is_prepared(paths[0])):
+        columns = data.settings["columns"]
+        for line in account_lines(data.statistics, columns, data.bad):
+            console.note(line)
+        console.event(event="data", columns=columns, **data.statistics)
+    return data
 
 
 def check_continues(out: Path, kind: str, data: str, force: bool) -> None:

@@ -296,8 +296,8 @@ def is_per_row(column: pd.Series, item: Int64, when: Int64) -> bool:
     """Whether the texts of a column say something of its rows and not of the items `item` (R,), as reviews do.
 
     That is so if most of the items that have several rows with a text have different ones, and go back to one of them
-    or have another one in each row. An item that was renamed does neither. `when` (R,) orders the rows. The first `SOME`
-    items are looked at.
+    or have another one in each row. An item that was renamed does neither. `when` (R,) orders the rows. The first
+    `SOME` items are looked at.
     """
     few = np.flatnonzero((item >= 0) & (item < SOME))
     item, when = item[few], when[few]

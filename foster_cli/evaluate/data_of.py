@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from foster_cli.data.prepare import load_dataset
+from foster_cli.data.readers.source import plain_path
 from foster_cli.data.schema import Dataset
 from foster_cli.data.store import is_prepared
 from foster_cli.errors import FosterError
@@ -30,7 +31,7 @@ def same_data(
     `what`: the sentence that says what was made of it, such as `the run began with`; `missing`, `other`: the hints for
     a path that is gone, and for other data.
     """
-    gone = [path for path in paths if not path.exists()]
+    gone = [path for path in paths if plain_path(path) and not path.exists()]
     if gone:
         raise FosterError(f"{gone[0]}: no such file ({what} it)", missing)
     found = read_again(paths, prepare)

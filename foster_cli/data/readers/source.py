@@ -47,7 +47,7 @@ from foster_cli.data.readers.encoding import Decoded, decoded
 from foster_cli.errors import FosterError, did_you_mean
 from foster_cli.files import quoted, real_path
 
-__all__ = ["Decoded", "Part", "decoded", "on_disk", "parts_of"]
+__all__ = ["Decoded", "Part", "decoded", "on_disk", "parts_of", "plain_path", "url_of"]
 
 _BLOCK = 1 << 20
 _LISTED = 10
@@ -109,7 +109,7 @@ def parts_of(given: str | Path) -> list[Part]:
         return _file(_standard_input(), "standard input", "", None)
     if not text or "\0" in text:
         raise FosterError("no file is named" if not text else f"{clean(text)}: no such file", "give a path")
-    url = _url_of(text)
+    url = url_of(text)
     if url is not None:
         return _remote(url)
     try:
@@ -503,7 +503,7 @@ def _special(path: Path, mode: int, name: str) -> Path:
 # --- elsewhere
 
 
-def _url_of(text: str) -> str | None:
+def url_of(text: str) -> str | None:
     """`text` as a URL, or None if it is a path. `Path` makes `https:/x` of `https://x`; this is undone."""
     found = _URL.match(text)
     if found is None:
@@ -513,6 +513,14 @@ def _url_of(text: str) -> str | None:
     if found[1].lower() in _SCHEMES and not Path(text).exists():
         return f"{found[1]}://{'/' if found[1].lower() == 'file' else ''}{text[found.end() :]}"
     return None
+
+
+def plain_path(path: Path) -> bool:
+    """Whether `path` names a file or a folder: no address, pattern or member of an archive, nor what is read once."""
+    text = str(path)
+    if text == "-" or url_of(text) is not None or _MAGIC.search(text):
+        return False
+    return path.is_file() or path.is_dir() or not any(parent.is_file() for parent in path.parents)
 
 
 def _public(url: str) -> str:
