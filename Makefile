@@ -1,4 +1,4 @@
-# make install | demo | test | test-consumers | test-kill | lint | format | sanitize | cuda-check | gpu-check | clean
+# make install | demo | test | test-consumers | test-kill | fuzz | lint | format | sanitize | cuda-check | gpu-check | clean
 #
 # PYTHON       interpreter the virtual environment is made with (3.10 or newer)
 # TORCH        the torch requirement, if another than the default is wanted
@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: install demo test test-consumers test-kill lint format sanitize cuda-check gpu-check clean
+.PHONY: install demo test test-consumers test-kill fuzz lint format sanitize cuda-check gpu-check clean
 
 install: $(STAMP)
 
@@ -58,6 +58,12 @@ test-consumers: install
 # A distillation killed twenty times at random moments, and resumed each time: minutes.
 test-kill: install
 	$(BIN)/python -m pytest -m slow tests
+
+# The readers of text with inputs that atheris makes (Linux and macOS): only FosterError may come out of them.
+FUZZ_SECONDS ?= 600
+fuzz: install
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) install --no-build-isolation -e '.[fuzz]'
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz.py $(FUZZ_SECONDS)
 
 # The C++ ops under the address and undefined-behaviour sanitizers (GCC), in a copy.
 SANITIZE := build/sanitize

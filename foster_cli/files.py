@@ -23,8 +23,20 @@ if TYPE_CHECKING:
 
 
 def quoted(path: Path | str) -> str:
-    """`path` as it is typed in a shell."""
-    return shlex.quote(str(path))
+    """`path` as it is typed in a shell, in printable characters: others as bash and zsh escape them."""
+    text = str(path)
+    if text.isprintable():
+        return shlex.quote(text)
+    return "$'" + "".join(map(_escaped, text)) + "'"
+
+
+def _escaped(char: str) -> str:
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a name that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    if char in "'\\":
+        return f"\\{char}"
+    return char if char.isprintable() else f"\\U{code:08x}"
 
 
 def real_path(path: Path) -> Path:

@@ -102,6 +102,9 @@ def test_without_numbers_there_are_as_many_batches_and_items_as_the_recipe_says(
     same = found.batches(6, seed=0, items_per_step=4)
     for one, other in zip(found.batches(), same, strict=True):
         assert torch.equal(one.items, other.items) and torch.equal(one.targets, other.targets)
+    own = found.made.model.backbone
+    assert found.recipe_for(own) == found.recipe
+    assert found.recipe_for("gru4rec") == replace(found.recipe, lr=max(3e-3, STUDENT.lr))
     student = {**MANIFEST["student"], "items_per_step": None}
     before = load(write_set(tmp_path / "before", manifest={**MANIFEST, "student": student, "metrics": {}}))
     assert before.recipe == before.made.student == replace(STUDENT, items_per_step=None)

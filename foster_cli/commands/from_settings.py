@@ -119,7 +119,7 @@ def choosable() -> dict[tuple[str, str], str]:
 def as_text(value: Any) -> Any:
     """The text by which a setting is typed: None is `all`, a tuple is A,B."""
     if isinstance(value, tuple):
-        return ",".join(value)
+        return ",".join(value) or "none"
     return "all" if value is None else str(value)
 
 

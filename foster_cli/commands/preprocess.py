@@ -33,8 +33,10 @@ def command(
     asked: Asked,
     out: Annotated[Path | None, typer.Option("--out", help="Prepared parquet file to write.")] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Read and say everything, with the memory that distilling will need; write "
-                           "nothing.")
+        bool,
+        typer.Option(
+            "--check", help="Read and say everything, with the memory and time that distilling needs; write nothing."
+        ),
     ] = False,
     rejects: Annotated[
         Path | None,
@@ -75,32 +77,39 @@ def command(
         write_prepared(dataset, target)
         found["out"] = str(target)
     else:
-        found["memory"] = _memory(dataset, console, asked)
+        found["needs"] = _needs(dataset, console)
     console.event(command="preprocess", name=dataset.name, **found)
     console.table("", ("", *_COUNTS), split_rows(dataset.statistics))
     console.result("")
     console.table("", ("statistic", "value"), statistic_rows(dataset.statistics))
     console.result("")
+    if "needs" in found:
+        console.result(
+            f"foster distill needs about {found['needs']['memory_bytes'] / 2**30:.1f} GiB of memory and at most about "
+            f"{found['needs']['seconds'] / 60:.0f} minutes on this processor, if no layers of the encoder learn"
+        )
     if target is not None:
         console.result(f"wrote {clean(target)}; next: foster distill {quoted(target)} --budget 20")
 
 
-def _memory(dataset: Dataset, console: Console, asked: Asked) -> int:
-    """The bytes that distilling will need beyond those of this process, in a line too."""
+def _needs(dataset: Dataset, console: Console) -> dict[str, float]:
+    """The bytes that distilling will need, and the seconds at most, on this machine."""
     from foster_cli.runtime import pick_device
     from foster_cli.session import Session
     from foster_cli.settings import DistillConfig, TrainConfig
-    from foster_cli.train.memory import estimate
+    from foster_cli.train.memory import estimate, training_seconds
     from foster_cli.train.task import make_task
 
-    config = DistillConfig()
-    items = ModelConfig.items if any(dataset.catalogue.texts) else "id"
-    task = make_task(dataset, ModelConfig(items=items), config.length, Session(console, pick_device("cpu"), True))
-    need = estimate(task, TrainConfig(), config.real_batch, 2 * config.budget).total
-    console.result(f"foster distill will need about {need / 2**30:.1f} GiB of memory more")
-    return need
+    config, train = DistillConfig(), TrainConfig()
+    # a recommender without texts: encoding them would take longer than all of this
+    task = make_task(dataset, ModelConfig(items="id"), config.length, Session(console, pick_device("cpu"), False))
+    need = estimate(task, train, config.real_batch, 2 * config.budget).total
+    seconds = WHOLE * training_seconds(task, train)
+    return {"memory_bytes": float(need), "seconds": seconds}
 
 
+#: A distillation takes at most so many times as long as the steps of a training without texts.
+WHOLE = 2
 _SPLIT_BY = {
     "time": "time, 8:1:1", "column": "the tables themselves", "leave-one-out": "leave-one-out"
 }  # fmt: skip

@@ -106,7 +106,8 @@ def warnings(statistics: dict[str, Any]) -> list[str]:
     lines, rows = [], statistics["rows"]
     without = statistics["share_without_text"]
     if without > WITHOUT_TEXT:
-        lines.append(f"warning: {without:.0%} of the items have no text")
+        more = "; --items id distils without texts" if without == 1.0 else ""
+        lines.append(f"warning: {without:.0%} of the items have no text{more}")
     if statistics["tie_rate"] > TIED:
         lines.append(
             f"warning: {statistics['tie_rate']:.0%} of the interactions have the same time as another one of their "

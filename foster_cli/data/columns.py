@@ -24,6 +24,7 @@ from foster_cli.data.schema import (
     TIME_COLUMNS,
     TITLE_COLUMNS,
     USER_COLUMNS,
+    USERS_OF_TABLES,
 )
 from foster_cli.data.texts import fields_of
 from foster_cli.errors import FosterError, did_you_mean
@@ -34,7 +35,9 @@ Int64 = npt.NDArray[np.int64]
 #: A whole number, as text or as a floating number writes it.
 _WHOLE = re.compile(r"[+-]?\d+(\.0+)?$")
 #: What stands for a missing id.
-_NO_ID = ("\\N", "NULL", "null", "nan", "NaN", "None", "<NA>")
+_NO_ID = ("\\N",)
+#: Ids that may stand for a missing one: they are ids, and a note tells of them.
+SUSPECTS = ("nan", "NaN", "null", "NULL", "None", "<NA>")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,20 @@ def has_user(names: Sequence[str], settings: PrepareSettings) -> bool:
     return bool(_matches(names, USER_COLUMNS))
 
 
+def has_item(names: Sequence[str], settings: PrepareSettings) -> bool:
+    """Whether a table with these columns has an item column."""
+    if settings.item_column is not None:
+        return settings.item_column in names
+    return bool(_matches(names, ITEM_COLUMNS))
+
+
+def has_text(names: Sequence[str], settings: PrepareSettings) -> bool:
+    """Whether a table with these columns has a text of an item."""
+    if settings.text_columns is not None:
+        return any(name in names for name in settings.text_columns)
+    return bool(_matches(names, (TEXT_COLUMNS,)))
+
+
 def known_names(names: Sequence[str]) -> bool:
     """Whether any of the names is one that foster knows."""
     groups = (*USER_COLUMNS, *ITEM_COLUMNS, *TIME_COLUMNS, TEXT_COLUMNS)
@@ -71,7 +88,7 @@ def recognise(
 
     `named`: foster gave names to the columns of one of them, so the names of their item columns may differ.
     """
-    user = _one(table, USER_COLUMNS, settings.user_column, "--user-column", "user")
+    user = _user(table, settings)
     item = _item(table, items, settings)
     time = _time(table, settings)
     split: str | None = None
@@ -85,6 +102,13 @@ def recognise(
     return Columns(user, item, time, split, key, titles[0] if titles else None, text)
 
 
+def _user(table: Sequence[str], settings: PrepareSettings) -> str:
+    known = next((user for names, user in USERS_OF_TABLES if set(names) <= set(table)), None)
+    if settings.user_column is None and known is not None:
+        return known
+    return _one(table, USER_COLUMNS, settings.user_column, "--user-column", "user")
+
+
 def _item(table: Sequence[str], items: Sequence[str] | None, settings: PrepareSettings) -> str:
     """The item column of the interactions: of several, the one that the items table has too."""
     found = list(dict.fromkeys(_matches(table, ITEM_COLUMNS)))
@@ -96,8 +120,8 @@ def _item(table: Sequence[str], items: Sequence[str] | None, settings: PrepareSe
 
 
 def _key(item: str, items: Sequence[str], settings: PrepareSettings, named: bool) -> str:
-    """The column of the items table whose ids are those of `item`: of the same name, the named one, or, for a file
-    without a header, the one that its layout names."""
+    """The column of the items table whose ids are those of `item`: of the same name, the named one, for a file without
+    a header the one that its layout names, or `id` if no other column holds ids."""
     if settings.item_key is not None:
         return _given(items, settings.item_key, "--item-key", "items table's ids")
     same = item if item in items else next((c for c in items if _plain(c) == _plain(item)), None)
@@ -106,8 +130,12 @@ def _key(item: str, items: Sequence[str], settings: PrepareSettings, named: bool
     found = list(dict.fromkeys(_matches(items, ITEM_COLUMNS)))
     if named and len(found) == 1:
         return found[0]
-    hint = f"say so with --item-key {clean(found[0])}" if found else f"name it with --item-key; found: {_listed(items)}"
-    which = f"its {clean(found[0])} may hold other ids" if found else "none of its columns is known to hold ids"
+    ids = [name for name in items if re.search(r"(^|_| )id$", name.lower()) or name.endswith("Id")]
+    if not found and len(ids) == 1 and ids[0].lower() == "id":
+        return ids[0]
+    guess = next(iter([*found, *ids]), None)
+    hint = f"say so with --item-key {clean(guess)}" if guess else f"name it with --item-key; found: {_listed(items)}"
+    which = f"its {clean(guess)} may hold other ids" if guess else "none of its columns is known to hold ids"
     raise FosterError(f"the items table has no column {clean(item)}, and {which}", hint)
 
 

@@ -20,7 +20,7 @@ import pandas as pd
 from foster_cli.console import clean
 from foster_cli.data.account import Account, bad_rows, check_bad
 from foster_cli.data.catalogue import from_interactions, from_items
-from foster_cli.data.columns import Columns, encode_ids, recognise
+from foster_cli.data.columns import SUSPECTS, Columns, encode_ids, recognise
 from foster_cli.data.kcore import k_core, largest_core
 from foster_cli.data.near import near_equal
 from foster_cli.data.readers import ORDER, Bad, Read
@@ -197,6 +197,12 @@ def _raw(read: Read, columns: Columns, settings: PrepareSettings, account: Accou
     good = (users.codes >= 0) & (items.codes >= 0)
     for ids, column in ((users, columns.user), (items, columns.item)):
         reasons |= {row: (f"(column {clean(column)}) {why}", "") for row, why in ids.reasons.items()}
+    for what, ids, column in (("user", users, columns.user), ("item", items, columns.item)):
+        for name in (name for name in SUSPECTS if name in ids.names):
+            count = int((ids.codes == ids.names.index(name)).sum())
+            account.notes.append(
+                f"{count:,} rows have the {what} id {name}; if that is a missing id: --where '{clean(column)}!={name}'"
+            )
     number = np.arange(len(frame), dtype=np.int64)
     own_order = frame[ORDER].to_numpy(np.int64) if ORDER in frame.columns else None
     if columns.time is None:

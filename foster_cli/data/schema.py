@@ -21,27 +21,38 @@ Groups = tuple[tuple[str, ...], ...]
 USER_COLUMNS: Groups = (
     ("user_id", "reviewerID", "userId", "user"),
     ("customer_id", "visitorid", "member_id", "account_id", "session_id", "uid", "u_id"),
-    ("username", "user_name", "reviewer_id"),
+    ("username", "user_name", "reviewer_id", "review_profilename"),
 )  # fmt: skip
+#: Tables whose user column is not the one that comes first: columns that tell such a table, and its user column.
+#: Steam's reviews have a name, and only some of them a `user_id`.
+USERS_OF_TABLES = ((("username", "product_id", "page_order"), "username"),)
 ITEM_COLUMNS: Groups = (
     ("item_id", "parent_asin", "asin", "movieId", "business_id", "itemId", "item"),
     ("book_id", "product_id", "article_id", "news_id", "video_id", "track_id", "song_id", "artist_id", "game_id",
-     "app_id", "recipe_id", "gmap_id", "content_id", "isbn", "sku", "iid", "i_id"),
+     "app_id", "recipe_id", "anime_id", "venue_id", "gmap_id", "content_id", "isbn", "sku", "iid", "i_id",
+     "beer_beerid"),
 )  # fmt: skip
 TIME_COLUMNS: Groups = (
-    ("timestamp", "unixReviewTime", "time", "date", "datetime"),
-    ("ts", "created_at", "event_time", "t_dat", "date_added", "review_date", "unix_timestamp", "time_stamp"),
+    ("timestamp", "unixReviewTime", "unix_timestamp", "utc_timestamp", "time_ms", "timestamp_ms"),
+    ("time", "date", "datetime"),
+    ("ts", "created_at", "event_time", "t_dat", "date_added", "review_date", "review_time", "time_stamp"),
     ("reviewTime", "date_created", "submitted", "updated_at"),
 )  # fmt: skip
 TITLE_COLUMNS: Groups = (
     ("title", "name"),
     ("item_title", "item_name", "product_title", "product_name", "prod_name", "book_title", "movie_title", "app_name",
-     "track_name", "song_name", "artist_name"),
+     "track_name", "song_name", "artist_name", "beer_name", "caption"),
 )  # fmt: skip
 #: The columns of an item's text, in the order in which they are joined.
 TEXT_COLUMNS = (
     "title", "name", *TITLE_COLUMNS[1], "text", "description", "abstract", "detail_desc", "brand", "author",
-    "book_author", "artist", "genres", "genre", "categories", "category", "features", "product_type_name",
+    "book_author", "artist", "genres", "genre", "categories", "category", "venue_category", "features",
+    "product_type_name",
+)  # fmt: skip
+#: Columns with the items of a user, in their order.
+LIST_COLUMNS = (
+    "item_id_list", "item_ids", "item_list", "item_sequence", "item_seq", "items", "sequence", "history", "movie_ids",
+    "asin_list",
 )  # fmt: skip
 SPLIT_COLUMNS: Groups = (("split",),)
 

@@ -132,6 +132,11 @@ def check_split(user: Int64, split: Int8, own: bool) -> None:
         raise FosterError("the split leaves no train interactions", hint)
     history = has_history(user)
     for position in (1, 2):
+        if own and not (split == position).any():
+            raise FosterError(
+                f"the split leaves no {SPLITS[position]} cases: none of the interactions is for {SPLITS[position]}",
+                "give those too, or --split-column none to split all of them by time",
+            )
         if not ((split == position) & history).any():
             raise FosterError(
                 f"the split leaves no {SPLITS[position]} cases: no interaction in {SPLITS[position]} has an "

@@ -1,8 +1,8 @@
 """Writes a prepared `Dataset` to one parquet file, reads it back, and computes the hash of a dataset.
 
 The file has one row per interaction: user_id, item_id, time (int64 ms), split, title, text. Title and text repeat for
-each interaction of an item and are dictionary-encoded. The file's metadata hold name, hash, settings, statistics and
-the version of the format as JSON under `foster`.
+each interaction of an item and are dictionary-encoded. The file's metadata hold name, hash, settings, statistics,
+the version of the format and a checksum of these as JSON under `foster`.
 """
 
 from __future__ import annotations
@@ -63,10 +63,17 @@ def write_prepared(dataset: Dataset, path: Path) -> None:
         "settings": dataset.settings,
         "statistics": dataset.statistics,
     }
+    header["check"] = _check(header)
     encoded = json.dumps(header, ensure_ascii=False, allow_nan=False).encode()
     table = table.replace_schema_metadata({_KEY: encoded})
     with writing(path) as tmp:
         pq.write_table(table, tmp, compression="zstd")
+
+
+def _check(header: dict[str, Any]) -> str:
+    """Hex sha256 of what a header says, without its own `check`."""
+    said = {key: header[key] for key in header if key != "check"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _distinct(strings: list[str]) -> tuple[list[str], npt.NDArray[np.int64]]:
@@ -89,7 +96,7 @@ def is_prepared(path: Path) -> bool:
             if f.read(4) != b"PAR1":
                 return False
         return _KEY in (pq.read_schema(path).metadata or {})
-    except (OSError, pa.ArrowException):
+    except (OSError, ValueError, pa.ArrowException):
         return False
 
 
@@ -100,7 +107,7 @@ def read_prepared(path: Path) -> Dataset:
     changed = FosterError(f"{clean(path)} was changed after foster wrote it", again)
     try:
         table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise FosterError(f"{clean(path)} cannot be read ({clean(error, 80)})", again) from error
     metadata = table.schema.metadata or {}
     if _KEY not in metadata:
@@ -108,11 +115,13 @@ def read_prepared(path: Path) -> Dataset:
     try:
         header = json.loads(metadata[_KEY], parse_constant=_no_constant)
         version = header["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise changed from error
     if version != FORMAT:
         raise FosterError(f"{clean(path)} has format {clean(version)}, this foster reads {FORMAT}", again)
     if any(name not in table.column_names for name in _COLUMNS):
+        raise changed
+    if header.get("check", "") not in ("", _check(header)):  # files of earlier versions have none
         raise changed
     if not isinstance(header.get("name"), str) or not all(
         isinstance(header.get(key), dict) for key in ("settings", "statistics")
@@ -120,9 +129,10 @@ def read_prepared(path: Path) -> Dataset:
         raise changed
     try:
         dataset = _dataset(table, header)
-    except (KeyError, ValueError, TypeError, IndexError, pa.ArrowException) as error:
+        found = dataset_hash(dataset.user_ids, dataset.catalogue, dataset.interactions)
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError, pa.ArrowException) as error:
         raise changed from error
-    if dataset_hash(dataset.user_ids, dataset.catalogue, dataset.interactions) != dataset.hash:
+    if found != dataset.hash:
         raise changed
     return dataset
 

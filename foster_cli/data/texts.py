@@ -25,9 +25,10 @@ from foster_cli.settings import MOST_TITLE
 
 Int64 = npt.NDArray[np.int64]
 
-_TITLES = {name for group in TITLE_COLUMNS for name in group}
+#: Names without `_`, as `_cleaned` compares them.
+_TITLES = {name.replace("_", "") for group in TITLE_COLUMNS for name in group}
 #: Columns of running text, in which "|" is an ordinary character. In other columns it separates labels.
-_RUNNING = _TITLES | {"text", "description", "abstract", "detail_desc", "summary"}
+_RUNNING = _TITLES | {"text", "description", "abstract", "detaildesc", "summary"}
 _BAR = re.compile(r"\s*\|\s*")
 _TITLE_LENGTH = 80
 #: Items whose rows tell whether a column is a text of the items.
@@ -70,7 +71,7 @@ def _pass(text: str, labels: bool, title: bool) -> str:
     if leaves is not None and not (title and not any(named for _, named in leaves) and leaves):
         text = ", ".join(dict.fromkeys(leaf for leaf, _ in leaves))
     if labels:
-        text = ", ".join(part for part in _BAR.split(text) if part)
+        text = ", ".join(part for part in _BAR.split(text) if part).rstrip(", ")  # as tags in a list leave them
     return _known(text, title)
 
 
@@ -323,17 +324,17 @@ def _cleaned(column: pd.Series) -> tuple[Int64, list[str]]:
     from foster_cli.data.columns import factorise  # columns reads templates with this module
 
     codes, values = factorise(column)
-    name = str(column.name).lower()
+    name = re.sub(r"[\s_-]+", "", str(column.name)).lower()
     return codes, [clean_text(value, name not in _RUNNING, name in _TITLES) for value in values]
 
 
 def compose(ids: Sequence[str], columns: Sequence[list[str]], titles: list[str] | None) -> tuple[list[str], list[str]]:
     """(titles, texts) of the items `ids`, each a list of n.
 
-    A text joins its columns with ". " and skips empty ones. A missing title is replaced by the text's first 80
-    characters, or by the id if the text is empty. A title is cut at `MOST_TITLE` characters; a text is not cut.
+    A text joins its columns with ". " and skips empty ones and repeats. A missing title is replaced by the text's first
+    80 characters, or by the id if the text is empty. A title is cut at `MOST_TITLE` characters; a text is not cut.
     """
-    texts = [". ".join(part for part in parts if part) for parts in zip(*columns, strict=True)]
+    texts = [". ".join(dict.fromkeys(part for part in parts if part)) for parts in zip(*columns, strict=True)]
     named = titles if titles is not None else [""] * len(ids)
     filled = [
         title[:MOST_TITLE].rstrip() or text[:_TITLE_LENGTH].rstrip() or name

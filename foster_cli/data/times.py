@@ -284,7 +284,7 @@ _NOTATIONS = (
     _open("/"),
     _open("."),
     _open("-"),
-    _Notation("Goodreads", rf"{_WEEKDAY}{_NAME} (?P<d>\d{{1,2}}) {_CLOCK}{_ZONE} (?P<y>\d{{4}})"),
+    _Notation("weekday, month, day (Goodreads)", rf"{_WEEKDAY}{_NAME} (?P<d>\d{{1,2}}) {_CLOCK}{_ZONE} (?P<y>\d{{4}})"),
     _Notation("RFC 2822", rf"{_WEEKDAY}(?P<d>\d{{1,2}})[ -]{_NAME}[ -](?P<y>\d{{4}}) {_CLOCK}{_ZONE}(?: ?\([^()]*\))?"),
     _Notation(
         "JavaScript",

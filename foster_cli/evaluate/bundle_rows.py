@@ -262,7 +262,7 @@ def _student(bundle: Bundle, settings: Settings, asked: Evaluation) -> StudentCo
     """How a fresh model trains on the bundle's set."""
     if asked.validate or bundle.windows is not None:
         return settings.student
-    return asked.other.student(bundle.recipe)
+    return asked.other.student(bundle.recipe_for(settings.model.backbone))
 
 
 def _cache(

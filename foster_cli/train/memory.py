@@ -6,6 +6,7 @@ few windows and items run forward, and the bytes that autograd saves for them ar
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from foster_cli.models.recommender import Recommender
 from foster_cli.settings import TrainConfig
-from foster_cli.train.batch import candidate_count
+from foster_cli.train.batch import Pool, batch_count, candidate_count, real_batch, real_loss, real_outputs
 from foster_cli.train.best import FINALISTS
 from foster_cli.train.micro import rows_at_once
 from foster_cli.train.task import Task
@@ -90,6 +91,23 @@ def estimate(task: Task, train: TrainConfig, real_batch: int, students: int) -> 
         int(PEAK * (rows * window + embedded * item)),
         3 * vectors + 4 * len(task.valid) * width,
     )
+
+
+def training_seconds(task: Task, train: TrainConfig, steps: int = 3) -> float:
+    """The seconds of a training on all windows that takes all its epochs, by the fastest of a few steps here.
+
+    Validations are left out; most trainings stop earlier.
+    """
+    model, rng = task.fresh(0).train(), np.random.default_rng(0)
+    pool, count = Pool.of(model, task.windows), candidate_count(model, train)
+    best = np.inf
+    for _ in range(steps):
+        some = task.windows.take(rng.choice(len(task.windows), min(train.batch, len(task.windows)), replace=False))
+        began = time.perf_counter()
+        batch = real_batch(some, pool, train.loss, count, rng, model.device, model.sequence.predicted)
+        real_loss(*real_outputs(model, batch), batch, train.loss).backward()
+        best = min(best, time.perf_counter() - began)
+    return best * train.epochs * batch_count(task.windows, train.batch, train.recency)
 
 
 def free_bytes(device: torch.device) -> int:

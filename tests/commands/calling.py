@@ -134,3 +134,8 @@ def shop(users: int = 30, items: int = 25) -> pd.DataFrame:
     words = ["red", "blue", "green", "small", "large"]
     table["title"] = [f"{words[int(i[1:]) % 5]} thing {i[1:]}" for i in table["item_id"]]
     return table
+
+
+def files(folder: Path) -> set[str]:
+    """Every file and folder under `folder`, hidden ones too."""
+    return {str(p.relative_to(folder)) for p in folder.rglob("*")}

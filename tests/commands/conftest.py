@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from calling import Foster, Said, shop
+from calling import Foster, Said, files, shop
 from encoders import write_encoder
 
 from foster_cli import bundle
@@ -67,3 +68,10 @@ def made(tmp_path: Path, data: Path) -> Path:
     rows = [{"step": 0.0, "R@10": 0.0}]
     bundle.save(path, bundle.Contents(manifest, V, dataset.catalogue, rows, rows), factors)
     return path
+
+
+@pytest.fixture
+def untouched(tmp_path: Path, foster: Foster) -> Any:
+    """Checks at the end that the working folder holds what it held at the start: nothing (or an empty runs/)."""
+    yield
+    assert files(tmp_path / "work") <= {"runs"}

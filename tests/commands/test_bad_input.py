@@ -18,21 +18,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from calling import Foster, Said, one_line, shop
+from calling import Foster, Said, files, one_line, shop
 
 Change = Callable[[pd.DataFrame], pd.DataFrame]
-
-
-def files(folder: Path) -> set[str]:
-    """Every file and folder under `folder`, hidden ones too."""
-    return {str(p.relative_to(folder)) for p in folder.rglob("*")}
-
-
-@pytest.fixture
-def untouched(tmp_path: Path, foster: Foster) -> Any:
-    """Checks at the end that the working folder holds what it held at the start: nothing (or an empty runs/)."""
-    yield
-    assert files(tmp_path / "work") <= {"runs"}
 
 
 def raw(tmp_path: Path, change: Change, name: str = "raw.csv") -> Path:
@@ -320,6 +308,6 @@ def test_too_little_memory_is_one_line(
     def full(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("foster_cli.commands.run.load_dataset", full)
+    monkeypatch.setattr("foster_cli.commands.run.read_data", full)
     said = foster("distill", data)
     assert said.code == 2 and said.err.startswith("foster: out of memory; ") and said.err.count("\n") == 1

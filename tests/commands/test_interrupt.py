@@ -37,7 +37,7 @@ def test_ctrl_c(foster: Foster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def stop(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("foster_cli.commands.run.load_dataset", stop)
+    monkeypatch.setattr("foster_cli.commands.run.read_data", stop)
     said = foster("distill", str(tmp_path / "shop.parquet"), "--out", str(tmp_path / "bundle"))
     assert said.code == 130
     assert said.out == ""

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from calling import QUICK, Foster, ok, one_line
 
@@ -48,7 +49,11 @@ def test_a_teacher_that_reads_texts_is_refused(foster: Foster, bare: Path) -> No
     one_line(said, "--teacher id,tfidf: no text at all", "leave out tfidf")
 
 
-def test_ids_alone_do_everything(foster: Foster, bare: Path) -> None:
+@pytest.mark.parametrize("raw", [False, True])
+def test_ids_alone_do_everything(foster: Foster, bare: Path, data: Path, tmp_path: Path, raw: bool) -> None:
+    if raw:
+        bare = tmp_path / "events.csv"
+        pd.read_csv(data).drop(columns="title").to_csv(bare, index=False)
     ok(foster("distill", bare, *ID, "--out", "b"))
     said = foster("eval", "b", "--seeds", "1")
     assert said.code == 0 and f"rows {NEEDS} are left out: no text at all" in said.err.splitlines(), said.err

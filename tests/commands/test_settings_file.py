@@ -107,8 +107,8 @@ def test_another_value_than_the_run_began_with_is_refused(f: Field) -> None:
     asked.check_same(settings, {})
     with pytest.raises(FosterError) as caught:
         asked.check_same(Settings(), {})
-    shown = {"items": str(value), "names": "a,b"}.get(f.text or "", value)
-    before = {"items": str(f.default)}.get(f.text or "", f.default)
+    shown = {"items": str(value), "names": "a,b", "list": "a=1, 2,b"}.get(f.text or "", value)
+    before = {"items": str(f.default), "list": "none"}.get(f.text or "", f.default)
     flag = f.flag.split("/")[0]
     assert str(caught.value) == f"{flag} {shown}: the run began with {before}; leave it out, or begin anew"
     replace(asked, typed=frozenset()).check_same(Settings(), {})  # what was not typed is as the run began

@@ -21,6 +21,8 @@ def other(f: Field) -> tuple[list[str], Any]:
     """Words that type another value than the default, and that value."""
     if f.text == "names":
         return [f.flag, "a, b"], ("a", "b")
+    if f.text == "list":
+        return [f.flag, "a=1, 2", f.flag, "b"], ("a=1, 2", "b")
     if "/" in f.flag:
         on, off = f.flag.split("/")
         return [off if f.default else on], not f.default

@@ -20,12 +20,13 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 import pytest
+from expected import Row, Rows, check, first
 from faults import said
 
 from foster_cli.data.account import account_lines
 from foster_cli.data.prepare import read_raw
 from foster_cli.data.readers import read_table
-from foster_cli.data.schema import SPLITS, Dataset
+from foster_cli.data.schema import SPLITS
 from foster_cli.settings import PrepareSettings
 
 CASES = Path(__file__).parent / "cases"
@@ -33,19 +34,6 @@ CASES = Path(__file__).parent / "cases"
 
 # Lines of cases are long: one for each kind of row.
 # ruff: noqa: E501
-
-
-class Row(NamedTuple):
-    """An interaction: ids as text, `time` in seconds, what sorts equal times, and a split of its own."""
-
-    user: str
-    item: str
-    time: float
-    within: int = 0
-    split: str = ""
-
-
-Rows = list[Row]
 
 
 class Case(NamedTuple):
@@ -191,63 +179,6 @@ _PUBLIC = [
 ]  # fmt: skip
 
 
-def _core(rows: Rows, k: int) -> Rows:
-    while True:
-        users, items = Counter(row.user for row in rows), Counter(row.item for row in rows)
-        left = [row for row in rows if users[row.user] >= k and items[row.item] >= k]
-        if len(left) == len(rows):
-            return left
-        rows = left
-
-
-def _first(rows: Rows) -> Rows:
-    found: dict[tuple[str, str], Row] = {}
-    for row in sorted(rows, key=lambda row: (SPLITS.index(row.split) if row.split else 0, row.time, row.within)):
-        found.setdefault((row.user, row.item), row)
-    return list(found.values())
-
-
-def _sequences(rows: Rows) -> dict[str, list[Row]]:
-    """The rows of each user in order."""
-    found: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (SPLITS.index(row.split) if row.split else 0, row.time, row.within)):
-        found.setdefault(row.user, []).append(row)
-    return found
-
-
-def _check(data: Dataset, rows: Rows, k: int, by: str) -> None:
-    """Compare a dataset with the rows of its files. Rows of a user at the same time may be in either order."""
-    kept = _core(_first(rows), k)
-    assert data.user_ids == sorted({row.user for row in kept})
-    assert data.catalogue.ids == sorted({row.item for row in kept})
-    found = data.interactions
-    told: dict[str, list[tuple[str, float, str]]] = {}
-    for user, item, time, split in zip(found.user, found.item, found.time, found.split, strict=True):
-        told.setdefault(data.user_ids[user], []).append((data.catalogue.ids[item], time / 1000, SPLITS[split]))
-    for user, mine in _sequences(kept).items():
-        theirs = told[user]
-        if by != "leave-one-out":
-            assert [time for _, time, _ in theirs] == pytest.approx([row.time for row in mine], abs=1e-3)
-        if len({(row.time, row.within) for row in mine}) == len(mine):
-            assert [item for item, _, _ in theirs] == [row.item for row in mine]
-        else:
-            assert sorted(item for item, _, _ in theirs) == sorted(row.item for row in mine)
-        if mine[0].split:
-            assert [split for _, _, split in theirs] == [row.split for row in mine]
-        elif by == "leave-one-out":
-            last = ["valid", "test"] if len(mine) > 2 else ["train"] * len(mine)
-            assert [split for _, _, split in theirs] == ["train"] * (len(mine) - len(last)) + last
-    if by == "time" and not rows[0].split:
-        n = len(kept)
-        ends = [(8 * n + 5) // 10, (9 * n + 5) // 10]
-        assert [sum(found.split == s) for s in range(3)] == [ends[0], ends[1] - ends[0], n - ends[1]]
-        assert found.time[found.split == 0].max() <= found.time[found.split == 2].min()
-    account = data.statistics["rows"]
-    assert account["read"] == len(rows) and account["kept"] == len(kept)
-    gone = account["bad"] + account["filtered"] + account["duplicates"] + account["cut_by_k_core"]
-    assert account["read"] == account["kept"] + gone
-
-
 @pytest.mark.parametrize("case", _PUBLIC, ids=lambda case: f"{case.name}-{case.files[0]}")
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_public_layouts(case: Case, k: int) -> None:
@@ -256,7 +187,7 @@ def test_public_layouts(case: Case, k: int) -> None:
     settings = replace(PrepareSettings(k_core=k), **dict(case.options))
     files = [CASES / case.name / name for name in case.files]
     data = read_raw(files, settings)
-    _check(data, rows, k, case.by)
+    check(data, rows, k, case.by)
     for i, item in enumerate(data.catalogue.ids):
         title = " ".join(titles.get(item, "").split())
         assert data.catalogue.titles[i] == (title or data.catalogue.titles[i])
@@ -292,7 +223,7 @@ def test_one_city_of_yelp() -> None:
     data = read_raw(files, PrepareSettings(where=(f"city={city}", "stars>=4"), k_core=1))
     stars = {row["review_id"]: row["stars"] for row in objects(read("yelp_academic_dataset_review.json"))}
     kept = [row for row, star in zip(rows, stars.values(), strict=True) if row.item in inside and star >= 4]
-    assert len(data.interactions) == len(_first(kept))
+    assert len(data.interactions) == len(first(kept))
     assert data.statistics["rows"]["filtered"] == len(rows) - len(kept)
 
 
@@ -316,7 +247,10 @@ def test_a_folder_of_parts_and_its_files() -> None:
     folder = CASES / "34-parquet-parts" / "parts"
     parts = sorted(folder.glob("*.parquet"))
     whole = read_raw([folder], PrepareSettings(k_core=1))
-    assert len(whole.interactions) == sum(pq.read_table(part).num_rows for part in parts) - whole.statistics["rows"]["duplicates"]
+    assert (
+        len(whole.interactions)
+        == sum(pq.read_table(part).num_rows for part in parts) - whole.statistics["rows"]["duplicates"]
+    )
     assert read_raw([Path(f"{folder}/*.parquet")], PrepareSettings(k_core=1)).hash == whole.hash
     assert read_raw(parts, PrepareSettings(k_core=1)).hash == whole.hash
 

@@ -376,3 +376,14 @@ def test_movielens_from_its_two_files() -> None:
     assert data.statistics["splits"]["test"]["cases"] == 8_975
     toy_story = data.catalogue.ids.index("1")
     assert data.catalogue.texts[toy_story] == "Toy Story (1995). Adventure, Animation, Children, Comedy, Fantasy"
+
+
+def test_ids_that_may_be_missing_ones_are_told(tmp_path: Path) -> None:
+    table = _shop(users=6).replace({"user_id": {"u3": "nan"}})
+    table.to_csv(tmp_path / "a.csv", index=False)
+    data = read_raw([tmp_path / "a.csv"], ALL)
+    assert "nan" in data.user_ids
+    told = account_lines(data.statistics, data.settings["columns"])
+    assert "8 rows have the user id nan; if that is a missing id: --where 'user_id!=nan'" in told
+    without = read_raw([tmp_path / "a.csv"], PrepareSettings(k_core=1, where=("user_id!=nan",)))
+    assert "nan" not in without.user_ids and without.statistics["rows"]["filtered"] == 8

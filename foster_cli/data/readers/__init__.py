@@ -9,7 +9,9 @@ are counted (`Read.bad`).
 
 from __future__ import annotations
 
+import csv
 import io
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,12 +22,23 @@ import pyarrow as pa
 
 from foster_cli.console import clean
 from foster_cli.data.readers.arrow import ARROW, PARQUET, STREAM, arrow_names, read_arrow, tidy
-from foster_cli.data.readers.delimited import Form, delimiter_of, form_of, read_delimited
+from foster_cli.data.readers.delimited import Form, delimiter_of, first_line, form_of, read_delimited
 from foster_cli.data.readers.encoding import decoded
-from foster_cli.data.readers.layouts import ORDER, Layout, atomic_names, layout_of, looks_like_data, sequences_of
+from foster_cli.data.readers.escapes import unescaped
+from foster_cli.data.readers.layouts import (
+    ORDER,
+    Layout,
+    atomic_names,
+    header_layout,
+    layout_of,
+    looks_like_data,
+    refused,
+    sequences_of,
+)
 from foster_cli.data.readers.objects import read_objects
 from foster_cli.data.readers.rows import Bad, Piece, Place, Read
 from foster_cli.data.readers.source import Part, parts_of
+from foster_cli.data.schema import TIME_COLUMNS
 from foster_cli.errors import FosterError, did_you_mean
 
 __all__ = ["FORMATS", "ORDER", "Bad", "Read", "Table", "open_table", "read_table"]
@@ -68,6 +81,17 @@ class Table:
         name = self.parts[0].stem if len(self.parts) == 1 else Path(self.given.rstrip("/*")).name
         return name.split(".")[0]
 
+    @property
+    def bare(self) -> bool:
+        """Whether it has no header, so that foster gave the names."""
+        return self.kind == "sequences" or (self.form is not None and self.form.header is None)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether its rows have no times, but an order, which goes on from file to file."""
+        timed = {name for group in TIME_COLUMNS for name in group}
+        return ORDER in self.names and not any(name.lower() in timed for name in self.names)
+
     def read(self, columns: Sequence[str] | None = None) -> Read:
         """The named columns (None: all) of all rows."""
         frames, places, bad, count = list[pd.DataFrame](), list[Place](), list[Bad](), 0
@@ -78,6 +102,8 @@ class Table:
                 frame = self.layout.unfold(frame)
             if columns is not None:
                 frame = frame[[name for name in columns if name in frame.columns]]
+            if frames and self.in_order:
+                frame = frame.assign(**{ORDER: frame[ORDER] + 1 + frames[-1][ORDER].max()})
             if len(frame):
                 places += _places(piece, count)
                 frames.append(frame)
@@ -91,11 +117,26 @@ class Table:
 
     def _piece(self, part: Part, columns: Sequence[str] | None) -> Piece:
         if self.kind in ("parquet", "arrow"):
-            return Piece(read_arrow(part, columns), part.name)
+            return self._columnar(part, columns)
         if part is self.parts[0]:
             return self._first(columns)
         data = _text(part, self.encoding)[0]
         return self._parsed(part, data, columns)
+
+    def _columnar(self, part: Part, columns: Sequence[str] | None) -> Piece:
+        own = self.layout.columns if self.layout is not None else self.names
+        wanted = own if columns is None or self.layout is not None else [name for name in own if name in columns]
+        try:
+            table = read_arrow(part, list(wanted))
+        except KeyError:
+            table = None
+        lost = next((name for name in wanted if table is None or name not in table.column_names), None)
+        if table is None or lost is not None:
+            raise FosterError(
+                f"{clean(part.name)} has other columns than {clean(self.parts[0].name)}: no {clean(lost)}",
+                "give parts of one table",
+            )
+        return Piece(table, part.name)
 
     def _first(self, columns: Sequence[str] | None) -> Piece:
         if self.kind in ("json", "python"):
@@ -122,13 +163,13 @@ class Table:
             form = form_of(data, form.delimiter, form.header is not None)
             if form.header is not None:
                 own = atomic_names(form.header) or form.header
-                if sorted(own) != sorted(self.names):
+                if sorted(own) != sorted(names):
                     raise FosterError(
                         f"{name} has other columns than {clean(self.parts[0].name)}: {clean(', '.join(own))}",
                         "give parts of one table",
                     )
                 names = own
-        return read_delimited(data, form, names, wanted, name)
+        return read_delimited(unescaped(data, form.delimiter, len(names)), form, names, wanted, name)
 
 
 def _places(piece: Piece, count: int) -> list[Place]:
@@ -156,7 +197,7 @@ def _text(part: Part, encoding: str | None) -> tuple[bytes, str | None]:
 
 
 def _sequences(data: bytes, part: Part) -> pa.Table:
-    found = sequences_of(data.decode().splitlines())
+    found = sequences_of(data.decode().splitlines(), lists=True)
     if found is None:
         raise FosterError(f"{clean(part.name)} does not hold a sequence in each line", "leave out --format sequences")
     return pa.Table.from_pandas(found, preserve_index=False)
@@ -182,7 +223,7 @@ def open_table(
         first = file.read(6)
     binary = first[:4] == PARQUET or first == ARROW or first[:4] == STREAM or part.suffix in _ARROW
     if kind in ("parquet", "arrow") or (kind is None and binary):
-        return Table(str(given), parts, kind or "parquet", arrow_names(part))
+        return _unfolding(Table(str(given), parts, kind or "parquet", arrow_names(part)))
     data, guessed = _text(part, encoding)
     found = _text_table(str(given), parts, data, kind, columns)
     found.encoding = encoding
@@ -197,16 +238,21 @@ def _text_table(given: str, parts: list[Part], data: bytes, kind: str | None, co
         table = Table(given, parts, kind or "json", [])
         piece = read_objects(data, clean(part.name), True if kind == "python" else None)
         table.names = [name for name in piece.table.column_names if name]
+        if not table.names and piece.bad:
+            raise FosterError(f"{piece.bad[0].where()} {piece.bad[0].reason}", "leave out --format, or mend the line")
         table.__dict__["_objects"] = piece
-        return table
+        return _unfolding(table)
     if kind == "sequences":
         return Table(given, parts, kind, ["user_id", "item_id", ORDER])
+    useless = refused(first_line(data))
+    if useless is not None:
+        raise FosterError(f"{clean(part.name)} {useless.message}", useless.hint)
     delimiter = FORMATS[kind] if kind else delimiter_of(data, _USUAL.get(part.suffix))
     assert delimiter is not None
     form = form_of(data, delimiter, named=True)
     header = form.header or []
     if columns is None and not looks_like_data(header) and not _mind_like(data, delimiter):
-        return Table(given, parts, kind or _kind(delimiter), atomic_names(header) or header, form=form)
+        return _unfolding(Table(given, parts, kind or _kind(delimiter), atomic_names(header) or header, form=form))
     bare = form_of(data, delimiter, named=False)
     if columns is not None:
         if len(columns) != len(bare.first):
@@ -216,6 +262,15 @@ def _text_table(given: str, parts: list[Part], data: bytes, kind: str | None, co
             )
         return Table(given, parts, kind or _kind(delimiter), list(columns), form=bare)
     return _without_header(given, parts, data, delimiter, bare, kind)
+
+
+def _unfolding(table: Table) -> Table:
+    """`table`, with a layout if its rows are no interactions as they stand."""
+    layout = header_layout(table.names)
+    if layout is not None:
+        table.layout, table.names = layout, list(layout.names)
+        table.notes.append(f"{clean(table.parts[0].name)} is read as: {clean(layout.name)}")
+    return table
 
 
 def _mind_like(data: bytes, delimiter: str) -> bool:
@@ -229,27 +284,36 @@ def _kind(delimiter: str) -> str:
 
 def _records(data: bytes, delimiter: str) -> list[list[str]]:
     begin = io.TextIOWrapper(io.BytesIO(data), "utf-8")
-    lines = [line.rstrip("\r\n") for line, _ in zip(begin, range(_FIRST), strict=False)]
+    filled = (line.rstrip("\r\n") for line in begin if line.strip())
+    lines = list(itertools.islice(filled, _FIRST))
     if delimiter == " ":
-        return [line.split() for line in lines if line.strip()]
-    return [[cell.strip().strip('"') for cell in line.split(delimiter)] for line in lines if line.strip()]
+        return [line.split() for line in lines]
+    if len(delimiter) == 1 and any('"' in line for line in lines):
+        try:
+            quoted = list(csv.reader(lines, delimiter=delimiter, strict=True))
+        except csv.Error:
+            quoted = []
+        if quoted and len({len(row) for row in quoted}) == 1:
+            return quoted
+    return [[cell.strip().strip('"') for cell in line.split(delimiter)] for line in lines]
 
 
-def _without_header(
-    given: str, parts: list[Part], data: bytes, delimiter: str, form: Form, kind: str | None
-) -> Table:
+def _without_header(given: str, parts: list[Part], data: bytes, delimiter: str, form: Form, kind: str | None) -> Table:
     """The table of a file that begins with data, by its layout. Raises FosterError if none is known."""
     name, layout = clean(parts[0].name), layout_of(_records(data, delimiter), delimiter)
     if layout is not None:
+        if layout.refused is not None:
+            raise FosterError(f"{name} {layout.refused[0]}", layout.refused[1])
         note = f"{name} has no header; it is read as: {layout.name}"
         return Table(given, parts, kind or _kind(delimiter), list(layout.names), form=form, layout=layout, notes=[note])
-    if kind is None and sequences_of(data[:1 << 20].decode(errors="ignore").splitlines()[:1000]) is not None:
+    if kind is None and sequences_of(data[: 1 << 20].decode(errors="ignore").splitlines()[:1000]) is not None:
         note = f"{name} has no header; it is read as the sequence of a user in each line"
         return Table(given, parts, "sequences", ["user_id", "item_id", ORDER], notes=[note])
     shown = ", ".join(form.first[:6]) + (", …" if len(form.first) > 6 else "")
     raise FosterError(
         f"line 1 of {name} looks like data, not like a header: {clean(shown, 120)}",
-        "name the columns: --columns user_id,item_id,timestamp,title, one name for each",
+        "name the columns: --columns user_id,item_id,timestamp,title, one name for each, or --format sequences if each "
+        "line holds the items of a user",
     )
 
 

@@ -11,6 +11,7 @@ import bz2
 import gzip
 import io
 import lzma
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -36,7 +37,11 @@ _BLOCK = 1 << 20
 #: A gzip file can unpack to itself without end, so that compression in compression is followed only this deep.
 _DEEPEST = 3
 _HEADER = 1 << 20
-_DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError, pa.ArrowException, OSError)
+#: What damaged bytes raise; the last line: in the modules for zip and tar, which do not check every field.
+_DAMAGE = (
+    EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError, pa.ArrowException, OSError,
+    ValueError, IndexError, KeyError, OverflowError, struct.error,
+)  # fmt: skip
 _MAGIC = (
     (b"\x1f\x8b", "gzip"),
     (b"\xfd7zXZ\0", "xz"),
@@ -213,7 +218,7 @@ def _zip_errors(name: str) -> Iterator[None]:
             f"{name} is compressed in a way that cannot be read here ({_reason(error)})",
             "unpack it (7z x, or unzip) and give the file inside",
         ) from error
-    except (*_DAMAGE, ValueError, RuntimeError) as error:
+    except (*_DAMAGE, RuntimeError) as error:
         raise _damaged(error, name, "zip") from error
 
 
@@ -241,7 +246,7 @@ def _open_zipped(path: Path, info: zipfile.ZipInfo, name: str) -> BinaryIO:
 def zip_members(path: Path, name: str) -> list[Member]:
     """The files in a zip archive, each name once (the last of it counts), folders left out."""
     with _zip_errors(name), zipfile.ZipFile(path) as archive:
-        infos = {i.filename: i for i in archive.infolist() if not i.is_dir()}
+        infos = {i.filename: i for i in archive.infolist() if i.filename and not i.is_dir()}
     if "[Content_Types].xml" in infos:
         raise FosterError(f"{name} is an Excel or Word file", "save the sheet as CSV in UTF-8")
     return [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -34,8 +34,7 @@ def read_arrow(part: Part, columns: Sequence[str] | None) -> pa.Table:
         raise
     except (pa.ArrowException, OSError) as error:
         raise FosterError(
-            f"{clean(part.name)} is not a {'parquet' if part.suffix != '.arrow' else 'n Arrow'} file or is damaged "
-            f"({clean(error, 80)})",
+            f"{clean(part.name)} is not a parquet or Arrow file or is damaged ({clean(error, 80)})",
             "write or download it again",
         ) from error
 
@@ -52,7 +51,7 @@ def arrow_names(part: Part) -> list[str]:
             return names
     except (pa.ArrowException, OSError) as error:
         raise FosterError(
-            f"{clean(part.name)} is not a parquet file or is damaged ({clean(error, 80)})",
+            f"{clean(part.name)} is not a parquet or Arrow file or is damaged ({clean(error, 80)})",
             "write or download it again",
         ) from error
     return list(read_arrow(part, None).column_names)
@@ -78,20 +77,70 @@ def _once(names: Sequence[str], part: Part) -> None:
 
 
 def flat(value: Any) -> str | None:
-    """One value as text: lists joined with ", ", whole floats without ".0", missing values as None."""
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if isinstance(value, str):
+    """One value as text: lists joined with ", ", whole floats without ".0", missing values as None.
+
+    A set is in the order of its texts, and bytes are UTF-8. It takes linear time at any depth.
+    """
+    if value is None or isinstance(value, str):
         return value
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
+    if not _is_nested(value):
+        return _leaf(value)
+    open_: list[_Open] = [_opened(value)]
+    while True:
+        top = open_[-1]
+        for key, inner in top.values:
+            if _is_nested(inner):
+                top.key = key
+                open_.append(_opened(inner))
+                break
+            top.add(key, _leaf(inner))
+        else:
+            open_.pop()
+            text = ", ".join(sorted(top.texts) if top.is_set else top.texts)
+            if not open_:
+                return text
+            open_[-1].add(open_[-1].key, text)
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, (list, tuple, dict, set, frozenset)) or (
+        hasattr(value, "tolist") and getattr(value, "ndim", 0) > 0
+    )
+
+
+class _Open:
+    """A list or dictionary whose values are being made text."""
+
+    def __init__(self, values: Iterator[tuple[Any, Any]], is_set: bool) -> None:
+        self.values, self.is_set, self.texts, self.key = values, is_set, list[str](), None
+
+    def add(self, key: Any, text: str | None) -> None:
+        """A value, which is left out if it is empty."""
+        if text:
+            self.texts.append(text if key is None else f"{key}: {text}")
+
+
+def _opened(value: Any) -> _Open:
     if isinstance(value, dict):
-        return ", ".join(f"{k}: {flat(v)}" for k, v in value.items() if flat(v))
-    if hasattr(value, "tolist") and not isinstance(value, (list, tuple)):
-        return flat(value.tolist())
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return ", ".join(text for v in value if (text := flat(v)))
-    return str(value)
+        return _Open(((str(_leaf(key)), inner) for key, inner in value.items()), False)
+    if not isinstance(value, (list, tuple, set, frozenset)):
+        value = value.tolist()
+    return _Open(((None, inner) for inner in value), isinstance(value, (set, frozenset)))
+
+
+def _leaf(value: Any) -> str | None:
+    if value is None or value is pd.NA or value is pd.NaT:
+        return None
+    if hasattr(value, "tolist") and not isinstance(value, float):
+        value = value.tolist()
+    if isinstance(value, float):
+        return None if math.isnan(value) else str(int(value)) if value.is_integer() else str(value)
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    try:
+        return str(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return hex(value)
 
 
 def tidy(table: pa.Table, name: str) -> pd.DataFrame:
@@ -100,7 +149,7 @@ def tidy(table: pa.Table, name: str) -> pd.DataFrame:
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
         raise FosterError(f"{clean(name)} has two columns named {clean(twice[0])}", "rename one of them")
-    columns = {column: _tidy(table.column(i), column, name) for i, column in enumerate(names) if column}
+    columns = {column: _as_known(table.column(i), column, name) for i, column in enumerate(names) if column}
     mapper: dict[pa.DataType, Any] = {
         pa.large_string(): pd.StringDtype("pyarrow"),
         pa.int64(): pd.Int64Dtype(),
@@ -108,33 +157,44 @@ def tidy(table: pa.Table, name: str) -> pd.DataFrame:
     return pa.table(columns).to_pandas(types_mapper=mapper.get)
 
 
-def _tidy(column: pa.ChunkedArray, name: str, file: str) -> pa.ChunkedArray:
-    """One column as large_string, dictionary of strings, int64, float64 or timestamp."""
+def _as_known(column: pa.ChunkedArray, name: str, file: str) -> pa.ChunkedArray:
+    """One column as `_tidy` makes it. Raises FosterError for what cannot be text."""
+    try:
+        found = _tidy(column)
+        if not pa.types.is_primitive(found.type):
+            found.validate(full=True)  # text that is no UTF-8
+        return found
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        raise FosterError(
+            f"{clean(file)}: column {clean(name)} of type {clean(column.type)} cannot be read as text",
+            "store it as text or drop it",
+        ) from error
+
+
+def _tidy(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """One column as large_string, dictionary of different strings, int64, float64 or timestamp."""
     kind = column.type
     if pa.types.is_dictionary(kind):
-        if pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type):
+        if (pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type)) and all(
+            chunk.dictionary.null_count == 0 and len(chunk.dictionary.unique()) == len(chunk.dictionary)
+            for chunk in column.chunks
+        ):
             return column
-        return _tidy(column.cast(kind.value_type), name, file)
+        return _tidy(column.cast(kind.value_type))
     if pa.types.is_floating(kind):
         return column.cast(pa.float64())
     if pa.types.is_timestamp(kind):
-        return column
+        return column if kind.tz is None else column.cast(pa.timestamp(kind.unit, "UTC"))
     if pa.types.is_date(kind):
         return column.cast(pa.timestamp("ms"))
-    try:
-        if pa.types.is_integer(kind):
-            too_big = kind == pa.uint64() and column.length() > column.null_count and pc.max(column).as_py() >= 2**63
-            return column.cast(pa.large_string() if too_big else pa.int64())
-        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            return _joined(column)
-        if pa.types.is_nested(kind):
-            return pa.chunked_array([pa.array([flat(v) for v in column.to_pylist()], pa.large_string())])
-        return column.cast(pa.large_string())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
-        raise FosterError(
-            f"{clean(file)}: column {clean(name)} of type {clean(kind)} cannot be read as text",
-            "store it as text or drop it",
-        ) from error
+    if pa.types.is_integer(kind):
+        too_big = kind == pa.uint64() and column.length() > column.null_count and pc.max(column).as_py() >= 2**63
+        return column.cast(pa.large_string() if too_big else pa.int64())
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _joined(column)
+    if pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType):
+        return pa.chunked_array([pa.array([flat(v) for v in column.to_pylist()], pa.large_string())])
+    return column.cast(pa.large_string())
 
 
 def _joined(column: pa.ChunkedArray) -> pa.ChunkedArray:

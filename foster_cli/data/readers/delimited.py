@@ -10,7 +10,8 @@ followed by a delimiter or the end of the line. Literal: a quote is an ordinary 
 3. quoted, if it has no error (the fields really span lines);
 4. quoted line by line, or literal, whichever fits more lines.
 
-A line that does not fit is returned as a `Bad`; none is padded or merged.
+A line that does not fit is returned as a `Bad`; none is padded or merged. Lines end with LF, CR LF, or in files without
+LF with CR. Elsewhere a CR that no faultless quoted reading explains is a blank.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
@@ -34,6 +37,8 @@ _BLOCK = 1 << 24  # bytes parsed at a time; no record may be longer
 DELIMITERS = ("::", "\t", ",", ";", "|", " ")
 #: Stands for `::`, which is longer than a delimiter can be. A separator in ASCII, it occurs in no text.
 _UNIT = "\x1f"
+#: A CR that does not end a line with LF.
+_CR = re.compile(rb"\r(?!\n|\Z)")
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ def delimiter_of(data: bytes, usual: str | None) -> str:
     line = first_line(data)
     if usual is not None and usual in line:
         return usual
-    if "::" in line and usual is None:
+    if "::" in line and (usual is None or not any(sign in line for sign in "\t;|")):
         return "::"
     best = max("\t,;|" if usual is None else ",\t;|", key=line.count)
     return best if best in line else (usual or " ")
@@ -61,19 +66,25 @@ def delimiter_of(data: bytes, usual: str | None) -> str:
 
 def first_line(data: bytes) -> str:
     """The first line that is not blank, without its end."""
-    return next(line for line in _lines(data) if line.strip()).rstrip("\r\n")
+    line = next((line for line in _lines(data) if line.strip()), None)
+    if line is None:
+        raise FosterError("the table has only blank lines", "give a table with at least one row")
+    return line.rstrip("\r\n")
 
 
 def form_of(data: bytes, delimiter: str, named: bool) -> Form:
     """The form of a file. `named`: its first record holds names, which are stripped."""
-    single = _UNIT if delimiter == "::" else delimiter
-    text = _lines(data.replace(b"::", _UNIT.encode()) if delimiter == "::" else data)
-    counted = _Counted(text)
+    counted = _Counted(_lines(data))
     try:
-        reader = csv.reader(counted, delimiter=single, skipinitialspace=delimiter == " ")
-        first = next(row for row in reader if any(cell.strip() for cell in row))
-    except csv.Error:
-        first = first_line(data).split(delimiter)
+        lines = (line.replace("::", _UNIT) for line in counted) if delimiter == "::" else counted
+        single = _UNIT if delimiter == "::" else delimiter
+        reader = csv.reader(lines, delimiter=single, skipinitialspace=delimiter == " ", strict=True)
+        first = next((row for row in reader if any(cell.strip() for cell in row)), None)
+        if first is None:
+            raise FosterError("the table has only empty cells", "give a table with at least one row")
+    except csv.Error:  # such as a quote that is never closed
+        counted = _Counted(_lines(data))
+        first = next(line for line in counted if line.strip()).rstrip("\r\n").split(delimiter)
     names = [cell.strip() for cell in first]
     return Form(delimiter, names if named else None, counted.lines if named else 0, counted.size if named else 0, first)
 
@@ -99,23 +110,47 @@ def read_delimited(data: bytes, form: Form, names: Sequence[str], columns: Seque
     if twice:
         raise FosterError(f"{clean(file)} has two columns named {clean(twice[0])}", "rename one of them")
     body = data[form.size :] if form.size else data
+    if body.count(b"\r") != body.count(b"\r\n"):
+        body = re.sub(rb"\r+\r(?=\n)|\r+\Z", b"\r", body) if b"\n" in data else body.replace(b"\r", b"\n")
     delimiter = form.delimiter
     if delimiter == "::":
-        body, delimiter = body.replace(b"::", _UNIT.encode()), _UNIT
+        body, delimiter = body.replace(_UNIT.encode(), b" ").replace(b"::", _UNIT.encode()), _UNIT
     if delimiter == " ":
         body, delimiter = re.sub(rb"[ \t]+", b" ", re.sub(rb"(?m)^[ \t]+|[ \t]+$", b"", body)), " "
-    quoted, multiline, bad = _reading(body, delimiter, len(names), '"' in first_line(data) and form.header is not None)
+    quoted_header = form.header is not None and '"' in first_line(data)
+    quoted, multiline, bad = _reading(body, delimiter, len(names), quoted_header)
+    if not multiline and body.count(b"\r") != body.count(b"\r\n") and _CR.search(body):
+        body = _CR.sub(b" ", body)
+        quoted, multiline, bad = _reading(body, delimiter, len(names), quoted_header)
+    written = _written(body)
     if bad:
         body = _without(body, {line for line, _, _ in bad})
     table, more = _parse(body, delimiter, quoted, multiline, names, columns, file)
-    lines = body.count(b"\n") + (not body.endswith(b"\n") and bool(body))
-    exact = not multiline and lines == table.num_rows + len(bad) + len(more)
-    found = [Bad(file, form.lines + line, reason, text[:SHOWN]) for line, reason, text in (*bad, *more)]
+    exact = not multiline and written == table.num_rows + len(bad) + len(more)
+    if more and not multiline:
+        place = _filled(body)
+        more = [(int(place[row - 1]), reason, text) for row, reason, text in more]
+    found = [Bad(file, form.lines + line, reason, text[:SHOWN]) for line, reason, text in bad]
+    found += [Bad(file, form.lines + n, why, text[:SHOWN], "row" if multiline else "line") for n, why, text in more]
     unit = "line" if exact else "row"
     return Piece(table, file, form.lines + 1 if exact else 1, unit, sorted(found, key=lambda one: one.line))
 
 
 Fault = tuple[int, str, str]
+
+
+def _written(body: bytes) -> int:
+    """The lines of `body` up to the last that is not empty."""
+    body = body.rstrip(b"\r\n")
+    return body.count(b"\n") + bool(body)
+
+
+def _filled(body: bytes) -> npt.NDArray[np.int64]:
+    """The numbers (from 1) of the lines that are not empty."""
+    ends = np.flatnonzero(np.frombuffer(body + b"\n", dtype=np.uint8) == ord("\n"))
+    length = np.diff(ends, prepend=-1) - 1
+    returned = np.frombuffer(b"\0" + body, dtype=np.uint8)[ends] == ord("\r")
+    return np.flatnonzero(length - returned > 0) + 1
 
 
 def _reading(body: bytes, delimiter: str, width: int, quoted_header: bool) -> tuple[bool, bool, list[Fault]]:
@@ -207,21 +242,29 @@ def _parse(
         return "skip"
 
     own = [name or f"\0{i}" for i, name in enumerate(names)]  # names of columns without one
-    wanted = [name for name in own if name in set(columns)] if columns is not None else own
+    asked = set(own if columns is None else columns)
+    wanted = [name for name in own if name in asked]
     if not body.strip():
         return pa.table({name: pa.array([], pa.string()) for name in wanted}), []
+    parse = pa_csv.ParseOptions(
+        delimiter=delimiter, quote_char='"' if quoted else False, newlines_in_values=multiline, invalid_row_handler=skip
+    )
+    convert = pa_csv.ConvertOptions(
+        column_types={name: pa.string() for name in own}, strings_can_be_null=False, include_columns=wanted
+    )
+
+    def read(block: int) -> pa.Table:
+        bad.clear()
+        options = pa_csv.ReadOptions(column_names=own, block_size=block, use_threads=False)
+        return pa_csv.read_csv(pa.py_buffer(body), options, parse, convert)
+
     try:
-        table = pa_csv.read_csv(
-            pa.py_buffer(body),
-            read_options=pa_csv.ReadOptions(column_names=own, block_size=_BLOCK, use_threads=False),
-            parse_options=pa_csv.ParseOptions(
-                delimiter=delimiter, quote_char='"' if quoted else False, newlines_in_values=multiline,
-                invalid_row_handler=skip,
-            ),
-            convert_options=pa_csv.ConvertOptions(
-                column_types={name: pa.string() for name in own}, strings_can_be_null=False, include_columns=wanted
-            ),
-        )  # fmt: skip
+        try:
+            table = read(_BLOCK)
+        except pa.ArrowInvalid:
+            if len(body) <= _BLOCK:
+                raise
+            table = read(min(len(body) + 1, 2**31 - 1))  # a record is longer than a block
     except pa.ArrowInvalid as error:
         raise FosterError(
             f"{clean(file)} cannot be read: {clean(error, 200)}", "give every line the header's fields"

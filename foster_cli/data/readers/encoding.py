@@ -17,6 +17,8 @@ from encodings.aliases import aliases
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import psutil
+
 from foster_cli.console import clean
 from foster_cli.errors import FosterError, did_you_mean
 from foster_cli.files import quoted
@@ -28,6 +30,8 @@ _BLOCK = 1 << 20
 #: A file of at most this many bytes is checked as a whole before it is taken for UTF-8, the beginning of a larger one.
 _WHOLE, _BEGINNING = 256 << 20, 16 << 20
 _SAMPLE = 1 << 20
+#: Text that is read as a whole may take this share of the free memory: it is copied, and its table takes as much again.
+_MOST_OF_MEMORY = 0.3
 #: So much of the sample is judged, which takes about a second for all candidates.
 _JUDGED = 60_000
 #: A reading is taken from this plausibility on, and if the next one is worse by the margin.
@@ -41,7 +45,10 @@ _ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 #: Codecs of Python that are no encodings of files.
-_NO_ENCODINGS = {"punycode", "idna", "unicode_escape", "raw_unicode_escape", "undefined", "mbcs", "oem", "palmos"}
+_NO_ENCODINGS = {
+    "punycode", "idna", "unicode_escape", "raw_unicode_escape", "undefined", "mbcs", "oem", "palmos", "base64_codec",
+    "bz2_codec", "hex_codec", "quopri_codec", "rot_13", "uu_codec", "zlib_codec",
+}  # fmt: skip
 _SEPARATORS = re.compile(r"::|[,;\t|\"]")
 
 
@@ -58,7 +65,26 @@ class Decoded:
     def open(self) -> BinaryIO:
         """The text in UTF-8, without a byte order mark. May be called repeatedly."""
         raw = _Utf8(self.part, self._mark) if self.encoding == "utf-8" else _Other(self)
-        return io.BufferedReader(raw, _BLOCK)
+        return _Whole(raw, _BLOCK)
+
+
+class _Whole(io.BufferedReader):
+    """Text that can be read as a whole as long as it fits into memory, which a bomb does not."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size >= 0:
+            return super().read(size)
+        room, found, taken = psutil.virtual_memory().available * _MOST_OF_MEMORY, list[bytes](), 0
+        while block := super().read(16 * _BLOCK):
+            found.append(block)
+            taken += len(block)
+            if taken > room:
+                name = self.raw.part.name  # type: ignore[attr-defined]
+                raise FosterError(
+                    f"{name} is larger than the memory here: more than {taken / 2**30:.1f} GiB when unpacked",
+                    "give it as parquet, of which only the needed columns are read, or on a machine with more memory",
+                )
+        return b"".join(found)
 
 
 def decoded(part: Part, encoding: str | None = None) -> Decoded:
@@ -85,7 +111,8 @@ def _codec(name: str) -> str:
         if not info._is_text_encoding or info.name.replace("-", "_") in _NO_ENCODINGS:
             raise LookupError
     except (LookupError, ValueError, UnicodeError) as error:
-        known = {n.replace("_", "-") for n in (*aliases, *aliases.values()) if n not in _NO_ENCODINGS}
+        named = (n for alias, codec in aliases.items() if codec not in _NO_ENCODINGS for n in (alias, codec))
+        known = {n.replace("_", "-") for n in named}
         close = did_you_mean(name.lower().replace("_", "-"), sorted(known))
         hint = f"did you mean {close}?" if close else "give one such as utf-8, cp1252, gb18030 or shift_jis"
         raise FosterError(f"--encoding {shown}: unknown encoding", hint) from error
@@ -537,7 +564,7 @@ class _Utf8(io.RawIOBase):
 
     def __init__(self, part: Part, mark: int) -> None:
         super().__init__()
-        self._part, self._source = part, part.open()
+        self.part, self._source = part, part.open()
         self._source.read(mark)
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self.offset = mark
@@ -548,16 +575,16 @@ class _Utf8(io.RawIOBase):
     def readinto(self, buffer: Any, /) -> int:
         block = self._source.read(min(len(buffer), 4 * _BLOCK))
         if b"\0" in block:
-            raise _no_text(self._part, _line(self._part, self.offset + block.index(b"\0")))
+            raise _no_text(self.part, _line(self.part, self.offset + block.index(b"\0")))
         pending = len(self._decoder.getstate()[0])
         if not block or pending or not block.isascii():
             try:
                 self._decoder.decode(block, final=not block)
             except UnicodeDecodeError as error:
                 self.offset += error.start - pending
-                line = _line(self._part, self.offset)
+                line = _line(self.part, self.offset)
                 raise FosterError(
-                    f"{self._part.name} is not UTF-8 (line {line}: {error.reason})",
+                    f"{self.part.name} is not UTF-8 (line {line}: {error.reason})",
                     "say what it is in: --encoding NAME, such as cp1252 or gb18030",
                 ) from error
         buffer[: len(block)] = block
@@ -575,7 +602,7 @@ class _Other(io.RawIOBase):
 
     def __init__(self, text: Decoded) -> None:
         super().__init__()
-        self._text, self._source = text, text.part.open()
+        self._text, self.part, self._source = text, text.part, text.part.open()
         self._source.read(text._mark)
         self._decoder = codecs.getincrementaldecoder(text.encoding)()
         self._ready = memoryview(b"")

@@ -1,8 +1,9 @@
 """The layouts of public data sets whose files name no columns, or hold more than one interaction in a line.
 
-In: the first records of a file. Out: a `Layout` with the names of its columns, and for some a function that turns its
-lines into interactions. Names are those that `schema.py` recognises. `order` stands for the time where a file has none:
-its rows are in the order in which they happened.
+In: the first records of a file, or its header. Out: a `Layout` with the names of its columns, and for some a function
+that turns its lines into interactions. `LAYOUTS`, at the end, lists those without a header. Names are those that
+`schema.py` recognises. `ORDER` stands for the time where a file has none: its rows are in the order in which they
+happened.
 """
 
 from __future__ import annotations
@@ -14,8 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from foster_cli.data.readers.arrow import flat
+from foster_cli.data.schema import ITEM_COLUMNS, LIST_COLUMNS, TIME_COLUMNS, USER_COLUMNS
+from foster_cli.errors import FosterError
+
 #: The column of a layout without times: the place of a row among those of its user.
-ORDER = "order"
+ORDER = "(order)"
 #: The genres of MovieLens 100k, in the order of its flags.
 GENRES = (
     "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
@@ -24,12 +29,23 @@ GENRES = (
 Records = Sequence[Sequence[str]]
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?$")
-_DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?$|\d{1,2}[/.]\d{1,2}[/.]\d{4}\b.*$")
+_DECIMAL = re.compile(r"[+-]?\d+\.\d+$")
+_ISO = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?$")
+_DATE = re.compile(_ISO.pattern + r"|\d{1,2}[/.]\d{1,2}[/.]\d{4}\b.*$")
 _TIME = re.compile(r"\d{9,19}(\.\d+)?$")
+_WHEN = re.compile(_TIME.pattern + "|" + _DATE.pattern)
+_CTIME = re.compile(r"[A-Z][a-z]{2} [A-Z][a-z]{2} \d\d \d\d:\d\d:\d\d \S+ \d{4}$")
 _ATOMIC = re.compile(r"[^:]+:(token|token_seq|float|float_seq)$")
 _CLICKS = re.compile(r"\S+-[01]( \S+-[01])*$")
-_ASIN = re.compile(r"B0[0-9A-Z]{8}$|\d{9}[\dX]$")
+_ASIN = re.compile(r"[0-9B][0-9A-Z]{8}[0-9A-Z]$")
 _REVIEWER = re.compile(r"A[0-9A-Z]{9,}$")
+_FLAG = re.compile(r"[01]$")
+_SEX = re.compile(r"[MF]$")
+_LIST = re.compile(r"(\[.*)?$")
+_SHA = re.compile(r"[0-9a-f]{40}$")
+_EVENT = re.compile(r"(pv|buy|cart|fav)$")
+_TEXT = re.compile(r"(?![+-]?\d+(\.\d+)?$)")
+_ANY = re.compile(r"")
 
 
 @dataclass(frozen=True)
@@ -42,14 +58,27 @@ class Layout:
     unfold: Callable[[pd.DataFrame], pd.DataFrame] | None = None
     made: tuple[str, ...] | None = None
 
+    refused: tuple[str, str] | None = None
+    """Why such a file is of no use, and what to do."""
+
     @property
     def names(self) -> tuple[str, ...]:
         """The columns of its rows."""
         return self.made or self.columns
 
 
+def refused(first: str) -> FosterError | None:
+    """Why a file with this first line is of no use; None for others."""
+    if re.fullmatch(r"\d+:", first.strip()):
+        what = f"has lines such as {first.strip()} for those below, as Netflix's files of ratings"
+        return FosterError(what, "write a line for each interaction: user_id,item_id,timestamp")
+    return None
+
+
 def looks_like_data(cells: Sequence[str]) -> bool:
-    """Whether a first line holds values and no names: one of its cells is a number or a date."""
+    """Whether a first line holds values and no names: a cell is a number or a date, or each of several has a digit."""
+    if len(cells) > 1 and all(any(c.isdigit() for c in cell) for cell in cells):
+        return True
     return any(_NUMBER.match(cell.strip()) or _DATE.match(cell.strip()) for cell in cells)
 
 
@@ -61,55 +90,29 @@ def atomic_names(cells: Sequence[str]) -> list[str] | None:
 
 
 def layout_of(records: Records, delimiter: str) -> Layout | None:
-    """The layout of a file that begins with these records (without a header), as far as one is known."""
-    width = len(records[0])
-    if any(len(record) != width for record in records):
+    """The layout of a file that begins with these records (without a header), as far as one is known: the first of
+    `LAYOUTS` whose every column has the form that it must have."""
+    width = len(records[0]) if records else 0
+    if not records or any(len(record) != width for record in records):
         return None
-
-    def every(column: int, form: re.Pattern[str]) -> bool:
-        return all(form.match(record[column].strip()) for record in records)
-
-    def plain(*columns: int) -> bool:
-        return all(every(column, _NUMBER) for column in columns)
-
-    if delimiter == "\t" and width == 8 and all(r[6][:1] in ("[", "") and r[7][:1] in ("[", "") for r in records):
-        return Layout("MIND news", ("news_id", "category", "subcategory", "title", "abstract", "url", "_e", "_f"))
-    if delimiter == "\t" and width == 5 and every(4, _CLICKS):
-        return Layout("MIND behaviors", ("line", "user_id", "time", "history", "shown"), _mind, _MIND)
-    if delimiter == "|" and width == 5 + len(GENRES) and plain(0, *range(5, width)):
-        flags = tuple(f"_{genre}" for genre in GENRES)
-        names = ("item_id", "title", "released", "_video", "_url", *flags)
-        return Layout("MovieLens 100k items", names, _genres, ("item_id", "title", "genres"))
-    if delimiter == "::" and width == 3 and plain(0):
-        return Layout("MovieLens movies", ("item_id", "title", "genres"))
-    if delimiter == "\t" and width == 6 and every(1, _DATE):
-        names = ("user_id", "timestamp", "_artist_id", "artist", "_track_id", "title")
-        made = ("user_id", "timestamp", "item_id", "title", "artist")
-        return Layout("Last.fm listening events", names, _lastfm, made)
-    if width == 4 and every(3, _TIME):
-        return _four(every, plain)
-    if width == 3 and every(2, _TIME):
-        return Layout("user, item, time", ("user_id", "item_id", "timestamp"))
-    if width == 2 and plain(0, 1):
-        return Layout("user and item in a line, in order", ("user_id", "item_id"), _ordered, _ORDERED)
-    if width == 2 and not any(_NUMBER.match(record[1].strip()) for record in records):
-        if all(len(record[1].split()) > 1 and plain_list(record[1]) for record in records):
-            return None  # a user and a list
-        return Layout("item and title", ("item_id", "title"))
+    for by, forms, layout in LAYOUTS:
+        if by in (None, delimiter) and len(forms) == width:
+            columns = zip(forms, zip(*records, strict=True), strict=True)
+            if all(form.match(cell.strip()) for form, column in columns for cell in column):
+                return layout if layout.made or layout.names != _TITLED or _are_titles(records) else None
     return None
 
 
-def _four(every: Callable[[int, re.Pattern[str]], bool], plain: Callable[..., bool]) -> Layout:
-    if every(0, _ASIN) and every(1, _REVIEWER):
-        return Layout("item, user, rating, time", ("item_id", "user_id", "rating", "timestamp"))
-    if plain(2):
-        return Layout("user, item, rating, time", ("user_id", "item_id", "rating", "timestamp"))
-    return Layout("user, item, tag, time", ("user_id", "item_id", "tag", "timestamp"))
+def _are_titles(records: Records) -> bool:
+    """Whether records are ids, each once, with titles: few of them read like ids or lists of ids."""
+    listed = sum(plain_list(record[1]) for record in records)
+    return len({record[0] for record in records}) == len(records) and 2 * listed < len(records)
 
 
 def plain_list(text: str) -> bool:
-    """Whether `text` is a list of ids: tokens without blanks, all numbers or all with a digit in them."""
-    return all(any(c.isdigit() for c in token) for token in re.split(r"[,\s]+", text.strip()))
+    """Whether `text` is a list of ids: tokens without blanks, each with a digit in it, no decimal numbers, no dates."""
+    tokens = re.split(r"[,\s]+", text.strip())
+    return all(any(c.isdigit() for c in t) and not _DECIMAL.match(t) and not _DATE.match(t) for t in tokens)
 
 
 # --- lines that hold more than one interaction ----------------------------------------------------------------------
@@ -122,16 +125,18 @@ def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(**{ORDER: frame.groupby("user_id", sort=False).cumcount()})
 
 
-def sequences_of(lines: Sequence[str]) -> pd.DataFrame | None:
+def sequences_of(lines: Sequence[str], lists: bool = False) -> pd.DataFrame | None:
     """Interactions of a file with the sequence of a user in each line; None if it is none.
 
     A line is a user and their items (`17<TAB>6 2 14`, or `17 6 2 14` where every line begins with another token), or
-    the items alone; the users are then numbered. The order of the items is the order of the interactions.
+    the items alone; the users are then numbered. The order of the items is the order of the interactions. Many lines
+    that all have the same number of tokens are a table, unless `lists` says otherwise.
     """
     tokens = [re.split(r"[,\s]+", line.strip()) for line in lines if line.strip()]
     if not tokens or not all(plain_list(line) for line in lines[:1000] if line.strip()):
         return None
-    if max(len(row) for row in tokens) < 3:
+    longest = max(len(row) for row in tokens)
+    if longest < 3 or (len(tokens) > 5 and min(len(row) for row in tokens) == longest and not lists):
         return None
     first = [row[0] for row in tokens]
     named = all("\t" in line for line in lines if line.strip()) or len(set(first)) == len(first)
@@ -162,6 +167,42 @@ def _mind(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(_MIND)).astype(dict.fromkeys(_MIND[:3], pd.StringDtype("pyarrow")))
 
 
+def _no_lists(name: str) -> FosterError:
+    return FosterError(f"column {name} holds nested objects, not a list of ids", "write a row for each interaction")
+
+
+def lists_layout(names: Sequence[str]) -> Layout | None:
+    """The layout of a table with a header that has the items of a user in one column, in their order, as RecBole's
+    `item_id_list`; maybe with the item that follows on them. None for a table with times or without such a column."""
+
+    def one(groups: Sequence[Sequence[str]]) -> str | None:
+        return next((name for group in groups for c in group for name in names if name.lower() == c.lower()), None)
+
+    user, listed, item = one(USER_COLUMNS), one((LIST_COLUMNS,)), one(ITEM_COLUMNS)
+    if user is None or listed is None or one(TIME_COLUMNS) is not None:
+        return None
+    if item is not None and not listed.lower().startswith("item_"):
+        return None  # such as the number of `items`
+
+    def unfold(frame: pd.DataFrame) -> pd.DataFrame:
+        texts = [re.sub(r"[\[\]'\"]", " ", str(flat(v) or "")).strip() for v in frame[listed]]
+        if any(re.search(r"\w: ", text) for text in texts[:100]):
+            raise _no_lists(listed)
+        lists = [re.split(r"[,\s]+", text) if text else [] for text in texts]
+        if item is not None:
+            lists = [[*mine, str(flat(v) or "")] for mine, v in zip(lists, frame[item], strict=True)]
+        lengths = [len(mine) for mine in lists]
+        rest = [name for name in names if name not in (listed, item, user)]
+        made = frame[[user, *rest]].loc[frame.index.repeat(lengths)].reset_index(drop=True)
+        made[item or "item_id"] = pd.Series([i for mine in lists for i in mine], dtype=pd.StringDtype("pyarrow"))
+        made[ORDER] = np.concatenate([np.arange(n) for n in lengths]) if lengths else np.zeros(0, np.int64)
+        return made
+
+    made = (*(name for name in names if name not in (listed, item)), item or "item_id", ORDER)
+    what = f"the items of a user in {listed}" + (f", and {item} after them" if item is not None else "")
+    return Layout(what, tuple(names), unfold, made)
+
+
 def _earliest(frame: pd.DataFrame) -> pd.Series:
     """The text of each user's earliest time."""
     from foster_cli.data.times import read_times
@@ -178,7 +219,75 @@ def _genres(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[["item_id", "title"]].assign(genres=column)
 
 
+def _diginetica(frame: pd.DataFrame) -> pd.DataFrame:
+    """A session is a user; `timeframe` orders its views."""
+    place = pd.to_numeric(frame["timeframe"], errors="coerce").fillna(0).astype(np.int64)
+    names = {"sessionId": "user_id", "itemId": "item_id", "eventdate": "date"}
+    return frame[list(names)].rename(columns=names).assign(**{ORDER: place})
+
+
+def header_layout(names: Sequence[str]) -> Layout | None:
+    """The layout of a table with a header whose rows are no interactions as they stand."""
+    if list(names) == ["sessionId", "userId", "itemId", "timeframe", "eventdate"]:
+        made = ("user_id", "item_id", "date", ORDER)
+        return Layout("Diginetica views, a session as a user", tuple(names), _diginetica, made)
+    return lists_layout(names)
+
+
 def _lastfm(frame: pd.DataFrame) -> pd.DataFrame:
     """A track is its artist and title: not all have an id."""
     item = frame["artist"] + " / " + frame["title"]
     return frame[["user_id", "timestamp", "title", "artist"]].assign(item_id=item)
+
+
+# --- the layouts ----------------------------------------------------------------------------------------------------
+
+_TITLED = ("item_id", "title")
+_RATED = ("user_id", "item_id", "rating", "timestamp")
+#: What separates the fields (None: anything), the form of each column, and the layout. The first that fits is taken.
+LAYOUTS: tuple[tuple[str | None, tuple[re.Pattern[str], ...], Layout], ...] = (
+    ("\t", (_ANY,) * 6 + (_LIST, _LIST),
+     Layout("MIND news", ("news_id", "category", "subcategory", "title", "abstract", "url", "_e", "_f"))),
+    ("\t", (_ANY, _ANY, _ANY, _ANY, _CLICKS),
+     Layout("MIND behaviors", ("line", "user_id", "time", "history", "shown"), _mind, _MIND)),
+    ("\t", (_NUMBER, _ANY, _DATE, _ANY, _TEXT),
+     Layout("MIND behaviors", ("line", "user_id", "time", "history", "shown"),
+            refused=("does not say what was clicked, as MIND's test set", "leave it out"))),
+    ("|", (_NUMBER,) + (_ANY,) * 4 + (_FLAG,) * len(GENRES),
+     Layout("MovieLens 100k items", ("item_id", "title", "released", "_video", "_url", *(f"_{g}" for g in GENRES)),
+            _genres, ("item_id", "title", "genres"))),
+    ("|", (_NUMBER, _NUMBER, _SEX, _TEXT, _ANY),
+     Layout("MovieLens 100k users", ("user_id", "age", "gender", "occupation", "zip_code"))),
+    ("::", (_NUMBER, _SEX, _NUMBER, _NUMBER, _ANY),
+     Layout("MovieLens users", ("user_id", "gender", "age", "occupation", "zip_code"))),
+    ("::", (_NUMBER, _ANY, _TEXT), Layout("MovieLens movies", ("item_id", "title", "genres"))),
+    ("\t", (_ANY, _ISO, _ANY, _ANY, _ANY, _ANY),
+     Layout("Last.fm listening events", ("user_id", "timestamp", "_artist_id", "artist", "_track_id", "title"), _lastfm,
+            ("user_id", "timestamp", "item_id", "title", "artist"))),
+    ("\t", (_ANY, _ISO, _NUMBER, _NUMBER, _ANY),
+     Layout("Gowalla check-ins", ("user_id", "timestamp", "latitude", "longitude", "item_id"))),
+    ("\t", (_ANY, _ANY, _ANY, _ANY, _NUMBER, _NUMBER, _NUMBER, _CTIME),
+     Layout("Foursquare check-ins", ("user_id", "item_id", "category_id", "category", "latitude", "longitude", "offset",
+                                     "timestamp"))),
+    ("\t", (_ANY, _ANY, _CTIME, _NUMBER),
+     Layout("Foursquare check-ins", ("user_id", "item_id", "timestamp", "offset"))),
+    ("\t", (_SHA, _ANY, _ANY, _NUMBER), Layout("Last.fm plays", ("user_id", "item_id", "title", "plays"))),
+    ("\t", (_ANY, _DECIMAL, _DECIMAL, _ANY, _TEXT),
+     Layout("Foursquare places", ("item_id", "latitude", "longitude", "category", "country"))),
+    (",", (_NUMBER, _NUMBER, _NUMBER, _EVENT, _TIME),
+     Layout("Taobao: user, item, category, behavior, time",
+            ("user_id", "item_id", "category_id", "behavior", "timestamp"))),
+    (",", (_NUMBER, _ISO, _NUMBER, _ANY),
+     Layout("YooChoose clicks: session, time, item, category", ("session_id", "timestamp", "item_id", "category_id"))),
+    (",", (_NUMBER, _ISO, _NUMBER, _NUMBER, _NUMBER),
+     Layout("YooChoose buys: session, time, item, price, quantity",
+            ("session_id", "timestamp", "item_id", "price", "quantity"))),
+    (None, (_ASIN, _REVIEWER, _NUMBER, _TIME),
+     Layout("item, user, rating, time", ("item_id", "user_id", "rating", "timestamp"))),
+    (None, (_ANY, _ANY, _NUMBER, _WHEN), Layout("user, item, rating, time", _RATED)),
+    (None, (_ANY, _ANY, _ANY, _WHEN), Layout("user, item, tag, time", ("user_id", "item_id", "tag", "timestamp"))),
+    (None, (_ANY, _ANY, _WHEN), Layout("user, item, time", ("user_id", "item_id", "timestamp"))),
+    (None, (_NUMBER, _NUMBER), Layout("user and item in a line, in order", ("user_id", "item_id"), _ordered, _ORDERED)),
+    (None, (_REVIEWER, _ASIN), Layout("user and item in a line, in order", ("user_id", "item_id"), _ordered, _ORDERED)),
+    (None, (_ANY, _ANY), Layout("item and title", _TITLED)),
+)  # fmt: skip

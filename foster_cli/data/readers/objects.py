@@ -10,8 +10,11 @@ from __future__ import annotations
 import ast
 import io
 import json
+import math
 import re
+import warnings
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -26,6 +29,10 @@ from foster_cli.errors import FosterError
 _BLOCK = 1 << 24  # bytes parsed at a time; no record may be longer
 _SAMPLE = 1000  # lines that are read to find the columns of text
 _SURROGATE = re.compile("[\ud800-\udfff]")
+#: A value that follows an object without being in another one, or text that looks like it.
+_BESIDE = re.compile(rb"\}\s*[^\s,\]{}]")
+#: A line with more brackets than this is not read by Arrow.
+_DEEP = 1000
 #: Integers above this are not exact as floating numbers.
 _EXACT = 2**53
 #: The longest line that is read as a Python literal, in bytes: its syntax tree takes a hundred times as much.
@@ -40,16 +47,20 @@ def read_objects(data: bytes, file: str, python: bool | None = None) -> Piece:
     """
     if data.lstrip()[:1] == b"[" and not python:
         return _array_of(data, file)
+    if b"\n" not in data:
+        data = data.replace(b"\r", b"\n")  # which neither JSON nor Python holds within a value
     if python is None:
-        python = _is_python(next(line for line in io.BytesIO(data) if line.strip()))
-    parse: Callable[[bytes], Any] = _literal if python else json.loads
+        python = _is_python(next((line for line in io.BytesIO(data) if line.strip()), b""))
+    parse: Callable[[bytes], Any] = _literal if python else _json
     if not python:
         table = _plain(data)
         if table is not None:
             blank = data.count(b"\n") + (not data.endswith(b"\n")) != table.num_rows
             return Piece(table, file, 1, "row" if blank else "line")
     bad: list[Bad] = []
-    rows = list(_rows(data, parse, file, bad, "a Python dictionary" if python else "JSON"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Python's compiler, about literals such as "\d"
+        rows = list(_rows(data, parse, file, bad, "a Python dictionary" if python else "JSON"))
     blank = bool(rows) and rows[-1][0] != len(rows) + sum(one.line <= rows[-1][0] for one in bad)
     return Piece(_table(row for _, row in rows), file, 1, "row" if blank else "line", bad)
 
@@ -61,9 +72,27 @@ def _is_python(line: bytes) -> bool:
     except (ValueError, RecursionError):
         pass
     try:
-        return isinstance(_literal(line), dict)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return isinstance(_literal(line), dict)
     except (ValueError, RecursionError):
         return False
+
+
+def _json(text: bytes) -> Any:
+    """The JSON value in `text`. Numbers that no float holds stay text; NaN and Infinity, which JSON lacks, are None."""
+    return json.loads(text, parse_float=_number, parse_constant=_no_value)
+
+
+def _number(text: str) -> float | str:
+    number = float(text)
+    if abs(number) < _EXACT:
+        return number
+    return number if math.isfinite(number) and Decimal(text) == Decimal(number) else text
+
+
+def _no_value(name: str) -> None:
+    return None
 
 
 def _literal(line: bytes) -> Any:
@@ -73,26 +102,33 @@ def _literal(line: bytes) -> Any:
     try:
         return ast.literal_eval(line.decode().strip())
     except (SyntaxError, TypeError, MemoryError) as error:
-        raise ValueError(clean(error, 60)) from error
+        raise ValueError(clean(error, 60) or "too complex") from error
+    except ValueError as error:
+        raise ValueError("no literal" if "malformed node" in str(error) else clean(error, 60)) from error
 
 
 def _array_of(data: bytes, file: str) -> Piece:
     try:
-        rows = json.loads(data)
+        rows = _json(data)
     except (ValueError, RecursionError) as error:
+        line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
         raise FosterError(
-            f"{clean(file)} line 1 is not JSON: {clean(error)}", "write one JSON object per line"
+            f"{clean(file)} line {line} is not JSON: {clean(reason)}", "mend it, or write one JSON object per line"
         ) from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise FosterError(f"{clean(file)} line 1 is not an object", "give objects with named fields")
+    odd = next((i for i, row in enumerate(rows, 1) if not isinstance(row, dict)), None)
+    if odd is not None:
+        raise FosterError(f"{clean(file)} value {odd} is not an object", "give objects with named fields")
     return Piece(_table(rows), file)
 
 
 def _plain(data: bytes) -> pa.Table | None:
-    """`data` by Arrow's reader; None if it would refuse, guess or round."""
+    """`data` by Arrow's reader; None if it would refuse, guess or round, or crash."""
+    if _harms_arrow(data):
+        return None
     text: dict[str, bool] = {}
     try:
-        for _, row in _rows(data, json.loads, "", [], "JSON", _SAMPLE):
+        for _, row in _rows(data, _json, "", [], "JSON", _SAMPLE):
             for key, value in row.items():
                 text[key] = text.get(key, True) and isinstance(value, str)
         schema = pa.schema([(key, pa.string()) for key, is_text in text.items() if is_text])
@@ -103,14 +139,29 @@ def _plain(data: bytes) -> pa.Table | None:
         )
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, UnicodeEncodeError):
         return None
-    for column in table.columns:
-        if pa.types.is_timestamp(column.type):
-            return None
-        if pa.types.is_floating(column.type) and column.length() > column.null_count:
-            ends = pc.min_max(column).as_py()
-            if max(abs(ends["min"]), abs(ends["max"])) >= _EXACT:
-                return None
-    return table
+    return None if any(_guessed(column) for column in table.columns) else table
+
+
+def _harms_arrow(data: bytes) -> bool:
+    """Whether `data` may have a value beside its objects, or be nested deeply: Arrow's reader ends the process then."""
+    if data.lstrip()[:1] != b"{" or _BESIDE.search(data):
+        return True
+    return any(len(line) > _DEEP and line.count(b"{") + line.count(b"[") > _DEEP for line in io.BytesIO(data))
+
+
+def _guessed(column: pa.ChunkedArray | pa.Array, depth: int = 0) -> bool:
+    """Whether Arrow made a time of a text, or a number that is not exact, in a column, or it is too deep to say."""
+    kind = column.type
+    if pa.types.is_timestamp(kind) or depth > 50:
+        return True
+    if pa.types.is_list(kind):
+        return _guessed(pc.list_flatten(column), depth + 1)
+    if pa.types.is_struct(kind):
+        return any(_guessed(pc.struct_field(column, [i]), depth + 1) for i in range(kind.num_fields))
+    if pa.types.is_floating(kind) and len(column) > column.null_count:
+        ends = pc.min_max(column).as_py()
+        return not max(abs(ends["min"]), abs(ends["max"])) < _EXACT or bool(pc.any(pc.is_nan(column)).as_py())
+    return False
 
 
 def _rows(

@@ -296,7 +296,9 @@ def test_what_is_typed_reaches_the_plan(
     a, b = (table["plan"] for table in tables)
     assert a.settings == Settings(
         paths=(str(tmp_path / "raw.csv"),),
-        prepare=PrepareSettings("who", "what", "when", ("name",), "none", 2),
+        prepare=PrepareSettings(
+            "who", "what", time_column="when", text_columns=("name",), split_column="none", k_core=2
+        ),
         model=ModelConfig(
             width=32, encoder="tinybert", backbone="gru4rec", train_layers="2", precision="bf16", lexical=128
         ),
