@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from foster_cli.commands.from_settings import Json
+from foster_cli.commands.from_settings import Force, Json
 
 
 def command(
@@ -24,6 +24,7 @@ def command(
         ),
     ] = 0.0,
     seed: Annotated[int, typer.Option("--seed", help="Equal seeds give equal files.")] = 0,
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Generate a shop: a raw interaction table to try foster on without a download.
@@ -37,19 +38,18 @@ def command(
     """
     from foster_cli.console import Console
     from foster_cli.errors import FosterError
+    from foster_cli.files import may_write, writing
 
     console = Console(json_mode=json)
     if out.suffix != ".parquet":
         raise FosterError(f"--out {out}: samples are written as parquet", f"use --out {_parquet_name(out)}")
     if out.is_dir():
         raise FosterError(f"--out {out} is a folder", f"use --out {out / 'shop.parquet'}")
-    if out.exists():
-        raise FosterError(f"--out {out}: exists already", "give another name, or remove it first")
+    may_write(out, force, (".parquet",))
 
     import numpy as np
 
     from foster_cli.data.sample import generate_shop
-    from foster_cli.files import writing
     from foster_cli.runtime import stream_seed
 
     shop = generate_shop(users, items, np.random.default_rng(stream_seed(seed, "sample")), turnover)
