@@ -20,7 +20,7 @@ from foster_cli.data.readers import ORDER, Read, Table, open_table
 from foster_cli.data.readers.source import Part, parts_of
 from foster_cli.data.split import SPLIT_NAMES
 from foster_cli.data.where import Where, parse_where
-from foster_cli.errors import FosterError, did_you_mean
+from foster_cli.errors import FosterError
 from foster_cli.files import real_path
 from foster_cli.settings import NO_SPLIT, PrepareSettings
 
@@ -211,13 +211,7 @@ def wheres_of(settings: PrepareSettings, table: Sequence[str], items: Sequence[s
     own = [where for where in found if where.column in table]
     of_items = [where for where in found if where not in own and items is not None and where.column in items]
     for where in found:
-        if where not in own and where not in of_items:
-            names = list(dict.fromkeys([*table, *(items or ())]))
-            near = did_you_mean(where.column, names)
-            raise FosterError(
-                f"--where {clean(where.text)}: no column {clean(where.column)}; found: {clean(', '.join(names))}",
-                f"--where '{clean(where.text.replace(where.column, near, 1))}'" if near else "name one of these",
-            )
+        where.check(list(dict.fromkeys([*table, *(items or ())])))
     return Wheres(own, of_items)
 
 

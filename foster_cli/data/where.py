@@ -46,7 +46,9 @@ class Where:
         if self.column not in names:
             close = did_you_mean(self.column, names)
             listed = clean(", ".join(names) or "(none)")
-            hint = f"did you mean {clean(close)}" if close else f"name one of: {listed}"
+            hint = f"name one of: {listed}"
+            if close:
+                hint = f"did you mean {clean(close)}: --where '{clean(self.text.replace(self.column, close, 1))}'"
             raise FosterError(f"--where {clean(self.text, 80)}: no column {clean(self.column)}; found: {listed}", hint)
 
     def mask(self, series: pd.Series) -> Bool:

@@ -14,7 +14,6 @@ import io
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -74,6 +73,9 @@ class Table:
     form: Form | None = None
     layout: Layout | None = None
     notes: list[str] = field(default_factory=list)
+    text: bytes | None = field(default=None, repr=False)
+    objects: Piece | None = field(default=None, repr=False)
+    """What opening it has read of the first file already: its text until it is parsed, or its rows."""
 
     @property
     def stem(self) -> str:
@@ -139,14 +141,10 @@ class Table:
         return Piece(table, part.name)
 
     def _first(self, columns: Sequence[str] | None) -> Piece:
-        if self.kind in ("json", "python"):
-            return self._objects
-        return self._parsed(self.parts[0], _text(self.parts[0], self.encoding)[0], columns)
-
-    @cached_property
-    def _objects(self) -> Piece:
-        part = self.parts[0]
-        return read_objects(_text(part, self.encoding)[0], clean(part.name), self.kind == "python" or None)
+        if self.objects is not None:
+            return self.objects
+        data, self.text = self.text, None
+        return self._parsed(self.parts[0], data or _text(self.parts[0], self.encoding)[0], columns)
 
     def _parsed(self, part: Part, data: bytes, columns: Sequence[str] | None) -> Piece:
         name = clean(part.name)
@@ -226,7 +224,7 @@ def open_table(
         return _unfolding(Table(str(given), parts, kind or "parquet", arrow_names(part)))
     data, guessed = _text(part, encoding)
     found = _text_table(str(given), parts, data, kind, columns)
-    found.encoding = encoding
+    found.encoding, found.text = encoding, None if found.objects is not None else data
     if guessed:
         found.notes.append(f"{clean(part.name)} is taken to be {guessed} (--encoding says otherwise)")
     return found
@@ -240,7 +238,7 @@ def _text_table(given: str, parts: list[Part], data: bytes, kind: str | None, co
         table.names = [name for name in piece.table.column_names if name]
         if not table.names and piece.bad:
             raise FosterError(f"{piece.bad[0].where()} {piece.bad[0].reason}", "leave out --format, or mend the line")
-        table.__dict__["_objects"] = piece
+        table.objects = piece
         return _unfolding(table)
     if kind == "sequences":
         return Table(given, parts, kind, ["user_id", "item_id", ORDER])

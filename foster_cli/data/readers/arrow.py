@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from foster_cli.console import clean
+from foster_cli.data.readers.rows import check_names
 from foster_cli.data.readers.source import Part, on_disk
 from foster_cli.errors import FosterError
 
@@ -21,59 +23,56 @@ PARQUET, ARROW, STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 
 def read_arrow(part: Part, columns: Sequence[str] | None) -> pa.Table:
     """The named columns of a parquet, feather or Arrow file (None: all). Raises FosterError for damaged bytes."""
-    try:
-        with part.open() as file:
-            first = file.read(6)
+    with _undamaged(part) as first:
         if first[:4] == PARQUET:
             # in this thread alone: threads of its dataset reader may outlive a buffer of Python's
             with pq.ParquetFile(on_disk(part)) as parquet:
-                _once(parquet.schema_arrow.names, part)
+                check_names(parquet.schema_arrow.names, part.name)
                 return parquet.read(columns, use_threads=False)
-        return _ipc(part, first, columns)
-    except FosterError:
-        raise
-    except (pa.ArrowException, OSError) as error:
-        raise FosterError(
-            f"{clean(part.name)} is not a parquet or Arrow file or is damaged ({clean(error, 80)})",
-            "write or download it again",
-        ) from error
+        with _ipc(part, first) as reader:
+            check_names(reader.schema.names, part.name)
+            table = reader.read_all()
+            return table if columns is None else table.select(list(columns))
 
 
 def arrow_names(part: Part) -> list[str]:
     """The names of the columns of a parquet, feather or Arrow file. Raises FosterError like `read_arrow`."""
+    with _undamaged(part) as first:
+        if first[:4] == PARQUET:
+            with pq.ParquetFile(on_disk(part)) as parquet:
+                names = list(parquet.schema_arrow.names)
+        else:
+            with _ipc(part, first) as reader:
+                names = list(reader.schema.names)
+    check_names(names, part.name)
+    return names
+
+
+@contextmanager
+def _undamaged(part: Part) -> Iterator[bytes]:
+    """Yield the first bytes of a part; errors of Arrow become a FosterError that names it."""
     try:
         with part.open() as file:
-            parquet = file.read(4) == PARQUET
-        if parquet:
-            with pq.ParquetFile(on_disk(part)) as found:
-                names = list(found.schema_arrow.names)
-            _once(names, part)
-            return names
+            first = file.read(6)
+        yield first
     except (pa.ArrowException, OSError) as error:
         raise FosterError(
             f"{clean(part.name)} is not a parquet or Arrow file or is damaged ({clean(error, 80)})",
             "write or download it again",
         ) from error
-    return list(read_arrow(part, None).column_names)
 
 
-def _ipc(part: Part, first: bytes, columns: Sequence[str] | None) -> pa.Table:
+@contextmanager
+def _ipc(part: Part, first: bytes) -> Iterator[Any]:
+    """The reader of an Arrow file or stream."""
     if first == ARROW:
         with pa.OSFile(str(on_disk(part))) as raw, pa.ipc.open_file(raw) as file:
-            table = file.read_all()
+            yield file
     elif first[:4] == STREAM:
         with part.open() as raw, pa.ipc.open_stream(raw) as stream:
-            table = stream.read_all()
+            yield stream
     else:
         raise pa.ArrowInvalid("neither parquet nor Arrow")
-    _once(table.column_names, part)
-    return table if columns is None else table.select(list(columns))
-
-
-def _once(names: Sequence[str], part: Part) -> None:
-    twice = sorted({name for name in names if name and names.count(name) > 1})
-    if twice:
-        raise FosterError(f"{clean(part.name)} has two columns named {clean(twice[0])}", "rename one of them")
 
 
 def flat(value: Any) -> str | None:
@@ -146,9 +145,7 @@ def _leaf(value: Any) -> str | None:
 def tidy(table: pa.Table, name: str) -> pd.DataFrame:
     """`table` as a data frame of strings, Int64, float64, datetime64 and categoricals of strings. `name`: the file."""
     names = table.column_names
-    twice = sorted({name for name in names if name and names.count(name) > 1})
-    if twice:
-        raise FosterError(f"{clean(name)} has two columns named {clean(twice[0])}", "rename one of them")
+    check_names(names, name)
     columns = {column: _as_known(table.column(i), column, name) for i, column in enumerate(names) if column}
     mapper: dict[pa.DataType, Any] = {
         pa.large_string(): pd.StringDtype("pyarrow"),

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from foster_cli.console import clean
-from foster_cli.data.readers.rows import SHOWN, Bad, Piece
+from foster_cli.data.readers.rows import SHOWN, Bad, Piece, check_names
 from foster_cli.errors import FosterError
 
 _BLOCK = 1 << 24  # bytes parsed at a time; no record may be longer
@@ -106,9 +106,7 @@ class _Counted:
 
 def read_delimited(data: bytes, form: Form, names: Sequence[str], columns: Sequence[str] | None, file: str) -> Piece:
     """The named columns (None: all) of the rows below the header. `names`: of all columns, in their order."""
-    twice = sorted({name for name in names if name and list(names).count(name) > 1})
-    if twice:
-        raise FosterError(f"{clean(file)} has two columns named {clean(twice[0])}", "rename one of them")
+    check_names(names, file)
     body = data[form.size :] if form.size else data
     if body.count(b"\r") != body.count(b"\r\n"):
         body = re.sub(rb"\r+\r(?=\n)|\r+\Z", b"\r", body) if b"\n" in data else body.replace(b"\r", b"\n")

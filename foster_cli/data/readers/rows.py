@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
 import pyarrow as pa
+
+from foster_cli.console import clean
+from foster_cli.errors import FosterError
 
 #: Of the text of a row that could not be read, this many characters are kept.
 SHOWN = 1000
@@ -61,3 +65,10 @@ class Read:
         i = bisect_right([place.first for place in self.places], row) - 1
         at = self.places[i] if i >= 0 else Place(0, "", 1, "row")
         return Place(row, at.file, at.line + row - at.first, at.unit)
+
+
+def check_names(names: Sequence[str], file: str) -> None:
+    """Raise FosterError if two columns of `file` have the same name. Columns without one are left out."""
+    twice = sorted({name for name in names if name and list(names).count(name) > 1})
+    if twice:
+        raise FosterError(f"{clean(file)} has two columns named {clean(twice[0])}", "rename one of them")
