@@ -18,10 +18,12 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.preprocessing import normalize
 
 from foster_cli.commands.sample import command
+from foster_cli.data import sample
 from foster_cli.data.prepare import prepare
-from foster_cli.data.sample import generate_shop
+from foster_cli.data.sample import ShopBlocks, generate_shop, plain, write_blocks
 from foster_cli.data.schema import Dataset
 from foster_cli.errors import FosterError
+from foster_cli.runtime import stream_seed
 from foster_cli.settings import PrepareSettings
 
 COLUMNS = ["user_id", "item_id", "timestamp", "title", "categories"]
@@ -35,6 +37,10 @@ def shop() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def hits(shop: pd.DataFrame) -> dict[str, float]:
+    return simple_rules(shop)
+
+
+def simple_rules(shop: pd.DataFrame) -> dict[str, float]:
     """Hit@10 in the last tenth of time, ranked among all items, of simple rules fitted on the first 8/10."""
     items = shop.drop_duplicates("item_id").sort_values("item_id").reset_index(drop=True)
     n = len(items)
@@ -219,6 +225,8 @@ def test_without_turnover_the_bytes_are_those_of_before_there_was_one() -> None:
         (10, 20, 0): "aedfb0d4d88fe63373e9",
         (300, 120, 1): "85504812f165c49d6b1e",
     }
+    table = generate_shop(300, 120, np.random.default_rng(1), 0.5).to_csv(index=False)
+    assert hashlib.sha256(table.encode()).hexdigest()[:20] == "1fed346e3489b8d822ea", "nor do blocks change it with one"
 
 
 @pytest.mark.parametrize(("users", "items"), [(2000, 800), (6000, 3000), (1500, 2000)])
@@ -300,7 +308,7 @@ def test_bad_arguments(tmp_path: Path) -> None:
     with pytest.raises(FosterError, match="--items 19"):
         generate_shop(100, 19, rng)
     with pytest.raises(FosterError, match=r"shop\.parquet"):
-        command(out=tmp_path / "shop.csv", users=20, items=30, seed=0, json=False)
+        command(out=tmp_path / "shop.txt", users=20, items=30, seed=0, json=False)
     (tmp_path / "dir.parquet").mkdir()
     with pytest.raises(FosterError, match="folder"):
         command(out=tmp_path / "dir.parquet", users=20, items=30, seed=0, json=False)
@@ -312,6 +320,158 @@ def test_bad_arguments(tmp_path: Path) -> None:
     with pytest.raises(FosterError, match="cannot write"):
         command(out=tmp_path / "file" / "shop.parquet", users=20, items=30, seed=0, json=False)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dir.parquet", "file", "mine.parquet"]
+
+
+def blocks_of(rows: int, users: int | None, items: int, turnover: float = 0.0, seed: int = 0) -> list[pd.DataFrame]:
+    blocks = ShopBlocks(rows, users, items, np.random.default_rng(seed), turnover)
+    return [plain(table).to_pandas() for table in blocks]
+
+
+@pytest.fixture(scope="module")
+def large() -> list[pd.DataFrame]:
+    """Blocks of a shop with a mean of 50 interactions per user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample, "BLOCK", 50_000)
+        return blocks_of(150_000, 3000, 2000)
+
+
+def test_blocks_have_the_rows_and_the_users_that_were_asked_for(large: list[pd.DataFrame]) -> None:
+    assert len(large) == 3
+    for block in large:
+        assert list(block.columns) == COLUMNS and block["timestamp"].dtype == np.int64
+        assert block["timestamp"].is_monotonic_increasing
+        assert not block.isna().any().any()
+    users = [set(block["user_id"]) for block in large]
+    assert sum(map(len, users)) == len(set.union(*users)) == 3000
+    table = pd.concat(large)
+    assert len(table) == pytest.approx(150_000, rel=0.002)
+    lengths = table.groupby("user_id").size()
+    assert 5 <= lengths.min() < 8 and 150 < lengths.max() <= 200
+    assert not table.duplicated(["user_id", "item_id"]).any()
+    assert table.groupby("item_id")["title"].nunique().max() == 1
+    assert table.drop_duplicates("item_id")["title"].is_unique
+    assert table.groupby("item_id")["categories"].nunique().max() == 1
+    spans = [block["timestamp"].iloc[[0, -1]].tolist() for block in large]
+    assert max(begin for begin, _ in spans) < min(end for _, end in spans)
+
+
+def test_blocks_by_default_have_a_user_per_ten_rows_like_the_shop_that_is_made_at_once() -> None:
+    (table,) = blocks_of(3000, None, 200)
+    assert len(table) == pytest.approx(3000, rel=0.01)
+    lengths = table.groupby("user_id").size()
+    assert len(lengths) == 300 and lengths.min() >= 5 and lengths.max() <= 40
+    (shortest,) = blocks_of(1000, 200, 200)
+    assert (shortest.groupby("user_id").size() == 5).all() and len(shortest) == 1000
+
+
+def test_blocks_are_as_hard_as_the_shop_that_is_made_at_once(
+    hits: dict[str, float], shop: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sample, "BLOCK", 25_000)
+    blocks = blocks_of(50_000, 5000, 2000)
+    assert len(blocks) == 2
+    table = pd.concat(blocks).sort_values("timestamp", kind="stable").reset_index(drop=True)
+    found = simple_rules(table)
+    for rule in ("popularity", "text", "transitions", "both"):
+        assert found[rule] == pytest.approx(hits[rule], rel=0.25, abs=0.01), rule
+    # the same stock, and about the same share of each item
+    assert set(table["title"]) & set(shop["title"])
+    counts = pd.concat([t["title"].value_counts().rename(k) for k, t in (("a", shop), ("b", table))], axis=1).fillna(0)
+    assert np.corrcoef(counts["a"], counts["b"])[0, 1] > 0.9
+
+
+def test_few_items_are_bought_again_only_at_the_end() -> None:
+    """Histories of up to half of all items, in four groups."""
+    (table,) = blocks_of(200, 20, 80)
+    assert not table.duplicated(["user_id", "item_id"]).any()
+
+
+@pytest.mark.parametrize("turnover", [0.0, 0.5])
+def test_the_same_seed_gives_the_same_blocks(turnover: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample, "BLOCK", 1000)
+    made = ShopBlocks(3000, 100, 400, np.random.default_rng(7), turnover)
+    first, again = list(made), list(made)
+    other = list(ShopBlocks(3000, 100, 400, np.random.default_rng(7), turnover))
+    assert len(first) == len(made) == 3
+    assert first == again == other
+    assert first != list(ShopBlocks(3000, 100, 400, np.random.default_rng(8), turnover))
+    assert made.bought.sum() == len({item for table in first for item in table["item_id"].to_pylist()})
+
+
+@pytest.mark.parametrize("searched", [sample.SEARCHED, 1000])
+def test_turnover_of_blocks(searched: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the age at the peak is searched on a third of the items."""
+    monkeypatch.setattr(sample, "BLOCK", 30_000)
+    monkeypatch.setattr(sample, "SEARCHED", searched)
+    for turnover in (0.2, 0.5):
+        data = prepare(pd.concat(blocks_of(60_000, None, 3000, turnover)), None, PrepareSettings(), "shop")
+        assert _new(data, 1) == pytest.approx(turnover, abs=0.1)
+        assert _new(data, 2) >= _new(data, 1)
+
+
+def test_files_of_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sample, "BLOCK", 1000)
+    for name in ("a.parquet", "b.parquet", "a.csv", "b.csv"):
+        command(out=tmp_path / name, rows=5000, users=100, items=500, seed=2, json=True)
+        result = json.loads(capsys.readouterr().out)
+        assert (result["interactions"], result["users"]) == (5000, 100)
+    for ending in ("parquet", "csv"):
+        assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
+    file = pq.ParquetFile(tmp_path / "a.parquet")
+    assert file.num_row_groups == 5 and file.schema_arrow.names == COLUMNS
+    table = pd.read_parquet(tmp_path / "a.parquet")
+    assert table["user_id"].dtype != "category", "strings to readers"
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "a.csv"), table)
+    assert result["items_bought"] == table["item_id"].nunique()
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_csv_without_rows_is_the_parquet(tmp_path: Path) -> None:
+    for name in ("shop.parquet", "shop.csv"):
+        command(out=tmp_path / name, users=60, items=50, seed=3, json=False)
+    made = generate_shop(60, 50, np.random.default_rng(stream_seed(3, "sample")))
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "shop.csv"), pd.read_parquet(tmp_path / "shop.parquet"))
+    assert pd.read_csv(tmp_path / "shop.csv").to_csv() == made.to_csv()
+
+
+def test_what_is_interrupted_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(blocks: ShopBlocks, path: Path, as_csv: bool, done: Callable[[int], None]) -> int:
+        def stop(number: int) -> None:
+            assert path.stat().st_size > 0
+            raise KeyboardInterrupt
+
+        return write_blocks(blocks, path, as_csv, stop)
+
+    monkeypatch.setattr(sample, "write_blocks", interrupted)
+    for name in ("a.parquet", "a.csv"):
+        with pytest.raises(KeyboardInterrupt):
+            command(out=tmp_path / name, rows=1000, items=200, json=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "hint"),
+    [
+        (("--rows", 99), "--rows 99: too few for a shop", "give 100 or more"),
+        (("--rows", 1000, "--users", 9), "--users 9: too few for a shop", "give 10 or more"),
+        (("--rows", 1000, "--users", 201), "--rows 1000: too few for 201 users", "give --users 200 or fewer"),
+        (("--rows", 1000, "--users", 10), "--items 500: too few for users who have up to 400", "--users 16 or more"),
+        (("--rows", 1000, "--items", 79), "--items 79: too few for users who have up to 40", "give --items 80 or more"),
+        (("--rows", 1000, "--turnover", 0.9), "--turnover 0.9: not a share", "such as 0.5"),
+    ],
+)
+def test_bad_numbers_of_rows_are_one_line_with_a_hint(
+    call_foster: Callable[..., tuple[int, str, str]], options: tuple[object, ...], said: str, hint: str, tmp_path: Path
+) -> None:
+    code, out, err = call_foster("sample", "--items", 500, *options, "--out", tmp_path / "shop.csv")
+    assert (code, out) == (2, "") and err.count("\n") == 1 and err.startswith(f"foster: {said}")
+    assert hint in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_numbers_of_a_hint_are_accepted() -> None:
+    for rows, users, items in ((1000, 16, 500), (1000, 10, 800), (1000, 200, 500), (1000, None, 80)):
+        ShopBlocks(rows, users, items, np.random.default_rng(0))
 
 
 def test_command_module_imports_nothing_heavy() -> None:
