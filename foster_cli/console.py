@@ -162,6 +162,29 @@ class Console:
         else:
             yield Ticker(_PlainLines(self, label, total))
 
+    @contextmanager
+    def working(self) -> Iterator[Callable[[str], None]]:
+        """Yield a function that shows what is being done: beside a spinner on a terminal, as a plain line every ten
+        seconds elsewhere."""
+        if self.interactive and not self.quiet and self._view is None:
+            with self._err.status("") as status:
+                yield lambda text: status.update(escape(text))
+        else:
+            yield _Rarely(self.note)
+
+
+class _Rarely:
+    """Hands on one text every ten seconds."""
+
+    def __init__(self, say: Callable[[str], None], every: float = 10.0) -> None:
+        self.say, self.every, self.last = say, every, time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        now = time.monotonic()
+        if now - self.last >= self.every:
+            self.last = now
+            self.say(text)
+
 
 class Ticker:
     """What `Console.progress` yields: `ticker.at(done, "loss 1.23")`."""
@@ -176,14 +199,10 @@ class Ticker:
 
 class _PlainLines:
     def __init__(self, console: Console, label: str, total: int, every: float = 10.0) -> None:
-        self.console, self.label, self.total, self.every = console, label, total, every
-        self.last = time.monotonic()
+        self.label, self.total, self.say = label, total, _Rarely(console.note, every)
 
     def __call__(self, done: int, extra: str) -> None:
-        now = time.monotonic()
-        if now - self.last >= self.every:
-            self.last = now
-            self.console.note(f"{self.label}: {done}/{self.total} {extra}".rstrip())
+        self.say(f"{self.label}: {done}/{self.total} {extra}".rstrip())
 
 
 @dataclass(frozen=True)

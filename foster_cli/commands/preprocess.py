@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,15 @@ def command(
         Path | None,
         typer.Option("--rejects", help="CSV file for the rows that cannot be read: file, line, reason, text."),
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory",
+            metavar="SIZE",
+            help="Memory that the interactions may take, such as 4GB; what does not fit goes to temporary files "
+            "(TMPDIR). Default: half of what is free.",
+        ),
+    ] = None,
     force: Force = False,
     encoder: Annotated[
         str, typer.Option("--encoder", help="Text encoder whose tokens measure the length of texts.")
@@ -54,7 +64,7 @@ def command(
 
     Example: foster preprocess ratings.csv movies.csv --out movies.parquet
     """
-    target = _checked(out, check, inputs, force)
+    target, bytes_ = _checked(out, check, inputs, force), None if memory is None else memory_size(memory)
     if rejects is not None:
         _check_file(rejects, inputs, force, (".csv",), "--rejects")
     from foster_cli.data.account import account_lines
@@ -65,7 +75,9 @@ def command(
 
     console = Console(json_mode=asked.json)
     source = find_encoder(encoder)
-    dataset = read_raw(inputs, asked.settings.prepare, token_counter(lambda: load_tokenizer(source)))
+    count = token_counter(lambda: load_tokenizer(source))
+    with console.working() as progress:
+        dataset = read_raw(inputs, asked.settings.prepare, count, bytes_, progress)
     columns = dataset.settings["columns"]
     for line in account_lines(dataset.statistics, columns, dataset.bad):
         console.note(line)
@@ -90,6 +102,24 @@ def command(
         )
     if target is not None:
         console.result(f"wrote {clean(target)}; next: foster distill {quoted(target)} --budget 20")
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgt]?)(i?)b?", re.IGNORECASE)
+
+
+def memory_size(text: str) -> int:
+    """The bytes of a size such as 4GB, 512MiB or 2g. Raises FosterError for another text, and below `LEAST`."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise FosterError(f"--memory {clean(text, 40)} is no size", "use a number with a unit, such as 4GB or 512MB")
+    bytes_ = float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2].lower() or " ")
+    if bytes_ < LEAST:
+        raise FosterError(f"--memory {clean(text, 40)} is too little", "give 512MB or more")
+    return int(bytes_)
+
+
+#: The least --memory.
+LEAST = 512 * 10**6
 
 
 def _needs(dataset: Dataset, console: Console) -> dict[str, float]:

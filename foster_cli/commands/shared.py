@@ -112,7 +112,8 @@ def read_data(paths: list[Path], prepare: PrepareSettings, console: Console) -> 
     from foster_cli.data.prepare import load_dataset
     from foster_cli.data.store import is_prepared
 
-    data = load_dataset(paths, prepare)
+    with console.working() as progress:
+        data = load_dataset(paths, prepare, None, progress)
     if not (len(paths) == 1 and is_prepared(paths[0])):
         columns = data.settings["columns"]
         for line in account_lines(data.statistics, columns, data.bad):

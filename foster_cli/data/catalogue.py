@@ -11,10 +11,12 @@ import pandas as pd
 
 from foster_cli.console import clean
 from foster_cli.data.account import Account, bad_rows, check_bad
-from foster_cli.data.columns import Columns, encode_ids
+from foster_cli.data.columns import Columns
+from foster_cli.data.ids import encode_ids
+from foster_cli.data.ingest import Ingested
 from foster_cli.data.readers import Read
 from foster_cli.data.schema import Catalogue
-from foster_cli.data.texts import column_texts, compose, is_per_row, template
+from foster_cli.data.texts import SOME, column_texts, compose, is_per_row, template
 from foster_cli.errors import FosterError
 from foster_cli.settings import PrepareSettings
 
@@ -22,15 +24,19 @@ Int64 = npt.NDArray[np.int64]
 
 
 def from_interactions(
-    frame: pd.DataFrame, item: Int64, when: Int64, ids: list[str], columns: Columns, settings: PrepareSettings,
-    account: Account,
-) -> tuple[Catalogue, tuple[str, ...]]:  # fmt: skip
-    """The texts of each item's earliest row, by `when` (R,). `item` (R,): the item of each row, -1 for another."""
+    found: Ingested, item_of: Int64, ids: list[str], columns: Columns, settings: PrepareSettings, account: Account
+) -> tuple[Catalogue, tuple[str, ...]]:
+    """The texts of each item's earliest row. `item_of`: the item of each code of an item in the plan, -1 for none."""
     taken = columns.text
     if settings.text is None and settings.text_columns is None:
-        taken = _of_the_item(frame, taken, item, when, account)
+        taken = _of_the_item(found, taken, item_of, account)
     title = columns.title if columns.title in taken or columns.title not in columns.text else None
-    return _composed(frame, item, when, ids, taken, title, settings), taken
+    parts = {}
+    for name in dict.fromkeys([*taken, *([title] if title else [])]):
+        rows = found.plan.texts(found.texts.index(name))
+        column = pd.Series(rows.text, name=name, dtype=pd.StringDtype("pyarrow"))
+        parts[name] = column_texts(column, item_of[rows.item], rows.first, len(ids))
+    return _composed(parts, ids, taken, title, settings), taken
 
 
 def from_items(
@@ -38,25 +44,24 @@ def from_items(
 ) -> tuple[Catalogue, tuple[str, ...]]:
     """The texts of the first row of each item in the table of items."""
     item = _of_items(items, columns, ids, settings, account)
-    when = np.arange(len(items.frame))
-    return _composed(items.frame, item, when, ids, columns.text, columns.title, settings), columns.text
+    when, n = np.arange(len(items.frame)), len(ids)
+    names = dict.fromkeys([*columns.text, *([columns.title] if columns.title else [])])
+    parts = {name: column_texts(items.frame[name], item, when, n) for name in names}
+    return _composed(parts, ids, columns.text, columns.title, settings), columns.text
 
 
 def _composed(
-    table: pd.DataFrame, item: Int64, when: Int64, ids: list[str], text: tuple[str, ...], title: str | None,
-    settings: PrepareSettings,
-) -> Catalogue:  # fmt: skip
-    n = len(ids)
-    parts = {column: column_texts(table[column], item, when, n) for column in text}
-    named: list[str] | None = None
-    if title is not None:
-        named = parts[title] if title in parts else column_texts(table[title], item, when, n)
+    parts: dict[str, list[str]], ids: list[str], text: tuple[str, ...], title: str | None, settings: PrepareSettings
+) -> Catalogue:
+    """`parts`: the texts of the n items in the columns `text` and `title`."""
+    named = None if title is None else parts[title]
+    of_text = {name: parts[name] for name in text}
     if settings.text is not None:
-        columns = [template(settings.text, parts)]
+        columns = [template(settings.text, of_text)]
     else:
         # The title comes first in a text, whatever the order of the columns.
-        columns = sorted(parts.values(), key=lambda part: part is not named)
-    return Catalogue(ids, *compose(ids, columns or [[""] * n], named))
+        columns = sorted(of_text.values(), key=lambda part: part is not named)
+    return Catalogue(ids, *compose(ids, columns or [[""] * len(ids)], named))
 
 
 def _of_items(items: Read, columns: Columns, ids: list[str], settings: PrepareSettings, account: Account) -> Int64:
@@ -80,11 +85,16 @@ def _of_items(items: Read, columns: Columns, ids: list[str], settings: PrepareSe
     return item
 
 
-def _of_the_item(
-    table: pd.DataFrame, text: tuple[str, ...], item: Int64, when: Int64, account: Account
-) -> tuple[str, ...]:
+def _of_the_item(found: Ingested, text: tuple[str, ...], item_of: Int64, account: Account) -> tuple[str, ...]:
     """Of the text columns of interactions, those that say something of the item. Raises FosterError if none does."""
-    own = tuple(name for name in text if not is_per_row(table[name], item, when))
+    some = np.flatnonzero((item_of >= 0) & (item_of < SOME))
+
+    def per_row(name: str) -> bool:
+        rows = found.plan.texts(found.texts.index(name), some)
+        column = pd.Series(rows.text, name=name, dtype=pd.StringDtype("pyarrow"))
+        return is_per_row(column, item_of[rows.item], rows.first, rows.last, rows.rows)
+
+    own = tuple(name for name in text if not per_row(name))
     if text and not own:
         raise FosterError(
             f"{clean(', '.join(text))}: most items have other texts in each of their rows, so these are reviews and "

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 
 from foster_cli.console import clean
 from foster_cli.data.readers.arrow import flat
@@ -28,16 +29,9 @@ from foster_cli.data.schema import (
 )
 from foster_cli.data.texts import fields_of
 from foster_cli.errors import FosterError, did_you_mean
-from foster_cli.settings import MOST_TITLE, NO_SPLIT, NO_TIME, PrepareSettings
+from foster_cli.settings import NO_SPLIT, NO_TIME, PrepareSettings
 
 Int64 = npt.NDArray[np.int64]
-
-#: A whole number, as text or as a floating number writes it.
-_WHOLE = re.compile(r"[+-]?\d+(\.0+)?$")
-#: What stands for a missing id.
-_NO_ID = ("\\N",)
-#: Ids that may stand for a missing one: they are ids, and a note tells of them.
-SUSPECTS = ("nan", "NaN", "null", "NULL", "None", "<NA>")
 
 
 @dataclass(frozen=True)
@@ -205,7 +199,7 @@ def _one(names: Sequence[str], candidates: Sequence[Sequence[str]], given: str |
 def as_text(series: pd.Series) -> pd.Series:
     """`series` as strings, whole numbers without ".0". Missing values and categoricals of text stay unchanged."""
     if isinstance(series.dtype, pd.CategoricalDtype):
-        if all(isinstance(c, str) for c in series.cat.categories):
+        if pd.api.types.infer_dtype(series.cat.categories, skipna=False) in ("string", "empty"):
             return series
         series = series.astype(object)
     text = pd.StringDtype("pyarrow")
@@ -219,51 +213,24 @@ def as_text(series: pd.Series) -> pd.Series:
     return series.astype(text)
 
 
-def factorise(series: pd.Series) -> tuple[Int64, list[str]]:
-    """Codes (R,), -1 for a missing value, and the distinct strings that they index. Some strings may be unused."""
+def arrow_text(series: pd.Series) -> pa.Array:
+    """`series` as `as_text` writes it, in Arrow: text, or a dictionary of text."""
     text = as_text(series)
     if isinstance(text.dtype, pd.CategoricalDtype):
-        return np.asarray(text.cat.codes, dtype=np.int64), [str(c) for c in text.cat.categories]
-    codes, values = pd.factorize(text)
-    return np.asarray(codes, dtype=np.int64), [str(v) for v in values]
+        codes = np.asarray(text.cat.codes, dtype=np.int32)
+        values = pa.array(text.cat.categories.tolist(), pa.large_string())
+        return pa.DictionaryArray.from_arrays(pa.array(codes, mask=codes < 0), values)
+    array = pa.array(text.array)
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
 
 
-@dataclass(frozen=True)
-class Ids:
-    """The ids of R rows: `codes` (R,) into `names`, -1 for a row without a usable id; `reason` why it has none."""
-
-    codes: Int64
-    names: list[str]
-    reasons: dict[int, str]
-
-
-def encode_ids(series: pd.Series, what: str) -> Ids:
-    """The ids of a column, as text without blanks at the ends. In a column of whole numbers, `1.0` is `1`.
-
-    An id that is missing, blank or longer than `MOST_TITLE` gives the code -1. Raises FosterError for floating numbers
-    of 2^53 and more, which may be others than were meant.
-    """
-    if pd.api.types.is_float_dtype(series.dtype):
-        numbers = series.to_numpy(np.float64, na_value=np.nan)
-        large = np.abs(np.nan_to_num(numbers, posinf=0, neginf=0)) >= 2**53
-        if large.any():
-            row = int(large.argmax()) + 1
-            raise FosterError(
-                f"column {clean(series.name)}, row {row}: the {what} ids are floating numbers of 2^53 and more, which "
-                "are not exact",
-                "store them as integers or text",
-            )
-    codes, values = factorise(series)
-    names = [value.strip() for value in values]
-    if all(_WHOLE.match(name) for name in names):
-        names = [name.split(".")[0] for name in names]
-    names = [name if name not in _NO_ID else "" for name in names]
-    fine = np.array([bool(name) and len(name) <= MOST_TITLE for name in names] + [False])
-    reasons = {
-        int(row): f"has no {what} id" if codes[row] < 0 or not names[codes[row]]
-        else f"has {'an' if what[0] in 'aeiou' else 'a'} {what} id of more than {MOST_TITLE:,} characters"
-        for row in np.flatnonzero(~fine[codes])
-    }  # fmt: skip
-    place: dict[str, int] = {}
-    merged = np.array([place.setdefault(name, len(place)) if fine[i] else -1 for i, name in enumerate(names)] + [-1])
-    return Ids(merged[codes], list(place), reasons)
+def factorise(series: pd.Series) -> tuple[Int64, list[str]]:
+    """Codes (R,), -1 for a missing value, and the distinct strings that they index. Some strings may be unused."""
+    if pd.api.types.is_numeric_dtype(series.dtype):  # text of the distinct numbers alone
+        codes, numbers = pd.factorize(series)
+        return np.asarray(codes, dtype=np.int64), as_text(pd.Series(numbers)).tolist()
+    text = as_text(series)
+    if isinstance(text.dtype, pd.CategoricalDtype):
+        return np.asarray(text.cat.codes, dtype=np.int64), text.cat.categories.tolist()
+    encoded = arrow_text(text).dictionary_encode()
+    return encoded.indices.fill_null(-1).to_numpy().astype(np.int64), encoded.dictionary.to_pylist()

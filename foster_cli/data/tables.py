@@ -1,15 +1,14 @@
 """Opens the tables that a user names, finds out which holds the interactions, and reads the columns that are needed.
 
-In: what was typed. Out: `Tables`: the rows of the interactions and of the items, the meaning of their columns, and the
-filters of --where. Interactions in several tables are the parts of a split, or of one table.
+In: what was typed. Out: `Tables`: the rows of the interactions, chunk by chunk, and of the items, the meaning of their
+columns, and the filters of --where. Interactions in several tables are the parts of a split, or of one table.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +16,7 @@ import pandas as pd
 from foster_cli.console import clean
 from foster_cli.data.columns import Columns, as_text, has_item, has_text, has_user, known_names, recognise
 from foster_cli.data.readers import ORDER, Read, Table, open_table
+from foster_cli.data.readers.rows import Place
 from foster_cli.data.readers.source import Part, parts_of
 from foster_cli.data.split import SPLIT_NAMES
 from foster_cli.data.where import Where, parse_where
@@ -39,17 +39,76 @@ class Wheres:
     of_items: list[Where]
 
 
+@dataclass
+class _Buys:
+    """The interactions: the named `columns` of `tables`, one after the other. `splits`: of each table, if they tell it;
+    `ids`: by column, what its ids are translated to."""
+
+    tables: Sequence[Table]
+    columns: Sequence[str]
+    splits: Sequence[str] | None = None
+    ids: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def ordered(self) -> bool:
+        return all(ORDER in table.names for table in self.tables)
+
+    def chunks(self, whole: bool) -> Iterator[Read]:
+        if whole:
+            yield _together(list(self._reads(True)))
+        else:
+            yield from self._reads(False)
+
+    def _reads(self, whole: bool) -> Iterator[Read]:
+        last = -1
+        for i, table in enumerate(self.tables):
+            begin = 1 + last
+            for read in [table.read(self.columns)] if whole else table.chunks(self.columns):
+                if self.splits is not None:
+                    read = replace(read, frame=read.frame.assign(split=self.splits[i]))
+                elif self.tables[0].in_order:
+                    read.frame[ORDER] += begin
+                    last = max(last, int(read.frame[ORDER].max()))
+                for column, ids in self.ids.items():
+                    read.frame[column] = as_text(read.frame[column]).map(ids).astype(pd.StringDtype("pyarrow"))
+                yield read
+
+
+@dataclass
+class OneFrame:
+    """The interactions, if they are a data frame."""
+
+    frame: pd.DataFrame
+    name: str
+
+    @property
+    def ordered(self) -> bool:
+        return ORDER in self.frame.columns
+
+    def chunks(self, whole: bool) -> Iterator[Read]:
+        yield Read(self.frame.reset_index(drop=True), [Place(0, self.name, 1, "row")], [])
+
+
 @dataclass(frozen=True)
 class Tables:
     """The rows of the interactions and of the `items` table, if there is one; their columns; the filters; how they were
     read (`notes`); a name for the dataset."""
 
-    read: Read
+    interactions: _Buys | OneFrame
     items: Read | None
     columns: Columns
     wheres: Wheres
     notes: list[str]
     name: str
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the order of interactions at one moment is known, in the column `ORDER`."""
+        return self.interactions.ordered
+
+    def chunks(self, whole: bool = False) -> Iterator[Read]:
+        """The rows of the interactions, chunk by chunk; `whole`: as one. They can be read again."""
+        return self.interactions.chunks(whole)
 
 
 def read_tables(paths: Sequence[Path], settings: PrepareSettings) -> Tables:
@@ -67,15 +126,16 @@ def read_tables(paths: Sequence[Path], settings: PrepareSettings) -> Tables:
     wheres = wheres_of(settings, buys[0].names, of_items)
     wanted = _wanted(columns, not items, wheres)
     notes = [note for table in (*buys, *items) for note in table.notes]
-    read = buys[0].read([*wanted, ORDER]) if len(buys) == 1 else _joined(buys, wanted, settings, notes)
-    if len(buys) > 1 and columns.split is None and "split" in read.frame.columns:
+    found = _Buys(buys, [*wanted, ORDER]) if len(buys) == 1 else _joined(buys, [*wanted, ORDER], settings, notes)
+    if found.splits is not None:
         columns = replace(columns, split="split")
     for table in maps:
-        _translate(read.frame, table, columns, notes)
+        name, ids = _translation(table, columns, notes)
+        found.ids[name] = ids
     if len(items) > 1:
         notes.append(f"{len(items)} tables of items with the same columns are read as one")
     texts = [table.read(_wanted_of_items(columns, wheres)) for table in items]
-    return Tables(read, _together(texts) if texts else None, columns, wheres, notes, clean(buys[0].stem) or "data")
+    return Tables(found, _together(texts) if texts else None, columns, wheres, notes, clean(buys[0].stem) or "data")
 
 
 def _unnamed(table: Table, settings: PrepareSettings, error: FosterError) -> FosterError:
@@ -93,15 +153,14 @@ def _mapped(names: Sequence[str]) -> str | None:
     return None
 
 
-def _translate(frame: pd.DataFrame, table: Table, columns: Columns, notes: list[str]) -> None:
-    """Give the ids of `frame` those that `table` has for them, in place; an id that it lacks is none."""
+def _translation(table: Table, columns: Columns, notes: list[str]) -> tuple[str, dict[str, str]]:
+    """The column of the interactions whose ids `table` translates, and what to; an id that it lacks is none."""
     name = _mapped(table.names)
     if name is None or name not in (columns.user, columns.item):
         raise FosterError(f"{clean(table.given)} translates no column of the interactions", "leave it out")
     rows = table.read().frame
-    new = dict(zip(as_text(rows[f"{name}_csv"]), as_text(rows[name]), strict=True))
-    frame[name] = as_text(frame[name]).map(new).astype(pd.StringDtype("pyarrow"))
     notes.append(f"the ids of {clean(name)} are translated by {clean(table.given)}")
+    return name, dict(zip(as_text(rows[f"{name}_csv"]), as_text(rows[name]), strict=True))
 
 
 def _opened(paths: Sequence[Path], settings: PrepareSettings) -> list[Table]:
@@ -226,7 +285,7 @@ def _wanted_of_items(columns: Columns, wheres: Wheres) -> list[str]:
     return list(dict.fromkeys(name for name in found if name is not None))
 
 
-def _joined(tables: Sequence[Table], wanted: Sequence[str], settings: PrepareSettings, notes: list[str]) -> Read:
+def _joined(tables: Sequence[Table], wanted: Sequence[str], settings: PrepareSettings, notes: list[str]) -> _Buys:
     """The interactions of tables that are parts: of a split, with a column that says which, or of one table."""
     splits = [split_of(table.given) for table in tables]
     same = len({tuple(sorted(table.names)) for table in tables}) == 1
@@ -242,16 +301,8 @@ def _joined(tables: Sequence[Table], wanted: Sequence[str], settings: PrepareSet
             "give one of them, or the parts of a split with train, valid and test in their names",
         )
     if ignored and None not in splits:  # what is without times is in the order of its splits
-        rank = sorted(range(len(tables)), key=lambda i: SPLIT_NAMES[str(splits[i])])
-        tables, splits = [tables[i] for i in rank], [splits[i] for i in rank]
-    reads = [table.read([*wanted, ORDER]) for table in tables]
-    if plain or ignored:
-        for last, read in pairwise(reads):
-            if tables[0].in_order:
-                read.frame[ORDER] += 1 + last.frame[ORDER].max()
-        return _together(reads)
-    named = [replace(read, frame=read.frame.assign(split=name)) for read, name in zip(reads, splits, strict=True)]
-    return _together(named)
+        tables = sorted(tables, key=lambda table: SPLIT_NAMES[str(split_of(table.given))])
+    return _Buys(tables, wanted, None if plain or ignored else [str(split) for split in splits])
 
 
 def _together(reads: Sequence[Read]) -> Read:

@@ -293,29 +293,31 @@ def column_texts(column: pd.Series, item: Int64, when: Int64, n: int) -> list[st
     return texts
 
 
-def is_per_row(column: pd.Series, item: Int64, when: Int64) -> bool:
-    """Whether the texts of a column say something of its rows and not of the items `item` (R,), as reviews do.
+def is_per_row(column: pd.Series, item: Int64, first: Int64, last: Int64, rows: Int64) -> bool:
+    """Whether the texts of a column say something of its rows and not of the items, as reviews do.
 
-    That is so if most of the items that have several rows with a text have different ones, and go back to one of them
-    or have another one in each row. An item that was renamed does neither. `when` (R,) orders the rows. The first
-    `SOME` items are looked at.
+    `column` (T,): texts, with their `item` (T,), -1 for none, the moments of the `first` and `last` row that have them,
+    and the number of these `rows`. The answer is yes if most of the items that have several rows with a text have
+    different ones, and go back to one of them or have another one in each row. An item that was renamed does neither.
     """
-    few = np.flatnonzero((item >= 0) & (item < SOME))
-    item, when = item[few], when[few]
-    codes, cleaned = _cleaned(column.iloc[few])
+    codes, cleaned = _cleaned(column)
     place = {text: i for i, text in enumerate(sorted({text for text in cleaned if text}))}
     same = np.array([place.get(text, -1) for text in cleaned] + [-1])[codes]
-    here = np.flatnonzero(same >= 0)
-    if not len(here):
+    here = (same >= 0) & (item >= 0)
+    if not here.any():
         return False
-    order = here[np.lexsort((same[here], when[here], item[here]))]
-    items, texts = item[order], same[order]
-    rows = np.bincount(items)
-    begins = np.append(True, (items[1:] != items[:-1]) | (texts[1:] != texts[:-1]))
-    runs = np.bincount(items[begins], minlength=len(rows))
-    different = np.bincount(np.unique(items * len(place) + texts) // len(place), minlength=len(rows))
-    several = rows >= 2
-    varies = (different > 1) & ((runs > different) | (different == rows))
+    pairs, of = np.unique(item[here] * len(place) + same[here], return_inverse=True)
+    begin, end = np.full(len(pairs), np.iinfo(np.int64).max), np.full(len(pairs), np.iinfo(np.int64).min)
+    np.minimum.at(begin, of, first[here])
+    np.maximum.at(end, of, last[here])
+    owner = pairs // len(place)
+    order = np.lexsort((begin, owner))
+    owner, begin, end = owner[order], begin[order], end[order]
+    back = np.append(False, (owner[1:] == owner[:-1]) & (begin[1:] < end[:-1]))
+    total = np.bincount(item[here], rows[here], minlength=int(owner[-1]) + 1)
+    different = np.bincount(owner, minlength=len(total))
+    varies = (different > 1) & ((np.bincount(owner, back, minlength=len(total)) > 0) | (different == total))
+    several = total >= 2
     return 2 * int(varies[several].sum()) > int(several.sum())
 
 

@@ -61,13 +61,15 @@ class Times:
 
     `good` is False for a row whose time is missing, unreadable or outside the years 1900 to 2100; its `ms` and `order`
     are 0. `what` names the notation, such as "seconds", "ISO 8601" or "month/day/year".
-    `order` sorts like `ms` and keeps the microseconds and nanoseconds that `ms` does not hold.
+    `order` sorts like `ms` and keeps the microseconds and nanoseconds that `ms` does not hold. `fine`: to how many
+    nanoseconds it was rounded before `ms` was cut off.
     """
 
     ms: Int64
     order: Int64
     good: Bool
     what: str
+    fine: int = 1
 
 
 def read_times(series: pd.Series) -> Times:
@@ -88,10 +90,10 @@ def read_times(series: pd.Series) -> Times:
 
 
 def _times(ns: Int64, good: Bool, what: str, fine: int = 1) -> Times:
-    """`Times` of `ns` (R,). `fine`: to how many nanoseconds `ns` is rounded before the milliseconds are cut off."""
+    """`Times` of `ns` (R,)."""
     order = np.where(good, ns, 0)
     at = order if fine == 1 else (order + fine // 2) // fine * fine
-    return Times(at // 1_000_000, order, good, what)
+    return Times(at // 1_000_000, order, good, what, fine)
 
 
 def _enough(good: Bool, missing: Bool, raw: pd.Series) -> None:

@@ -6,11 +6,13 @@ them or one per user; history (C, L), its length (C,), target (C,), user (C,), a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from foster_cli.data.rows import empty_rows, release
 from foster_cli.data.schema import SPLITS, Dataset
 from foster_cli.errors import FosterError
 from foster_cli.settings import RankingConfig
@@ -22,6 +24,8 @@ Seen = tuple[Int, Int]
 #: Items that a user already has are left out of the ranking if fewer than one in this many training interactions is of
 #: such an item.
 RARE = 100
+#: Windows, or cases, that are made at once.
+_PART = 1 << 14
 #: Which held-out interactions are ranked: all of a split, or each user's first or last one in it.
 CASES = ("all", "first", "last")
 
@@ -94,15 +98,30 @@ def _take_rows(items: Int, offsets: Int, index: Int) -> Seen:
 def _spans_of(items: Int, begin: Int, size: Int) -> Seen:
     """The pieces items[begin : begin + size] one after another, and their offsets; `begin` and `size` are (B,)."""
     offsets = np.r_[0, np.cumsum(size)]
-    return items[np.arange(offsets[-1]) + np.repeat(begin - offsets[:-1], size)], offsets
+    found = empty_rows(int(offsets[-1]), np.int64)
+    for rows in _parts(len(begin)):
+        low, high = offsets[rows.start], offsets[rows.stop]
+        found[low:high] = items[np.arange(low, high) + np.repeat(begin[rows] - offsets[:-1][rows], size[rows])]
+        release(found)
+    return found, offsets
 
 
 def _gather(items: Int, starts: Int, lengths: Int, width: int) -> Int:
     """Rows items[start : start + length], right-padded with -1 to `width`."""
     columns = np.arange(width)
-    index = starts[:, None] + columns[None, :]
-    inside = columns[None, :] < lengths[:, None]
-    return np.where(inside, items[np.minimum(index, max(len(items) - 1, 0))], -1)
+    found = empty_rows(len(starts) * width, np.int64).reshape(-1, width)
+    for rows in _parts(len(starts)):
+        index = starts[rows, None] + columns[None, :]
+        inside = columns[None, :] < lengths[rows, None]
+        found[rows] = np.where(inside, items[np.minimum(index, max(len(items) - 1, 0))], -1)
+        release(found)
+    return found
+
+
+def _parts(size: int) -> Iterator[slice]:
+    """0 to `size` in parts whose windows or histories fit into memory."""
+    for begin in range(0, size, _PART):
+        yield slice(begin, min(begin + _PART, size))
 
 
 def _user_starts(user: Int) -> Int:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 from faults import said
+from hypothesis import given
+from hypothesis import strategies as st
 
-from foster_cli.data.columns import as_text, encode_ids, recognise
+from foster_cli.data.columns import as_text, recognise
+from foster_cli.data.ids import IdCoder, encode_ids
 from foster_cli.settings import PrepareSettings
 
 
@@ -100,6 +104,17 @@ def test_blanks_and_decimal_points_make_no_other_id() -> None:
     versions = encode_ids(pd.Series(["1.0", "1", "1.5"]), "item")
     assert versions.names == ["1.0", "1", "1.5"]
     assert encode_ids(pd.Series(["007", "7"]), "item").names == ["007", "7"]
+
+
+@given(
+    st.lists(st.sampled_from(["1", " 1", "1.0", "01", "a", "", "\\N", "2.00", "nan"]), min_size=1), st.integers(1, 4)
+)
+def test_ids_in_chunks_are_those_of_the_whole_column(values: list[str], size: int) -> None:
+    whole, coder = encode_ids(pd.Series(values), "user"), IdCoder("user")
+    chunks = [coder.add(pd.Series(values[i : i + size]))[0] for i in range(0, len(values), size)]
+    assert coder.count("nan", np.concatenate(chunks)) == values.count("nan")
+    names, merged = coder.finish()
+    assert names == whole.names and np.append(merged, -1)[np.concatenate(chunks)].tolist() == whole.codes.tolist()
 
 
 def test_floating_ids_that_are_not_exact_are_refused() -> None:

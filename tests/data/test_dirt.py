@@ -374,7 +374,8 @@ def test_a_bomb_is_refused_before_it_fills_the_memory(tmp_path: Path, monkeypatc
     path = _file(tmp_path, gzip.compress(HEADER.encode() + line * 200_000, 1), "bomb.csv.gz")
     assert path.stat().st_size < 5 << 20
     monkeypatch.setattr(encoding.psutil, "virtual_memory", lambda: SimpleNamespace(available=300 << 20))
-    assert "larger than the memory here" in fault(read_raw, [path], ONE).message
+    assert "larger than the memory here" in fault(open_table(path).read).message
+    assert "only one user" in fault(read_raw, [path], ONE).message  # block by block, it flows through
 
 
 def test_a_loop_of_links_and_a_foreign_file(tmp_path: Path) -> None:

@@ -1,14 +1,16 @@
-"""The k-core against plain loops, and the largest k."""
+"""The k-core of a plan against plain loops, and the largest k."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foster_cli.data.kcore import k_core, largest_core
+from foster_cli.data.plan import Plan
 
 _pairs = st.sets(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=50)
 
@@ -25,28 +27,43 @@ def _slow(pairs: set[tuple[int, int]], k: int) -> set[tuple[int, int]]:
         pairs.remove(poor)
 
 
-def _arrays(pairs: set[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+@contextmanager
+def _plan(pairs: set[tuple[int, int]]) -> Iterator[Plan]:
     table = np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2)
-    return table[:, 0], table[:, 1]
+    with Plan(within=False, split=False, memory=1 << 28) as plan:
+        plan.add({"user": table[:, 0], "item": table[:, 1], "moment": np.arange(len(table))})
+        assert plan.code(np.arange(9), np.arange(9)) == (0, len(pairs))
+        yield plan
+
+
+def _left(plan: Plan) -> set[tuple[int, int]]:
+    return {
+        pair for batch in plan.ordered() for pair in zip(batch["user"].tolist(), batch["item"].tolist(), strict=True)
+    }
 
 
 @given(_pairs, st.integers(1, 6))
 def test_equals_the_slow_core(pairs: set[tuple[int, int]], k: int) -> None:
-    user, item = _arrays(pairs)
-    mask = k_core(user, item, k)
-    assert set(zip(user[mask].tolist(), item[mask].tolist(), strict=True)) == _slow(pairs, k)
+    with _plan(pairs) as plan:
+        slow = _slow(pairs, k)
+        assert plan.core(k) == len(slow) and _left(plan) == slow
+        assert [used.tolist() for used in plan.used()] == [sorted({p[i] for p in slow}) for i in (0, 1)]
 
 
 @given(_pairs)
-def test_largest_core_is_the_last_that_is_not_empty(pairs: set[tuple[int, int]]) -> None:
-    best = largest_core(*_arrays(pairs))
-    assert _slow(pairs, best) or not pairs
-    assert not _slow(pairs, best + 1)
+def test_largest_core_is_the_last_with_two_users_and_items(pairs: set[tuple[int, int]]) -> None:
+    def wide(k: int) -> bool:
+        return all(len({pair[i] for pair in _slow(pairs, k)}) > 1 for i in (0, 1))
+
+    with _plan(pairs) as plan:
+        best = plan.largest_core()
+    assert best == max((k for k in range(1, 9) if wide(k)), default=0)
 
 
 def test_removal_cascades() -> None:
     # A path u0-i0-u1-i1-u2: every end is poor for k = 2, and each removal makes the next end poor.
-    assert not k_core(np.array([0, 1, 1, 2]), np.array([0, 0, 1, 1]), 2).any()
+    with _plan({(0, 0), (1, 0), (1, 1), (2, 1)}) as plan:
+        assert plan.core(2) == 0
     # A square stays while the tail u2 on it goes.
-    mask = k_core(np.array([0, 0, 1, 1, 2]), np.array([0, 1, 0, 1, 0]), 2)
-    assert mask.tolist() == [True, True, True, True, False]
+    with _plan({(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)}) as plan:
+        assert plan.core(2) == 4 and _left(plan) == {(0, 0), (0, 1), (1, 0), (1, 1)}

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from foster_cli.data.prepare import read_raw
 from foster_cli.data.schema import SPLITS, Dataset
-from foster_cli.data.split import pair_hash
+from foster_cli.data.split import PairHash
 from foster_cli.errors import FosterError
 from foster_cli.settings import PrepareSettings
 
@@ -44,7 +44,8 @@ def expected(rows: pd.DataFrame, k: int, by: str, seed: int = 0) -> pd.DataFrame
         rows = rows[enough]
     if not len(rows):
         return rows.assign(split="")
-    hashes = pair_hash(np.arange(len(rows)), rows["user"].tolist(), np.arange(len(rows)), rows["item"].tolist(), seed)
+    every = np.arange(len(rows))
+    hashes = PairHash(rows["user"].tolist(), rows["item"].tolist(), seed).of(every, every)
     rows = rows.assign(tie=hashes).sort_values(["time", "tie"]).reset_index(drop=True)
     n = len(rows)
     if by == "time":

@@ -32,6 +32,16 @@ def test_cleaning_twice_changes_nothing_and_leaves_one_visible_line(text: str, l
     assert "<br>" not in cleaned and "<b>" not in cleaned
 
 
+def _per_row(column: pd.Series, item: np.ndarray, when: np.ndarray) -> bool:
+    """`is_per_row` of rows, which are joined by item and text."""
+    found: dict[tuple[int, str | None], list[int]] = {}
+    for owner, text, moment in zip(item.tolist(), column.tolist(), when.tolist(), strict=True):
+        found.setdefault((owner, None if pd.isna(text) else text), []).append(moment)
+    texts = pd.Series([text for _, text in found], name=column.name, dtype="string[pyarrow]")
+    numbers = [[owner, min(m), max(m), len(m)] for (owner, _), m in found.items()]
+    return is_per_row(texts, *np.array(numbers, dtype=np.int64).T)
+
+
 @given(st.text(st.characters(whitelist_categories=("Lu", "Ll", "Nd", "Zs")), max_size=30))
 def test_plain_text_is_normalised_only(text: str) -> None:
     expected = " ".join(unicodedata.normalize("NFC", text).split())
@@ -170,11 +180,11 @@ def test_texts_of_rows_and_texts_of_items() -> None:
     titles = pd.Series([f"Title {i}" for i in item], name="title")
     some = titles.where((np.arange(100) % 5 > 0) | (item % 3 > 0), titles + " (new)")  # of a third of the items
     when = np.arange(100)
-    assert is_per_row(reviews, item, when)
-    assert not is_per_row(titles, item, when) and not is_per_row(some, item, when)
-    assert not is_per_row(reviews, np.arange(100), when) and not is_per_row(reviews, np.full(100, -1), when)
-    assert is_per_row(reviews, np.repeat(np.arange(50), 2), when)
-    assert not is_per_row(pd.Series([None, ""] * 50, name="text", dtype="string[pyarrow]"), item, when)
+    assert _per_row(reviews, item, when)
+    assert not _per_row(titles, item, when) and not _per_row(some, item, when)
+    assert not _per_row(reviews, np.arange(100), when) and not _per_row(reviews, np.full(100, -1), when)
+    assert _per_row(reviews, np.repeat(np.arange(50), 2), when)
+    assert not _per_row(pd.Series([None, ""] * 50, name="text", dtype="string[pyarrow]"), item, when)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +268,7 @@ def test_names_with_dots_blanks_and_colons() -> None:
 def test_a_new_name_for_every_item_is_no_review() -> None:
     item, when = np.tile(np.arange(5), 20), np.arange(100)
     renamed = pd.Series([f"Old {i}" if t < 60 else f"New {i}" for i, t in zip(item, when, strict=True)], name="title")
-    assert not is_per_row(renamed, item, when)
-    assert is_per_row(renamed, item, np.random.default_rng(0).permutation(100))
+    assert not _per_row(renamed, item, when)
+    assert _per_row(renamed, item, np.random.default_rng(0).permutation(100))
     headlines = pd.Series(["Great!" if t * t % 3 else "Meh" for t in when], name="title")
-    assert is_per_row(headlines, item, when)
+    assert _per_row(headlines, item, when)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pandas as pd
 import pyarrow as pa
 
-from foster_cli.data.columns import encode_ids
+from foster_cli.data.ids import encode_ids
 from foster_cli.data.readers import FORMATS, Table, open_table
 from foster_cli.data.readers.archive import is_tar, is_zip, tar_members, unpacked, zip_members
 from foster_cli.data.readers.encoding import decoded

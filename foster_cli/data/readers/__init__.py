@@ -1,10 +1,10 @@
 """Reads a table of any kind as a data frame.
 
 `open_table(given)` finds the files, the format, the encoding and the names of the columns; `Table.read(columns)` gives
-the named columns of all rows. Text becomes pandas `string`, and so does every column of delimited text, so that "007"
-keeps its zeros. Dictionary-encoded text becomes a categorical of strings, integers nullable Int64, times datetime64.
-Lists are joined with ", ". A file that cannot be read raises a FosterError of one line; single rows that cannot be read
-are counted (`Read.bad`).
+the named columns of all rows, `Table.chunks(columns)` in parts that need little memory. Text becomes pandas `string`,
+and so does every column of delimited text, so that "007" keeps its zeros. Dictionary-encoded text becomes a categorical
+of strings, integers nullable Int64, times datetime64. Lists are joined with ", ". A file that cannot be read raises a
+FosterError of one line; single rows that cannot be read are counted (`Read.bad`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,10 +20,11 @@ import pandas as pd
 import pyarrow as pa
 
 from foster_cli.console import clean
-from foster_cli.data.readers.arrow import ARROW, PARQUET, STREAM, arrow_names, read_arrow, tidy
-from foster_cli.data.readers.delimited import Form, delimiter_of, first_line, form_of, read_delimited
-from foster_cli.data.readers.encoding import decoded
-from foster_cli.data.readers.escapes import unescaped
+from foster_cli.data.readers import blocks
+from foster_cli.data.readers.arrow import ARROW, PARQUET, STREAM, arrow_batches, arrow_names, read_arrow, tidy
+from foster_cli.data.readers.blocks import Text, text_of
+from foster_cli.data.readers.delimited import Form, Plan, delimiter_of, first_line, form_of, plan_of, read_delimited
+from foster_cli.data.readers.encoding import Decoded
 from foster_cli.data.readers.layouts import (
     ORDER,
     Layout,
@@ -32,15 +33,17 @@ from foster_cli.data.readers.layouts import (
     layout_of,
     looks_like_data,
     refused,
+    sequence_rows,
     sequences_of,
+    users_named,
 )
-from foster_cli.data.readers.objects import read_objects
+from foster_cli.data.readers.objects import is_one, objects_by_block, read_objects
 from foster_cli.data.readers.rows import Bad, Piece, Place, Read
 from foster_cli.data.readers.source import Part, parts_of
 from foster_cli.data.schema import TIME_COLUMNS
 from foster_cli.errors import FosterError, did_you_mean
 
-__all__ = ["FORMATS", "ORDER", "Bad", "Read", "Table", "open_table", "read_table"]
+__all__ = ["FORMATS", "ORDER", "ROWS", "Bad", "Read", "Table", "open_table", "read_table"]
 
 #: The formats by the name that `--format` takes, and the delimiter of delimited ones.
 FORMATS: dict[str, str | None] = {
@@ -56,6 +59,8 @@ _OTHERS = {
     ".npy": "write it as parquet", ".npz": "write it as parquet", ".h5": "write it as parquet",
     ".mat": "write it as parquet", ".rar": "unpack it", ".7z": "unpack it",
 }  # fmt: skip
+#: Rows of a chunk of a table.
+ROWS = 1 << 20
 #: Records from which a layout without a header is known.
 _FIRST = 50
 
@@ -73,9 +78,13 @@ class Table:
     form: Form | None = None
     layout: Layout | None = None
     notes: list[str] = field(default_factory=list)
-    text: bytes | None = field(default=None, repr=False)
+    text: Text | None = field(default=None, repr=False)
+    """The text of its first file: its beginning, or all if that is short."""
     objects: Piece | None = field(default=None, repr=False)
-    """What opening it has read of the first file already: its text until it is parsed, or its rows."""
+    """Its first file's rows, if opening it had to read them all: of objects that are few or in one array."""
+    _found: dict[int, Decoded] = field(default_factory=dict, repr=False)
+    _plans: dict[tuple[int, int | None], Plan] = field(default_factory=dict, repr=False)
+    """What is known of each file, so that `chunks` decides it once."""
 
     @property
     def stem(self) -> str:
@@ -96,83 +105,141 @@ class Table:
 
     def read(self, columns: Sequence[str] | None = None) -> Read:
         """The named columns (None: all) of all rows."""
-        frames, places, bad, count = list[pd.DataFrame](), list[Place](), list[Bad](), 0
-        for part in self.parts:
-            piece = self._piece(part, columns)
-            frame = tidy(piece.table, part.name)
-            if self.layout is not None and self.layout.unfold is not None:
-                frame = self.layout.unfold(frame)
-            if columns is not None:
-                frame = frame[[name for name in columns if name in frame.columns]]
-            if frames and self.in_order:
-                frame = frame.assign(**{ORDER: frame[ORDER] + 1 + frames[-1][ORDER].max()})
-            if len(frame):
-                places += _places(piece, count)
-                frames.append(frame)
-            bad += piece.bad
-            count += len(frame)
-        if not frames:
-            if bad:
-                raise FosterError(f"{bad[0].where()} {bad[0].reason}", "give a table that can be read")
+        reads, places, count = list(self._filled(columns, None)), list[Place](), 0
+        for read in reads:
+            places += [replace(place, first=place.first + count) for place in read.places]
+            count += len(read.frame)
+        frames = [read.frame for read in reads]
+        frame = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+        return Read(frame, places, [one for read in reads for one in read.bad])
+
+    def chunks(self, columns: Sequence[str] | None = None, rows: int = ROWS) -> Iterator[Read]:
+        """The same rows, one part of them after the other, so that few are in memory at a time: about `rows`, or those
+        of a block of text (`blocks.SIZES`). A `Read` has at least one row, and counts its rows from 0.
+
+        Types of columns may differ from part to part (integers in one, text in the next; categories), values do not.
+        Of objects, the columns are `names`: those that are seen first. Three kinds of files are held as a whole: one
+        JSON array, objects that span lines, and MIND's behaviors, of which the clicks of a user are put together.
+        """
+        return self._filled(columns, rows)
+
+    def _filled(self, columns: Sequence[str] | None, rows: int | None) -> Iterator[Read]:
+        """The reads that have rows, with the bad rows of those that have none. Raises FosterError if none has."""
+        held: Read | None = None
+        bad: list[Bad] = []
+        for read in self._reads(columns, rows):
+            if not len(read.frame):
+                (bad if held is None else held.bad).extend(read.bad)
+                continue
+            if held is not None:
+                yield held
+            held = Read(read.frame, read.places, [*bad, *read.bad])
+            bad = []
+        if held is not None:
+            yield held
+        elif bad:
+            raise FosterError(f"{bad[0].where()} {bad[0].reason}", "give a table that can be read")
+        else:
             raise FosterError(f"{clean(self.given)} has no rows", "give a table with at least one interaction or item")
-        return Read(frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True), places, bad)
 
-    def _piece(self, part: Part, columns: Sequence[str] | None) -> Piece:
+    def _reads(self, columns: Sequence[str] | None, rows: int | None) -> Iterator[Read]:
+        """The rows of each file in its pieces, which may have none. The order goes on from file to file."""
+        start = 0
+        for index, part in enumerate(self.parts):
+            unfold = self.layout.unfold() if self.layout is not None and self.layout.unfold is not None else None
+            count, last = 0, -1
+            for piece in self._pieces(index, columns, rows):
+                frame = tidy(piece.table, part.name)
+                if unfold is not None and len(frame):
+                    frame = unfold(frame)
+                if columns is not None:
+                    frame = frame[[name for name in columns if name in frame.columns]]
+                if self.in_order and ORDER in frame.columns and len(frame):
+                    frame = frame.assign(**{ORDER: frame[ORDER] + start}) if start else frame
+                    last = max(last, int(frame[ORDER].max()))
+                if self.layout is not None and self.layout.many:
+                    piece = replace(piece, line=count + 1, unit="row")
+                count += len(frame)
+                yield Read(frame, _places(piece) if len(frame) else [], piece.bad)
+            start = last + 1 if last >= 0 else start
+
+    def _pieces(self, index: int, columns: Sequence[str] | None, rows: int | None) -> Iterator[Piece]:
         if self.kind in ("parquet", "arrow"):
-            return self._columnar(part, columns)
-        if part is self.parts[0]:
-            return self._first(columns)
-        data = _text(part, self.encoding)[0]
-        return self._parsed(part, data, columns)
+            return self._columnar(self.parts[index], columns, rows)
+        if index == 0 and self.objects is not None:
+            return iter([self.objects])
+        size = None if rows is None or (self.layout is not None and self.layout.whole) else blocks.SIZES.block
+        text = self._text(index)
+        return self._parsed(index, text if size else text.held(), columns, size)
 
-    def _columnar(self, part: Part, columns: Sequence[str] | None) -> Piece:
+    def _text(self, index: int) -> Text:
+        """The text of a file, whose encoding is found once."""
+        if index == 0 and self.text is not None:
+            return self.text
+        text = text_of(self.parts[index], self.encoding, self._found.get(index))
+        self._found[index] = text.found
+        return text
+
+    def _columnar(self, part: Part, columns: Sequence[str] | None, rows: int | None) -> Iterator[Piece]:
         own = self.layout.columns if self.layout is not None else self.names
         wanted = own if columns is None or self.layout is not None else [name for name in own if name in columns]
-        try:
-            table = read_arrow(part, list(wanted))
-        except KeyError:
-            table = None
-        lost = next((name for name in wanted if table is None or name not in table.column_names), None)
-        if table is None or lost is not None:
+        tables = iter([read_arrow(part, wanted)]) if rows is None else arrow_batches(part, wanted, rows)
+        count = 0
+        while True:
+            try:
+                table = next(tables, None)
+            except KeyError as error:
+                raise FosterError(
+                    f"{clean(part.name)} has other columns than {clean(self.parts[0].name)}: no {clean(error.args[0])}",
+                    "give parts of one table",
+                ) from error
+            if table is None:
+                return
+            yield Piece(table, part.name, count + 1)
+            count += table.num_rows
+
+    def _parsed(self, index: int, text: Text, columns: Sequence[str] | None, size: int | None) -> Iterator[Piece]:
+        name = clean(self.parts[index].name)
+        wanted = None if self.layout is not None and self.layout.unfold is not None else columns
+        if self.kind in ("json", "python"):
+            python = self.kind == "python" or None
+            if size is None:
+                return iter([read_objects(text.head, name, python)])
+            own = self.layout.columns if self.layout is not None else self.names
+            keys = [key for key in own if wanted is None or key in wanted]
+            return objects_by_block(text, keys, name, python, size)
+        if self.kind == "sequences":
+            return _sequences(text, name, size)
+        form, names = self._form(index, text, name)
+        plan = self._plans.get((index, size))
+        if plan is None:
+            plan = plan_of(text, form, len(names), size)
+            if size is not None:
+                kept = text if index == 0 else text.light()
+                self._plans[index, size] = replace(plan, body=replace(plan.body, text=kept))
+        return read_delimited(plan, names, wanted, name)
+
+    def _form(self, index: int, text: Text, name: str) -> tuple[Form, Sequence[str]]:
+        """How a file is written, and the names of its columns in their order there."""
+        form, names = self.form, self.layout.columns if self.layout else self.names
+        assert form is not None
+        if index == 0:
+            return form, names
+        form = form_of(text.head, form.delimiter, form.header is not None)
+        if form.header is None:
+            return form, names
+        own = atomic_names(form.header) or form.header
+        if sorted(own) != sorted(names):
             raise FosterError(
-                f"{clean(part.name)} has other columns than {clean(self.parts[0].name)}: no {clean(lost)}",
+                f"{name} has other columns than {clean(self.parts[0].name)}: {clean(', '.join(own))}",
                 "give parts of one table",
             )
-        return Piece(table, part.name)
-
-    def _first(self, columns: Sequence[str] | None) -> Piece:
-        if self.objects is not None:
-            return self.objects
-        data, self.text = self.text, None
-        return self._parsed(self.parts[0], data or _text(self.parts[0], self.encoding)[0], columns)
-
-    def _parsed(self, part: Part, data: bytes, columns: Sequence[str] | None) -> Piece:
-        name = clean(part.name)
-        if self.kind in ("json", "python"):
-            return read_objects(data, name, self.kind == "python" or None)
-        if self.kind == "sequences":
-            return Piece(_sequences(data, part), name)
-        form = self.form
-        assert form is not None
-        names, wanted = self.layout.columns if self.layout else self.names, columns
-        if self.layout is not None and self.layout.unfold is not None:
-            wanted = None
-        if part is not self.parts[0]:
-            form = form_of(data, form.delimiter, form.header is not None)
-            if form.header is not None:
-                own = atomic_names(form.header) or form.header
-                if sorted(own) != sorted(names):
-                    raise FosterError(
-                        f"{name} has other columns than {clean(self.parts[0].name)}: {clean(', '.join(own))}",
-                        "give parts of one table",
-                    )
-                names = own
-        return read_delimited(unescaped(data, form.delimiter, len(names)), form, names, wanted, name)
+        return form, own
 
 
-def _places(piece: Piece, count: int) -> list[Place]:
-    """The places of the rows of a piece that follow `count` rows: they go on after each row that could not be read."""
-    places, line, row = [Place(count, piece.file, piece.line, piece.unit)], piece.line, count
+def _places(piece: Piece) -> list[Place]:
+    """The places of the rows of a piece: they go on after each row that could not be read."""
+    places, line, row = [Place(0, piece.file, piece.line, piece.unit)], piece.line, 0
     for one in piece.bad if piece.unit == "line" else []:
         if one.line == line:
             line += 1
@@ -184,21 +251,17 @@ def _places(piece: Piece, count: int) -> list[Place]:
     return places
 
 
-def _text(part: Part, encoding: str | None) -> tuple[bytes, str | None]:
-    """The UTF-8 text of a part, and the encoding that it was in, if that was guessed."""
-    found = decoded(part, encoding)
-    with found.open() as file:
-        data = file.read()
-    if not data.strip():
-        raise FosterError(f"{clean(part.name)} is empty", "give a table with at least one row")
-    return data, found.encoding if found.guessed else None
-
-
-def _sequences(data: bytes, part: Part) -> pa.Table:
-    found = sequences_of(data.decode().splitlines(), lists=True)
-    if found is None:
-        raise FosterError(f"{clean(part.name)} does not hold a sequence in each line", "leave out --format sequences")
-    return pa.Table.from_pandas(found, preserve_index=False)
+def _sequences(text: Text, name: str, size: int | None) -> Iterator[Piece]:
+    named = users_named(
+        lambda: (line for block in text.blocks(size) for line in block.decode().splitlines()), lists=True
+    )
+    if named is None:
+        raise FosterError(f"{name} does not hold a sequence in each line", "leave out --format sequences")
+    count, user = 0, 1
+    for block in text.blocks(size):
+        frame, user = sequence_rows(block.decode().splitlines(), named, user)
+        yield Piece(pa.Table.from_pandas(frame, preserve_index=False), name, count + 1)
+        count += len(frame)
 
 
 def open_table(
@@ -222,24 +285,19 @@ def open_table(
     binary = first[:4] == PARQUET or first == ARROW or first[:4] == STREAM or part.suffix in _ARROW
     if kind in ("parquet", "arrow") or (kind is None and binary):
         return _unfolding(Table(str(given), parts, kind or "parquet", arrow_names(part)))
-    data, guessed = _text(part, encoding)
-    found = _text_table(str(given), parts, data, kind, columns)
-    found.encoding, found.text = encoding, None if found.objects is not None else data
-    if guessed:
-        found.notes.append(f"{clean(part.name)} is taken to be {guessed} (--encoding says otherwise)")
+    text = text_of(part, encoding)
+    found = _text_table(str(given), parts, text, kind, columns)
+    found.encoding, found.text = encoding, text
+    if text.found.guessed:
+        found.notes.append(f"{clean(part.name)} is taken to be {text.found.encoding} (--encoding says otherwise)")
     return found
 
 
-def _text_table(given: str, parts: list[Part], data: bytes, kind: str | None, columns: Sequence[str] | None) -> Table:
-    part, begin = parts[0], data.lstrip()[:1]
+def _text_table(given: str, parts: list[Part], text: Text, kind: str | None, columns: Sequence[str] | None) -> Table:
+    part, data = parts[0], text.head
+    begin = data.lstrip()[:1]
     if kind in ("json", "python") or (kind is None and (begin == b"{" or (begin == b"[" and part.suffix != ".csv"))):
-        table = Table(given, parts, kind or "json", [])
-        piece = read_objects(data, clean(part.name), True if kind == "python" else None)
-        table.names = [name for name in piece.table.column_names if name]
-        if not table.names and piece.bad:
-            raise FosterError(f"{piece.bad[0].where()} {piece.bad[0].reason}", "leave out --format, or mend the line")
-        table.objects = piece
-        return _unfolding(table)
+        return _objects_table(given, parts, text, kind)
     if kind == "sequences":
         return Table(given, parts, kind, ["user_id", "item_id", ORDER])
     useless = refused(first_line(data))
@@ -260,6 +318,18 @@ def _text_table(given: str, parts: list[Part], data: bytes, kind: str | None, co
             )
         return Table(given, parts, kind or _kind(delimiter), list(columns), form=bare)
     return _without_header(given, parts, data, delimiter, bare, kind)
+
+
+def _objects_table(given: str, parts: list[Part], text: Text, kind: str | None) -> Table:
+    """The table of a file of objects. The keys of the first `SIZES.names` bytes of them are its columns."""
+    python = True if kind == "python" else None
+    data, whole = text.beginning(None if is_one(text.head, python) else blocks.SIZES.names)
+    piece = read_objects(data, clean(parts[0].name), python)
+    table = Table(given, parts, kind or "json", [name for name in piece.table.column_names if name])
+    if not table.names and piece.bad:
+        raise FosterError(f"{piece.bad[0].where()} {piece.bad[0].reason}", "leave out --format, or mend the line")
+    table.objects = piece if whole else None
+    return _unfolding(table)
 
 
 def _unfolding(table: Table) -> Table:

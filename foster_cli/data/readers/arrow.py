@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,20 +19,65 @@ from foster_cli.errors import FosterError
 
 #: The first bytes of a parquet file, and of an Arrow file (feather is one); an Arrow stream begins with the others.
 PARQUET, ARROW, STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
+#: Bytes of a column of parquet and rows that are read at a time, and bytes of a table that is put together.
+_PAGES, _BATCH, _HELD = 1 << 20, 1 << 16, 256 << 20
 
 
-def read_arrow(part: Part, columns: Sequence[str] | None) -> pa.Table:
-    """The named columns of a parquet, feather or Arrow file (None: all). Raises FosterError for damaged bytes."""
+def read_arrow(part: Part, columns: Sequence[str]) -> pa.Table:
+    """The named columns of a parquet, feather or Arrow file. Raises KeyError for a missing column, FosterError for
+    damaged bytes."""
     with _undamaged(part) as first:
         if first[:4] == PARQUET:
             # in this thread alone: threads of its dataset reader may outlive a buffer of Python's
             with pq.ParquetFile(on_disk(part)) as parquet:
-                check_names(parquet.schema_arrow.names, part.name)
-                return parquet.read(columns, use_threads=False)
+                _check(parquet.schema_arrow.names, columns, part)
+                return parquet.read(list(columns), use_threads=False)
         with _ipc(part, first) as reader:
-            check_names(reader.schema.names, part.name)
-            table = reader.read_all()
-            return table if columns is None else table.select(list(columns))
+            _check(reader.schema.names, columns, part)
+            return reader.read_all().select(list(columns))
+
+
+def arrow_batches(part: Part, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+    """The same in tables of about `rows` rows, of which few are held at a time."""
+    with _undamaged(part) as first:
+        if first[:4] == PARQUET:
+            with pq.ParquetFile(on_disk(part), buffer_size=_PAGES, pre_buffer=False) as parquet:
+                _check(parquet.schema_arrow.names, columns, part)
+                size = min(rows, _BATCH)
+                batches = parquet.iter_batches(size, columns=list(columns), use_threads=False)
+                yield from _of_about(rows, batches, parquet.schema_arrow, columns)
+            return
+        with _ipc(part, first, mapped=True) as reader:
+            _check(reader.schema.names, columns, part)
+            held = range(reader.num_record_batches) if first == ARROW else None
+            batches = iter(reader) if held is None else (reader.get_batch(i) for i in held)
+            yield from _of_about(rows, (batch.select(list(columns)) for batch in batches), reader.schema, columns)
+
+
+def _check(names: Sequence[str], columns: Sequence[str], part: Part) -> None:
+    check_names(names, part.name)
+    for column in columns:
+        if column not in names:
+            raise KeyError(column)
+
+
+def _of_about(
+    rows: int, batches: Iterable[pa.RecordBatch], schema: pa.Schema, columns: Sequence[str]
+) -> Iterator[pa.Table]:
+    """The rows of `batches` in tables of about `rows`, at least one: large batches are cut, small ones put together."""
+    held, count, size, given = list[pa.RecordBatch](), 0, 0, False
+    for batch in batches:
+        for begin in range(0, len(batch), rows):
+            piece = batch.slice(begin, rows)
+            if held and (count + len(piece) > rows or size + piece.nbytes > _HELD):
+                yield pa.Table.from_batches(held)
+                held, count, size, given = [], 0, 0, True
+            held.append(piece)
+            count, size = count + len(piece), size + piece.nbytes
+    if held:
+        yield pa.Table.from_batches(held)
+    elif not given:
+        yield pa.Table.from_batches([], schema).select(list(columns))
 
 
 def arrow_names(part: Part) -> list[str]:
@@ -63,10 +108,11 @@ def _undamaged(part: Part) -> Iterator[bytes]:
 
 
 @contextmanager
-def _ipc(part: Part, first: bytes) -> Iterator[Any]:
-    """The reader of an Arrow file or stream."""
+def _ipc(part: Part, first: bytes, mapped: bool = False) -> Iterator[Any]:
+    """The reader of an Arrow file, which may be `mapped` into memory, or of a stream."""
     if first == ARROW:
-        with pa.OSFile(str(on_disk(part))) as raw, pa.ipc.open_file(raw) as file:
+        path = str(on_disk(part))
+        with pa.memory_map(path) if mapped else pa.OSFile(path) as raw, pa.ipc.open_file(raw) as file:
             yield file
     elif first[:4] == STREAM:
         with part.open() as raw, pa.ipc.open_stream(raw) as stream:
@@ -172,9 +218,14 @@ def _tidy(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """One column as large_string, dictionary of different strings, int64, float64 or timestamp."""
     kind = column.type
     if pa.types.is_dictionary(kind):
-        if (pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type)) and all(
-            chunk.dictionary.null_count == 0 and len(chunk.dictionary.unique()) == len(chunk.dictionary)
-            for chunk in column.chunks
+        text = pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type)
+        if (
+            text
+            and not _as_many(column)
+            and all(
+                chunk.dictionary.null_count == 0 and len(chunk.dictionary.unique()) == len(chunk.dictionary)
+                for chunk in column.chunks
+            )
         ):
             return column
         return _tidy(column.cast(kind.value_type))
@@ -192,6 +243,11 @@ def _tidy(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType):
         return pa.chunked_array([pa.array([flat(v) for v in column.to_pylist()], pa.large_string())])
     return column.cast(pa.large_string())
+
+
+def _as_many(column: pa.ChunkedArray) -> bool:
+    """Whether the dictionaries of a long column have so many values that they save nothing."""
+    return len(column) > 1 << 16 and 8 * sum(len(chunk.dictionary) for chunk in column.chunks) > len(column)
 
 
 def _joined(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -1,8 +1,9 @@
-"""Parses delimited text (UTF-8 bytes of one file) as an Arrow table of strings.
+"""Parses delimited text (UTF-8, one file) as Arrow tables of strings, one for each block of it.
 
-A file with a `"` in it can be read in two ways. Quoted: strict RFC 4180, where a quoted field ends with a quote
-followed by a delimiter or the end of the line. Literal: a quote is an ordinary character, as in `7" tablet` or
-`"Weird Al`. The first of these readings that fits is used:
+How a file is read is decided over all of its lines, which are looked at in blocks too (`plan_of`). A file with a `"`
+in it can be read in two ways. Quoted: strict RFC 4180, where a quoted field ends with a quote followed by a delimiter
+or the end of the line. Literal: a quote is an ordinary character, as in `7" tablet` or `"Weird Al`. The first of these
+readings that fits is used:
 
 1. quoted, if it has no error and no field spans lines;
 2. literal, if the header has no quotes and every line has as many fields as the header. An unpaired quote then does
@@ -18,9 +19,11 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,14 +32,18 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from foster_cli.console import clean
+from foster_cli.data.readers.blocks import Text
+from foster_cli.data.readers.escapes import doubled, is_escaped
 from foster_cli.data.readers.rows import SHOWN, Bad, Piece, check_names
 from foster_cli.errors import FosterError
 
 _BLOCK = 1 << 24  # bytes parsed at a time; no record may be longer
+_CACHED = 1 << 18  # bytes that the processor works on quickly
 #: What may separate fields. A blank separates only where nothing else does.
 DELIMITERS = ("::", "\t", ",", ";", "|", " ")
 #: Stands for `::`, which is longer than a delimiter can be. A separator in ASCII, it occurs in no text.
 _UNIT = "\x1f"
+_QUOTE, _LF, _CR_SIGN = b'"\n\r'
 #: A CR that does not end a line with LF.
 _CR = re.compile(rb"\r(?!\n|\Z)")
 
@@ -93,54 +100,207 @@ class _Counted:
     """Lines, with the number of lines and of UTF-8 bytes taken so far."""
 
     def __init__(self, lines: Iterator[str]) -> None:
-        self.source, self.lines, self.size = lines, 0, 0
+        self.source, self.lines, self.size, self.last = lines, 0, 0, ""
 
     def __iter__(self) -> _Counted:
         return self
 
     def __next__(self) -> str:
-        line = next(self.source)
-        self.lines, self.size = self.lines + 1, self.size + len(line.encode())
-        return line
+        self.last = next(self.source)
+        self.lines, self.size = self.lines + 1, self.size + len(self.last.encode())
+        return self.last
 
 
-def read_delimited(data: bytes, form: Form, names: Sequence[str], columns: Sequence[str] | None, file: str) -> Piece:
-    """The named columns (None: all) of the rows below the header. `names`: of all columns, in their order."""
+@dataclass(frozen=True)
+class Body:
+    """The lines below the header in blocks of about `size` bytes (None: in one), with the signs that Arrow takes:
+    `escaped`: a backslash escapes quotes; `returns`: a CR within a line is a blank; `ends`: of the blocks, if fields
+    span lines."""
+
+    text: Text
+    form: Form
+    size: int | None
+    escaped: bool = False
+    returns: bool = False
+    ends: Sequence[int] | None = None
+
+    @property
+    def delimiter(self) -> str:
+        """What separates the fields."""
+        return _UNIT if self.form.delimiter == "::" else self.form.delimiter
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._blocks() if self.ends is None else _recut(self._blocks(), self.ends)
+
+    def _blocks(self) -> Iterator[bytes]:
+        skip = self.form.size
+        for block in self.text.blocks(self.size):
+            body = doubled(block, self.form.delimiter) if self.escaped else block
+            if skip:
+                body, skip = body[skip:], max(skip - len(body), 0)
+            if body:
+                yield self._plain(body)
+
+    def _plain(self, body: bytes) -> bytes:
+        if self.text.end == b"\r":
+            body = body.replace(b"\r", b"\n")
+        elif _odd(body):
+            body = re.sub(rb"\r+\r(?=\n)|\r+\Z", b"\r", body)
+        if self.form.delimiter == "::":
+            body = body.replace(_UNIT.encode(), b" ").replace(b"::", _UNIT.encode())
+        elif self.form.delimiter == " ":
+            body = _single_blanks(body)
+        return _CR.sub(b" ", body) if self.returns and _odd(body) else body
+
+
+def _single_blanks(body: bytes) -> bytes:
+    """Lines with one blank between fields, and none around them."""
+    several = b"\t" in body or b"  " in body
+    if not (several or b" \n" in body or b"\n " in body or body.startswith(b" ") or body.endswith(b" ")):
+        return body
+    return b"".join(
+        re.sub(rb"[ \t]+", b" ", re.sub(rb"(?m)^[ \t]+|[ \t]+$", b"", lines)) for lines in _sliced(body, _CACHED)
+    )
+
+
+def _sliced(body: bytes, size: int) -> Iterator[bytes]:
+    """Whole lines of about `size` bytes at a time."""
+    begin = 0
+    while begin < len(body):
+        end = body.rfind(b"\n", begin, begin + size) + 1 or body.find(b"\n", begin) + 1 or len(body)
+        yield body[begin:end]
+        begin = end
+
+
+def _odd(body: bytes) -> bool:
+    """Whether there is a CR that no LF follows."""
+    return b"\r" in body and body.count(b"\r") != body.count(b"\r\n")
+
+
+def _recut(blocks: Iterator[bytes], ends: Sequence[int]) -> Iterator[bytes]:
+    """The same bytes in blocks that end where `ends` says, and one of the rest."""
+    rest, at, left = b"", 0, list(reversed(ends))
+    for block in blocks:
+        rest += block
+        while left and left[-1] - at <= len(rest):
+            size = left.pop() - at
+            yield rest[:size]
+            rest, at = rest[size:], at + size
+    if rest:
+        yield rest
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the body of a file is read. `quoted`: quotes count; `multiline`: a quoted field may span lines; `leave`: by
+    what the lines to leave out are known; `exact`: each line is a row or a bad one; `empty`: all others are blank."""
+
+    body: Body
+    quoted: bool
+    multiline: bool
+    leave: Leave | None
+    exact: bool
+    empty: bool
+
+
+def plan_of(text: Text, form: Form, width: int, size: int | None) -> Plan:
+    """How a file with `width` columns is read, which all of its lines decide. Its blocks will be of about `size` bytes
+    (None: one)."""
+    body = Body(text, form, size)
+    seen = _Seen(body)
+    if seen.escapes or b'\\"' in text.head[: form.size]:
+        body = replace(body, escaped=is_escaped(lambda: text.blocks(size), form.delimiter, width))
+    quoted_header = form.header is not None and '"' in first_line(text.head)
+    reading = _reading(body, width, quoted_header) if seen.quotes else _LITERAL
+    if seen.returns and not reading[1]:
+        body = replace(body, returns=True)
+        reading = _reading(body, width, quoted_header) if seen.quotes else _LITERAL
+    quoted, multiline, leave = reading
+    if multiline and size is not None:
+        body = replace(body, ends=_record_ends(body, size))
+    plan = Plan(body, quoted, multiline, leave, seen.exact and not multiline, seen.empty)
+    if leave is not None and all(not _kept(plan, block, width)[0].strip() for block in body):
+        return replace(plan, empty=True)
+    return plan
+
+
+class _Seen:
+    """What the blocks of a body hold."""
+
+    def __init__(self, body: Body) -> None:
+        self.quotes = self.escapes = self.returns = False
+        self.exact = self.empty = True
+        gap = False  # whether the lines before are empty
+        for block in body:
+            quotes = b'"' in block
+            self.quotes |= quotes
+            self.escapes |= quotes and b'\\"' in block
+            self.returns |= _odd(block) and _CR.search(block) is not None
+            self.empty = self.empty and block.isspace()
+            filled = _filled_bytes(block)
+            if filled and self.exact:
+                self.exact = not gap and not _hollow(block, filled)
+            gap = gap or not filled or block.count(b"\n", filled) > 1
+
+
+def _filled_bytes(block: bytes) -> int:
+    """The bytes before the line ends at the end."""
+    last = block[-_CACHED:]
+    filled = len(last.rstrip(b"\r\n"))
+    return len(block) - len(last) + filled if filled else len(block.rstrip(b"\r\n"))
+
+
+def _hollow(block: bytes, filled: int) -> bool:
+    """Whether one of the lines in the first `filled` bytes is empty."""
+    if block.startswith((b"\n", b"\r\n")):
+        return True
+    signs, returned = np.frombuffer(block, np.uint8, filled), b"\r" in block
+    for begin in range(0, filled, _CACHED):
+        some = signs[begin : begin + _CACHED + 2]
+        ends = some == _LF
+        if (ends[1:] & ends[:-1]).any():
+            return True
+        if returned and (ends[2:] & ends[:-2] & (some[1:-1] == _CR_SIGN)).any():
+            return True
+    return False
+
+
+def read_delimited(plan: Plan, names: Sequence[str], columns: Sequence[str] | None, file: str) -> Iterator[Piece]:
+    """The named columns (None: all) of the rows below the header, a piece for each block. `names`: of all columns, in
+    their order."""
     check_names(names, file)
-    body = data[form.size :] if form.size else data
-    if body.count(b"\r") != body.count(b"\r\n"):
-        body = re.sub(rb"\r+\r(?=\n)|\r+\Z", b"\r", body) if b"\n" in data else body.replace(b"\r", b"\n")
-    delimiter = form.delimiter
-    if delimiter == "::":
-        body, delimiter = body.replace(_UNIT.encode(), b" ").replace(b"::", _UNIT.encode()), _UNIT
-    if delimiter == " ":
-        body, delimiter = re.sub(rb"[ \t]+", b" ", re.sub(rb"(?m)^[ \t]+|[ \t]+$", b"", body)), " "
-    quoted_header = form.header is not None and '"' in first_line(data)
-    quoted, multiline, bad = _reading(body, delimiter, len(names), quoted_header)
-    if not multiline and body.count(b"\r") != body.count(b"\r\n") and _CR.search(body):
-        body = _CR.sub(b" ", body)
-        quoted, multiline, bad = _reading(body, delimiter, len(names), quoted_header)
-    written = _written(body)
-    if bad:
-        body = _without(body, {line for line, _, _ in bad})
-    table, more = _parse(body, delimiter, quoted, multiline, names, columns, file)
-    exact = not multiline and written == table.num_rows + len(bad) + len(more)
-    if more and not multiline:
-        place = _filled(body)
-        more = [(int(place[row - 1]), reason, text) for row, reason, text in more]
-    found = [Bad(file, form.lines + line, reason, text[:SHOWN]) for line, reason, text in bad]
-    found += [Bad(file, form.lines + n, why, text[:SHOWN], "row" if multiline else "line") for n, why, text in more]
-    unit = "line" if exact else "row"
-    return Piece(table, file, form.lines + 1 if exact else 1, unit, sorted(found, key=lambda one: one.line))
+    line = records = plan.body.form.lines
+    rows = 0
+    for body in plan.body:
+        kept, bad = _kept(plan, body, len(names))
+        table, more = _parse(kept, plan, names, columns, file)
+        given = table.num_rows
+        if more and not plan.multiline:
+            place = _filled(kept)
+            more = [(int(place[row - 1]), reason, text) for row, reason, text in more]
+        found = [Bad(file, line + number, reason, text[:SHOWN]) for number, reason, text in bad]
+        if plan.multiline:
+            found += [Bad(file, records + row, reason, text[:SHOWN], "row") for row, reason, text in more]
+        else:
+            found += [Bad(file, line + number, reason, text[:SHOWN]) for number, reason, text in more]
+        at, unit = (line + 1, "line") if plan.exact else (rows + 1, "row")
+        yield Piece(table, file, at, unit, sorted(found, key=lambda one: one.line))
+        line, rows, records = line + body.count(b"\n"), rows + given, records + given + len(more)
 
 
 Fault = tuple[int, str, str]
+#: The lines to leave out (from 1) of lines, by the delimiter and the number of the columns.
+Leave = Callable[[Iterator[str], str, int], Iterator[Fault]]
+_LITERAL: tuple[bool, bool, Leave | None] = (False, False, None)
 
 
-def _written(body: bytes) -> int:
-    """The lines of `body` up to the last that is not empty."""
-    body = body.rstrip(b"\r\n")
-    return body.count(b"\n") + bool(body)
+def _kept(plan: Plan, body: bytes, width: int) -> tuple[bytes, list[Fault]]:
+    """`body` without the lines that are to be left out, and those."""
+    if plan.leave is None:
+        return body, []
+    with _long_fields():
+        bad = list(plan.leave(_lines(body), plan.body.delimiter, width))
+    return _without(body, {number for number, _, _ in bad}), bad
 
 
 def _filled(body: bytes) -> npt.NDArray[np.int64]:
@@ -151,33 +311,73 @@ def _filled(body: bytes) -> npt.NDArray[np.int64]:
     return np.flatnonzero(length - returned > 0) + 1
 
 
-def _reading(body: bytes, delimiter: str, width: int, quoted_header: bool) -> tuple[bool, bool, list[Fault]]:
-    """Whether quotes count, whether a quoted field may span lines, and the lines to leave out (from 1)."""
-    if b'"' not in body:
-        return False, False, []
-    fault, multiline = _quoted_fault(body, delimiter, width)
-    if fault is None and not multiline:
-        return True, False, []
-    ragged = [] if quoted_header else _ragged(body, delimiter, width)
-    if not quoted_header and not ragged:
-        return False, False, []
-    if fault is None:
-        return True, True, []
-    misquoted = _misquoted(body, delimiter, width)
-    if quoted_header or len(misquoted) <= len(ragged):
-        return True, False, misquoted
-    return False, False, ragged
+def _reading(body: Body, width: int, quoted_header: bool) -> tuple[bool, bool, Leave | None]:
+    """Whether quotes count, whether a quoted field may span lines, and by what the lines to leave out are known."""
+    if all(_faultless(block, body.delimiter, width) for block in body):
+        return True, False, None
+    with _long_fields():
+        fault, multiline = _quoted_fault(body, width)
+        if fault is None and not multiline:
+            return True, False, None
+        if not quoted_header and next(_ragged(_all_lines(body), body.delimiter, width), None) is None:
+            return _LITERAL
+        if fault is None:
+            return True, True, None
+        if quoted_header:
+            return True, False, _misquoted
+        ragged, misquoted = (sum(1 for _ in leave(_all_lines(body), body.delimiter, width)) for leave in _LEAVES)
+        return (True, False, _misquoted) if misquoted <= ragged else (False, False, _ragged)
+
+
+def _faultless(block: bytes, delimiter: str, width: int) -> bool:
+    """Whether the strict quoted reading of lines surely has no error, and no field spans lines: each line has `width`
+    fields, and quotes are at both ends of a field, or doubled within quotes."""
+    if _odd(block):
+        return False
+    return all(_well_quoted(lines, ord(delimiter), width) for lines in _sliced(block, 4 * _CACHED))
+
+
+def _well_quoted(lines: bytes, delimiter: int, width: int) -> bool:
+    signs = np.frombuffer(b"\n" + lines + (b"" if lines.endswith(b"\n") else b"\n"), np.uint8)
+    quotes = np.flatnonzero(signs == _QUOTE)
+    if len(quotes) % 2:
+        return False
+    before, after = signs[quotes[::2] - 1], signs[quotes[1::2] + 1]
+    if not ((before == delimiter) | (before == _LF) | (before == _QUOTE)).all():
+        return False
+    if not ((after == delimiter) | (after == _LF) | (after == _CR_SIGN) | (after == _QUOTE)).all():
+        return False
+    ends, between = np.flatnonzero(signs == _LF), np.flatnonzero(signs == delimiter)
+    if (np.searchsorted(quotes, ends) % 2).any():
+        return False
+    between = between[np.searchsorted(quotes, between) % 2 == 0]
+    fields = np.diff(np.searchsorted(between, ends)) + 1
+    filled = np.diff(ends) - (signs[ends[1:] - 1] == _CR_SIGN) > 1
+    return bool((fields[filled] == width).all())
 
 
 def _lines(data: bytes) -> Iterator[str]:
     return iter(io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", newline=""))
 
 
-def _quoted_fault(body: bytes, delimiter: str, width: int) -> tuple[str | None, bool]:
+def _all_lines(blocks: Iterable[bytes]) -> Iterator[str]:
+    return itertools.chain.from_iterable(map(_lines, blocks))
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Let a field be long for the csv module."""
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _quoted_fault(body: Body, width: int) -> tuple[str | None, bool]:
     """The error of the strict quoted reading (or None), and whether a field spans lines."""
-    reader = csv.reader(_lines(body), delimiter=delimiter, strict=True)
+    reader = csv.reader(_all_lines(body), delimiter=body.delimiter, strict=True)
     last, multiline = 0, False
-    limit = csv.field_size_limit(min(max(len(body), 1), 2**31 - 1))  # a field may be long: restored below
     try:
         for record in reader:
             multiline |= reader.line_num - last > 1
@@ -186,37 +386,40 @@ def _quoted_fault(body: bytes, delimiter: str, width: int) -> tuple[str | None, 
             last = reader.line_num
     except csv.Error as error:
         return f"line {last + 1}: {clean(error)}", multiline
-    finally:
-        csv.field_size_limit(limit)
     return None, multiline
 
 
-def _ragged(body: bytes, delimiter: str, width: int) -> list[Fault]:
+def _record_ends(body: Body, size: int) -> list[int]:
+    """Where to cut a body whose fields span lines: the bytes before the end of a record, about every `size`."""
+    counted, ends = _Counted(_all_lines(body)), [0]
+    with _long_fields():
+        for _ in csv.reader(counted, delimiter=body.delimiter, strict=True):
+            if counted.size - ends[-1] >= size and counted.last.endswith("\n"):
+                ends.append(counted.size)
+    return ends[1:]
+
+
+def _ragged(lines: Iterator[str], delimiter: str, width: int) -> Iterator[Fault]:
     """The lines with more or fewer fields than `width`, quotes read literally."""
-    found = []
-    for number, line in enumerate(_lines(body), 1):
+    for number, line in enumerate(lines, 1):
         text = line.rstrip("\r\n")
         if text and (fields := text.count(delimiter) + 1) != width:
-            found.append((number, _fields(fields, width), text))
-    return found
+            yield number, _fields(fields, width), text
 
 
-def _misquoted(body: bytes, delimiter: str, width: int) -> list[Fault]:
+def _misquoted(lines: Iterator[str], delimiter: str, width: int) -> Iterator[Fault]:
     """The lines that are no `width` fields by the strict quoted reading of each by itself."""
-    found: list[Fault] = []
-    limit = csv.field_size_limit(min(max(len(body), 1), 2**31 - 1))
-    try:
-        for number, line in enumerate(_lines(body), 1):
-            text = line.rstrip("\r\n")
-            try:
-                fields = next(csv.reader([text], delimiter=delimiter, strict=True), [])
-                if text and len(fields) != width:
-                    found.append((number, _fields(len(fields), width), text))
-            except csv.Error as error:
-                found.append((number, clean(error), text))
-    finally:
-        csv.field_size_limit(limit)
-    return found
+    for number, line in enumerate(lines, 1):
+        text = line.rstrip("\r\n")
+        try:
+            fields = next(csv.reader([text], delimiter=delimiter, strict=True), [])
+            if text and len(fields) != width:
+                yield number, _fields(len(fields), width), text
+        except csv.Error as error:
+            yield number, clean(error), text
+
+
+_LEAVES: tuple[Leave, Leave] = (_ragged, _misquoted)
 
 
 def _fields(found: int, width: int) -> str:
@@ -230,9 +433,8 @@ def _without(body: bytes, lines: set[int]) -> bytes:
 
 
 def _parse(
-    body: bytes, delimiter: str, quoted: bool, multiline: bool, names: Sequence[str], columns: Sequence[str] | None,
-    file: str,
-) -> tuple[pa.Table, list[Fault]]:  # fmt: skip
+    body: bytes, plan: Plan, names: Sequence[str], columns: Sequence[str] | None, file: str
+) -> tuple[pa.Table, list[Fault]]:
     bad: list[Fault] = []
 
     def skip(row: Any) -> str:
@@ -242,11 +444,12 @@ def _parse(
     own = [name or f"\0{i}" for i, name in enumerate(names)]  # names of columns without one
     asked = set(own if columns is None else columns)
     wanted = [name for name in own if name in asked]
-    if not body.strip():
+    if plan.empty or not body.strip(b"\r\n"):
         return pa.table({name: pa.array([], pa.string()) for name in wanted}), []
     parse = pa_csv.ParseOptions(
-        delimiter=delimiter, quote_char='"' if quoted else False, newlines_in_values=multiline, invalid_row_handler=skip
-    )
+        delimiter=plan.body.delimiter, quote_char='"' if plan.quoted else False,
+        newlines_in_values=plan.multiline, invalid_row_handler=skip,
+    )  # fmt: skip
     convert = pa_csv.ConvertOptions(
         column_types={name: pa.string() for name in own}, strings_can_be_null=False, include_columns=wanted
     )

@@ -8,8 +8,10 @@ happened.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +29,7 @@ GENRES = (
     "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
 )  # fmt: skip
 Records = Sequence[Sequence[str]]
+Unfold = Callable[[pd.DataFrame], pd.DataFrame]
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?$")
 _DECIMAL = re.compile(r"[+-]?\d+\.\d+$")
@@ -51,12 +54,15 @@ _ANY = re.compile(r"")
 @dataclass(frozen=True)
 class Layout:
     """A layout. `name`: shown to the user; `columns`: of the lines; `made`: of the interactions that `unfold` makes of
-    them, if they are others."""
+    them, if they are others: for each file, it gives a function of its lines, block after block. `many`: a line may be
+    several interactions; `whole`: all lines must be one block."""
 
     name: str
     columns: tuple[str, ...]
-    unfold: Callable[[pd.DataFrame], pd.DataFrame] | None = None
+    unfold: Callable[[], Unfold] | None = None
     made: tuple[str, ...] | None = None
+    many: bool = False
+    whole: bool = False
 
     refused: tuple[str, str] | None = None
     """Why such a file is of no use, and what to do."""
@@ -121,8 +127,22 @@ _ORDERED = ("user_id", "item_id", ORDER)
 _MIND = ("user_id", "item_id", "time", ORDER)
 
 
-def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.assign(**{ORDER: frame.groupby("user_id", sort=False).cumcount()})
+def _by_line(unfold: Unfold) -> Callable[[], Unfold]:
+    """Unfolds every line by itself."""
+    return lambda: unfold
+
+
+def _ordered() -> Unfold:
+    seen: dict[str, int] = {}
+
+    def unfold(frame: pd.DataFrame) -> pd.DataFrame:
+        codes, users = frame["user_id"].factorize()
+        names = [str(user) for user in users]
+        before = np.array([seen.get(user, 0) for user in names], dtype=np.int64)
+        seen.update(zip(names, (before + np.bincount(codes, minlength=len(names))).tolist(), strict=True))
+        return frame.assign(**{ORDER: pd.Series(codes).groupby(codes).cumcount().to_numpy() + before[codes]})
+
+    return unfold
 
 
 def sequences_of(lines: Sequence[str], lists: bool = False) -> pd.DataFrame | None:
@@ -132,22 +152,51 @@ def sequences_of(lines: Sequence[str], lists: bool = False) -> pd.DataFrame | No
     the items alone; the users are then numbered. The order of the items is the order of the interactions. Many lines
     that all have the same number of tokens are a table, unless `lists` says otherwise.
     """
-    tokens = [re.split(r"[,\s]+", line.strip()) for line in lines if line.strip()]
-    if not tokens or not all(plain_list(line) for line in lines[:1000] if line.strip()):
+    named = users_named(lambda: lines, lists)
+    return None if named is None else sequence_rows(lines, named, 1)[0]
+
+
+def users_named(lines: Callable[[], Iterable[str]], lists: bool = False) -> bool | None:
+    """Whether the lines of a file with sequences begin with a user; None if they hold none."""
+    if not all(plain_list(line) for line in itertools.islice(lines(), 1000) if line.strip()):
         return None
-    longest = max(len(row) for row in tokens)
-    if longest < 3 or (len(tokens) > 5 and min(len(row) for row in tokens) == longest and not lists):
+    lengths: Counter[int] = Counter()
+    tabs = True
+    for line in lines():
+        if line.strip():
+            lengths[len(_tokens(line))] += 1
+            tabs &= "\t" in line
+    if max(lengths, default=0) < 3 or (lengths.total() > 5 and len(lengths) == 1 and not lists):
         return None
-    first = [row[0] for row in tokens]
-    named = all("\t" in line for line in lines if line.strip()) or len(set(first)) == len(first)
-    users = first if named else [str(i) for i in range(1, len(tokens) + 1)]
+    return tabs or _distinct(_tokens(line)[0] for line in lines() if line.strip())
+
+
+def _tokens(line: str) -> list[str]:
+    return re.split(r"[,\s]+", line.strip())
+
+
+def _distinct(values: Iterable[str]) -> bool:
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            return False
+        seen.add(value)
+    return True
+
+
+def sequence_rows(lines: Iterable[str], named: bool, first: int) -> tuple[pd.DataFrame, int]:
+    """The interactions of lines, of which the first is that of user `first` if they are not `named`, and the number of
+    the user after them."""
+    tokens = [_tokens(line) for line in lines if line.strip()]
+    users = [row[0] for row in tokens] if named else [str(i) for i in range(first, first + len(tokens))]
     items = [row[1:] if named else row for row in tokens]
     lengths = [len(row) for row in items]
-    return pd.DataFrame({
+    frame = pd.DataFrame({
         "user_id": pd.Series(np.repeat(np.array(users, dtype=object), lengths), dtype=pd.StringDtype("pyarrow")),
         "item_id": pd.Series([item for row in items for item in row], dtype=pd.StringDtype("pyarrow")),
         ORDER: np.concatenate([np.arange(n) for n in lengths]) if lengths else np.zeros(0, np.int64),
     })  # fmt: skip
+    return frame, first + len(tokens)
 
 
 def _mind(frame: pd.DataFrame) -> pd.DataFrame:
@@ -184,9 +233,19 @@ def lists_layout(names: Sequence[str]) -> Layout | None:
     if item is not None and not listed.lower().startswith("item_"):
         return None  # such as the number of `items`
 
-    def unfold(frame: pd.DataFrame) -> pd.DataFrame:
+    def by_block() -> Unfold:
+        first = True
+
+        def next_block(frame: pd.DataFrame) -> pd.DataFrame:
+            nonlocal first
+            made, first = unfold(frame, first), False
+            return made
+
+        return next_block
+
+    def unfold(frame: pd.DataFrame, first: bool) -> pd.DataFrame:
         texts = [re.sub(r"[\[\]'\"]", " ", str(flat(v) or "")).strip() for v in frame[listed]]
-        if any(re.search(r"\w: ", text) for text in texts[:100]):
+        if first and any(re.search(r"\w: ", text) for text in texts[:100]):
             raise _no_lists(listed)
         lists = [re.split(r"[,\s]+", text) if text else [] for text in texts]
         if item is not None:
@@ -200,7 +259,7 @@ def lists_layout(names: Sequence[str]) -> Layout | None:
 
     made = (*(name for name in names if name not in (listed, item)), item or "item_id", ORDER)
     what = f"the items of a user in {listed}" + (f", and {item} after them" if item is not None else "")
-    return Layout(what, tuple(names), unfold, made)
+    return Layout(what, tuple(names), by_block, made, many=True)
 
 
 def _earliest(frame: pd.DataFrame) -> pd.Series:
@@ -230,7 +289,7 @@ def header_layout(names: Sequence[str]) -> Layout | None:
     """The layout of a table with a header whose rows are no interactions as they stand."""
     if list(names) == ["sessionId", "userId", "itemId", "timeframe", "eventdate"]:
         made = ("user_id", "item_id", "date", ORDER)
-        return Layout("Diginetica views, a session as a user", tuple(names), _diginetica, made)
+        return Layout("Diginetica views, a session as a user", tuple(names), _by_line(_diginetica), made)
     return lists_layout(names)
 
 
@@ -249,21 +308,22 @@ LAYOUTS: tuple[tuple[str | None, tuple[re.Pattern[str], ...], Layout], ...] = (
     ("\t", (_ANY,) * 6 + (_LIST, _LIST),
      Layout("MIND news", ("news_id", "category", "subcategory", "title", "abstract", "url", "_e", "_f"))),
     ("\t", (_ANY, _ANY, _ANY, _ANY, _CLICKS),
-     Layout("MIND behaviors", ("line", "user_id", "time", "history", "shown"), _mind, _MIND)),
+     Layout("MIND behaviors", ("line", "user_id", "time", "history", "shown"), _by_line(_mind), _MIND,
+            many=True, whole=True)),
     ("\t", (_NUMBER, _ANY, _DATE, _ANY, _TEXT),
      Layout("MIND behaviors", ("line", "user_id", "time", "history", "shown"),
             refused=("does not say what was clicked, as MIND's test set", "leave it out"))),
     ("|", (_NUMBER,) + (_ANY,) * 4 + (_FLAG,) * len(GENRES),
      Layout("MovieLens 100k items", ("item_id", "title", "released", "_video", "_url", *(f"_{g}" for g in GENRES)),
-            _genres, ("item_id", "title", "genres"))),
+            _by_line(_genres), ("item_id", "title", "genres"))),
     ("|", (_NUMBER, _NUMBER, _SEX, _TEXT, _ANY),
      Layout("MovieLens 100k users", ("user_id", "age", "gender", "occupation", "zip_code"))),
     ("::", (_NUMBER, _SEX, _NUMBER, _NUMBER, _ANY),
      Layout("MovieLens users", ("user_id", "gender", "age", "occupation", "zip_code"))),
     ("::", (_NUMBER, _ANY, _TEXT), Layout("MovieLens movies", ("item_id", "title", "genres"))),
     ("\t", (_ANY, _ISO, _ANY, _ANY, _ANY, _ANY),
-     Layout("Last.fm listening events", ("user_id", "timestamp", "_artist_id", "artist", "_track_id", "title"), _lastfm,
-            ("user_id", "timestamp", "item_id", "title", "artist"))),
+     Layout("Last.fm listening events", ("user_id", "timestamp", "_artist_id", "artist", "_track_id", "title"),
+            _by_line(_lastfm), ("user_id", "timestamp", "item_id", "title", "artist"))),
     ("\t", (_ANY, _ISO, _NUMBER, _NUMBER, _ANY),
      Layout("Gowalla check-ins", ("user_id", "timestamp", "latitude", "longitude", "item_id"))),
     ("\t", (_ANY, _ANY, _ANY, _ANY, _NUMBER, _NUMBER, _NUMBER, _CTIME),

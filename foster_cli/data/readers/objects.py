@@ -2,7 +2,8 @@
 
 Arrow parses plain JSON lines. A file that it refuses (columns of mixed types, duplicate keys), would guess at (text
 that looks like a date) or cannot hold (integers of 2^63 and more, integers beside decimals) is parsed line by line.
-Lines that are no objects are returned as `Bad`.
+Lines that are no objects are returned as `Bad`. A large file is parsed block by block: the type of a column may then
+differ between blocks, and its values do not, but for the order of the keys of objects within objects.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -23,6 +25,7 @@ import pyarrow.json as pa_json
 
 from foster_cli.console import clean
 from foster_cli.data.readers.arrow import flat
+from foster_cli.data.readers.blocks import Text
 from foster_cli.data.readers.rows import SHOWN, Bad, Piece
 from foster_cli.errors import FosterError
 
@@ -50,19 +53,98 @@ def read_objects(data: bytes, file: str, python: bool | None = None) -> Piece:
     if b"\n" not in data:
         data = data.replace(b"\r", b"\n")  # which neither JSON nor Python holds within a value
     if python is None:
-        python = _is_python(next((line for line in io.BytesIO(data) if line.strip()), b""))
-    parse: Callable[[bytes], Any] = _literal if python else _json
-    if not python:
-        table = _plain(data)
-        if table is not None:
-            blank = data.count(b"\n") + (not data.endswith(b"\n")) != table.num_rows
-            return Piece(table, file, 1, "row" if blank else "line")
+        python = _is_python(_first(data))
+    table, bad = _parsed(data, file, python)
+    line = not _has_gap([data]) and (bool(bad) or _lines(data) == table.num_rows)
+    return Piece(table, file, 1, "line" if line else "row", bad)
+
+
+def objects_by_block(text: Text, names: Sequence[str], file: str, python: bool | None, size: int) -> Iterator[Piece]:
+    """The columns `names` of the objects of a file, a piece for each block of about `size` bytes of lines.
+
+    A file that is one JSON array, or whose first object spans lines, is read as a whole.
+    """
+    begin = text.head.lstrip()[:1]
+    if python is None and begin != b"[":
+        python = _is_python(_first(text.head))
+    if is_one(text.head, python):
+        piece = read_objects(text.held().head, file, python)
+        yield replace(piece, table=_columns(piece.table, names))
+        return
+    unit = "row" if _has_gap(_ended(text, size)) else "line"
+    lines = rows = 0
+    for data in _ended(text, size):
+        table, bad = _parsed(data, file, bool(python))
+        found = [replace(one, line=one.line + lines) for one in bad]
+        yield Piece(_columns(table, names), file, (lines if unit == "line" else rows) + 1, unit, found)
+        lines, rows = lines + data.count(b"\n"), rows + table.num_rows
+
+
+def _ended(text: Text, size: int) -> Iterator[bytes]:
+    """The blocks of a text, of which each line ends with LF."""
+    for block in text.blocks(size):
+        yield block if text.end == b"\n" else block.replace(b"\r", b"\n")
+
+
+def is_one(begin: bytes, python: bool | None) -> bool:
+    """Whether a file that begins with these lines is one JSON array, or its first object spans lines."""
+    if python:
+        return False
+    first = _first(begin).lstrip()
+    if first[:1] != b"{":
+        return first[:1] == b"["
+    try:
+        _json(first)
+    except (ValueError, RecursionError):
+        return not _is_python(first)
+    return False
+
+
+def _parsed(data: bytes, file: str, python: bool) -> tuple[pa.Table, list[Bad]]:
+    """The objects of lines, and the lines that are none."""
+    table = None if python else _plain(data)
+    if table is not None:
+        return table, []
     bad: list[Bad] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Python's compiler, about literals such as "\d"
-        rows = list(_rows(data, parse, file, bad, "a Python dictionary" if python else "JSON"))
-    blank = bool(rows) and rows[-1][0] != len(rows) + sum(one.line <= rows[-1][0] for one in bad)
-    return Piece(_table(row for _, row in rows), file, 1, "row" if blank else "line", bad)
+        found = _rows(data, _literal if python else _json, file, bad, "a Python dictionary" if python else "JSON")
+        return _table((row for _, row in found), python), bad
+
+
+def _columns(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """These columns of `table`; those that it lacks hold no values."""
+    there = set(table.column_names)
+    lost = pa.nulls(table.num_rows, pa.string())
+    return pa.table({name: table.column(name) if name in there else lost for name in names})
+
+
+def _first(data: bytes) -> bytes:
+    """The first line that is not blank."""
+    if b"\n" not in data:
+        data = data.replace(b"\r", b"\n")
+    return next((line for line in io.BytesIO(data) if line.strip()), b"")
+
+
+def _lines(data: bytes) -> int:
+    """The lines of `data` up to the last that is not blank."""
+    return data.rstrip().count(b"\n") + 1
+
+
+def _has_gap(blocks: Iterable[bytes]) -> bool:
+    """Whether there is a blank line before one that is not."""
+    gap = False
+    for block in blocks:
+        filled = block.rstrip()
+        if filled and (gap or (not _dense(filled) and any(not line.strip() for line in io.BytesIO(filled)))):
+            return True
+        gap = not filled or block.count(b"\n", len(filled)) > 1
+    return False
+
+
+def _dense(filled: bytes) -> bool:
+    """Whether every line begins with an object; if not, some may be blank."""
+    return filled.startswith(b"{") and filled.count(b"\n{") == filled.count(b"\n")
 
 
 def _is_python(line: bytes) -> bool:
@@ -119,7 +201,7 @@ def _array_of(data: bytes, file: str) -> Piece:
     odd = next((i for i, row in enumerate(rows, 1) if not isinstance(row, dict)), None)
     if odd is not None:
         raise FosterError(f"{clean(file)} value {odd} is not an object", "give objects with named fields")
-    return Piece(_table(rows), file)
+    return Piece(_table(rows, False), file)
 
 
 def _plain(data: bytes) -> pa.Table | None:
@@ -185,7 +267,7 @@ def _rows(
             return
 
 
-def _table(rows: Any) -> pa.Table:
+def _table(rows: Iterable[dict[Any, Any]], python: bool) -> pa.Table:
     """Rows (dicts, any keys) as a table. A column of ints only or floats only stays numeric; others become text."""
     columns: dict[str, list[Any]] = {}
     count = 0
@@ -198,15 +280,17 @@ def _table(rows: Any) -> pa.Table:
     arrays = {}
     for key, column in columns.items():
         column.extend([None] * (count - len(column)))
-        arrays[_SURROGATE.sub("\ufffd", key)] = _array(column)
-    return pa.table(arrays) if arrays else pa.table({"": pa.nulls(0)})
+        arrays[_SURROGATE.sub("\ufffd", key)] = _array(column, python)
+    return pa.table(arrays) if arrays else pa.table({"": pa.nulls(count)})
 
 
-def _array(values: list[Any]) -> pa.Array:
+def _array(values: list[Any], python: bool) -> pa.Array:
     kinds = {type(v) for v in values if v is not None}
     if kinds == {int} and all(v is None or -(2**63) <= v < 2**63 for v in values):
         return pa.array(values, pa.int64())
     if kinds == {float}:
         return pa.array(values, pa.float64())
+    if bool in kinds and not python:  # as Arrow's reader has them
+        values = [str(v).lower() if isinstance(v, bool) else v for v in values]
     texts = (flat(v) for v in values)
     return pa.array([t if t is None else _SURROGATE.sub("\ufffd", t) for t in texts], pa.string())

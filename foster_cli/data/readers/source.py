@@ -93,6 +93,7 @@ class Part:
     #: A plain local uncompressed file, which may be memory-mapped; else None.
     path: Path | None
     _opener: Opener = field(repr=False, compare=False)
+    _copies: list[Path] = field(default_factory=list, repr=False, compare=False)
 
     def open(self) -> BinaryIO:
         """The decompressed bytes from the beginning. May be called repeatedly."""
@@ -120,11 +121,13 @@ def parts_of(given: str | Path) -> list[Part]:
 
 
 def on_disk(part: Part) -> Path:
-    """A plain file with the bytes of `part`, for a reader that must seek: its own, or a temporary copy."""
+    """A plain file with the bytes of `part`, for a reader that must seek: its own, or a temporary copy, made once."""
     if part.path is not None:
         return part.path
-    with part.open() as stream:
-        return _spool(iter(partial(stream.read, _BLOCK), b""), part.name)
+    if not part._copies or not part._copies[-1].exists():
+        with part.open() as stream:
+            part._copies.append(_spool(iter(partial(stream.read, _BLOCK), b""), part.name))
+    return part._copies[-1]
 
 
 # --- names
