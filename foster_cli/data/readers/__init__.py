@@ -225,7 +225,7 @@ class Table:
         assert form is not None
         if index == 0:
             return form, names
-        form = form_of(text.head, form.delimiter, form.header is not None)
+        form = form_of(text.head, form.delimiter, form.header is not None, name)
         if form.header is None:
             return form, names
         own = atomic_names(form.header) or form.header
@@ -294,22 +294,22 @@ def open_table(
 
 
 def _text_table(given: str, parts: list[Part], text: Text, kind: str | None, columns: Sequence[str] | None) -> Table:
-    part, data = parts[0], text.head
+    part, data, name = parts[0], text.head, clean(parts[0].name)
     begin = data.lstrip()[:1]
     if kind in ("json", "python") or (kind is None and (begin == b"{" or (begin == b"[" and part.suffix != ".csv"))):
         return _objects_table(given, parts, text, kind)
     if kind == "sequences":
         return Table(given, parts, kind, ["user_id", "item_id", ORDER])
-    useless = refused(first_line(data))
+    useless = refused(first_line(data, name))
     if useless is not None:
         raise FosterError(f"{clean(part.name)} {useless.message}", useless.hint)
-    delimiter = FORMATS[kind] if kind else delimiter_of(data, _USUAL.get(part.suffix))
+    delimiter = FORMATS[kind] if kind else delimiter_of(data, _USUAL.get(part.suffix), name)
     assert delimiter is not None
-    form = form_of(data, delimiter, named=True)
+    form = form_of(data, delimiter, True, name)
     header = form.header or []
     if columns is None and not looks_like_data(header) and not _mind_like(data, delimiter):
         return _unfolding(Table(given, parts, kind or _kind(delimiter), atomic_names(header) or header, form=form))
-    bare = form_of(data, delimiter, named=False)
+    bare = form_of(data, delimiter, False, name)
     if columns is not None:
         if len(columns) != len(bare.first):
             raise FosterError(

@@ -60,9 +60,9 @@ class Form:
     first: list[str]
 
 
-def delimiter_of(data: bytes, usual: str | None) -> str:
+def delimiter_of(data: bytes, usual: str | None, file: str) -> str:
     """The delimiter: `usual` if the first line holds it, else the most frequent of the others that it holds."""
-    line = first_line(data)
+    line = first_line(data, file)
     if usual is not None and usual in line:
         return usual
     if "::" in line and (usual is None or not any(sign in line for sign in "\t;|")):
@@ -71,15 +71,15 @@ def delimiter_of(data: bytes, usual: str | None) -> str:
     return best if best in line else (usual or " ")
 
 
-def first_line(data: bytes) -> str:
+def first_line(data: bytes, file: str) -> str:
     """The first line that is not blank, without its end."""
     line = next((line for line in _lines(data) if line.strip()), None)
     if line is None:
-        raise FosterError("the table has only blank lines", "give a table with at least one row")
+        raise FosterError(f"{file} has only blank lines", "give a table with at least one row")
     return line.rstrip("\r\n")
 
 
-def form_of(data: bytes, delimiter: str, named: bool) -> Form:
+def form_of(data: bytes, delimiter: str, named: bool, file: str) -> Form:
     """The form of a file. `named`: its first record holds names, which are stripped."""
     counted = _Counted(_lines(data))
     try:
@@ -88,7 +88,7 @@ def form_of(data: bytes, delimiter: str, named: bool) -> Form:
         reader = csv.reader(lines, delimiter=single, skipinitialspace=delimiter == " ", strict=True)
         first = next((row for row in reader if any(cell.strip() for cell in row)), None)
         if first is None:
-            raise FosterError("the table has only empty cells", "give a table with at least one row")
+            raise FosterError(f"{file} has only empty cells", "give a table with at least one row")
     except csv.Error:  # such as a quote that is never closed
         counted = _Counted(_lines(data))
         first = next(line for line in counted if line.strip()).rstrip("\r\n").split(delimiter)
@@ -210,7 +210,7 @@ def plan_of(text: Text, form: Form, width: int, size: int | None) -> Plan:
     seen = _Seen(body)
     if seen.escapes or b'\\"' in text.head[: form.size]:
         body = replace(body, escaped=is_escaped(lambda: text.blocks(size), form.delimiter, width))
-    quoted_header = form.header is not None and '"' in first_line(text.head)
+    quoted_header = form.header is not None and b'"' in text.head[: form.size]
     reading = _reading(body, width, quoted_header) if seen.quotes else _LITERAL
     if seen.returns and not reading[1]:
         body = replace(body, returns=True)
