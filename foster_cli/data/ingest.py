@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 
 from foster_cli.console import clean
 from foster_cli.data.account import Account, bad_rows, check_bad
@@ -56,6 +57,15 @@ class Ingested:
     bad: list[Bad] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Taken:
+    """Of a chunk: the columns of its rows that go on, in the plan's codes; their texts; how many rows were good."""
+
+    rows: dict[str, npt.NDArray[Any]]
+    texts: list[pa.Array]
+    good: int
+
+
 class _Undecided(Exception):
     """A chunk does not tell alone how a column is written."""
 
@@ -93,11 +103,15 @@ class _Ingestion:
         self._suspects = {(what, name): 0 for what in ("user", "item") for name in SUSPECTS}
 
     def all(self, chunks: Iterator[Read]) -> Ingested:
+        """Take all chunks: one is read, and one looked at, while the database takes in the one before."""
         found, good = self._found, 0
         account = found.account
         try:
-            for read in chunks:
-                good += self._add(read)
+            for taken in ahead(self._taken(read) for read in chunks):
+                found.plan.add(taken.rows)
+                for i, text in enumerate(taken.texts):
+                    found.plan.add_texts(i, taken.rows["item"], text, taken.rows["moment"])
+                good += taken.good
                 self._progress(f"{account.read:,} rows read")
             self._note()
             account.bad = len(found.bad)
@@ -109,8 +123,8 @@ class _Ingestion:
             raise
         return found
 
-    def _add(self, read: Read) -> int:
-        """Add a chunk; how many of its rows are good."""
+    def _taken(self, read: Read) -> _Taken:
+        """The rows of a chunk that go on."""
         frame, columns, found = read.frame, self._columns, self._found
         account = found.account
         begin, self._rows = self._rows, self._rows + len(frame)
@@ -137,11 +151,8 @@ class _Ingestion:
         account.filtered += int((good & ~asked).sum())
         if not asked.all():
             rows = {name: column[asked] for name, column in rows.items()}
-        found.plan.add(rows)
-        for i, name in enumerate(found.texts):
-            text = arrow_text(frame[name] if asked.all() else frame[name][asked])
-            found.plan.add_texts(i, rows["item"], text, rows["moment"])
-        return int(good.sum())
+        texts = [arrow_text(frame[name] if asked.all() else frame[name][asked]) for name in found.texts]
+        return _Taken(rows, texts, int(good.sum()))
 
     def _moments(
         self, frame: pd.DataFrame, begin: int, good: Bool, reasons: dict[int, tuple[str, str]]

@@ -23,7 +23,15 @@ from foster_cli.console import clean
 from foster_cli.data.readers import blocks
 from foster_cli.data.readers.arrow import ARROW, PARQUET, STREAM, arrow_batches, arrow_names, read_arrow, tidy
 from foster_cli.data.readers.blocks import Text, text_of
-from foster_cli.data.readers.delimited import Form, Plan, delimiter_of, first_line, form_of, plan_of, read_delimited
+from foster_cli.data.readers.delimited import (
+    Dialect,
+    Form,
+    delimiter_of,
+    dialect_of,
+    first_line,
+    form_of,
+    read_delimited,
+)
 from foster_cli.data.readers.encoding import Decoded
 from foster_cli.data.readers.layouts import (
     ORDER,
@@ -83,7 +91,7 @@ class Table:
     objects: Piece | None = field(default=None, repr=False)
     """Its first file's rows, if opening it had to read them all: of objects that are few or in one array."""
     _found: dict[int, Decoded] = field(default_factory=dict, repr=False)
-    _plans: dict[tuple[int, int | None], Plan] = field(default_factory=dict, repr=False)
+    _dialects: dict[tuple[int, int | None], Dialect] = field(default_factory=dict, repr=False)
     """What is known of each file, so that `chunks` decides it once."""
 
     @property
@@ -211,13 +219,13 @@ class Table:
         if self.kind == "sequences":
             return _sequences(text, name, size)
         form, names = self._form(index, text, name)
-        plan = self._plans.get((index, size))
-        if plan is None:
-            plan = plan_of(text, form, len(names), size)
+        dialect = self._dialects.get((index, size))
+        if dialect is None:
+            dialect = dialect_of(text, form, len(names), size)
             if size is not None:
                 kept = text if index == 0 else text.light()
-                self._plans[index, size] = replace(plan, body=replace(plan.body, text=kept))
-        return read_delimited(plan, names, wanted, name)
+                self._dialects[index, size] = replace(dialect, body=replace(dialect.body, text=kept))
+        return read_delimited(dialect, names, wanted, name)
 
     def _form(self, index: int, text: Text, name: str) -> tuple[Form, Sequence[str]]:
         """How a file is written, and the names of its columns in their order there."""

@@ -1,6 +1,6 @@
 """Parses delimited text (UTF-8, one file) as Arrow tables of strings, one for each block of it.
 
-How a file is read is decided over all of its lines, which are looked at in blocks too (`plan_of`). A file with a `"`
+How a file is read is decided over all of its lines, which are looked at in blocks too (`dialect_of`). A file with a `"`
 in it can be read in two ways. Quoted: strict RFC 4180, where a quoted field ends with a quote followed by a delimiter
 or the end of the line. Literal: a quote is an ordinary character, as in `7" tablet` or `"Weird Al`. The first of these
 readings that fits is used:
@@ -32,6 +32,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from foster_cli.console import clean
+from foster_cli.data.ahead import ahead
 from foster_cli.data.readers.blocks import Text
 from foster_cli.data.readers.escapes import doubled, is_escaped
 from foster_cli.data.readers.rows import SHOWN, Bad, Piece, check_names
@@ -191,7 +192,7 @@ def _recut(blocks: Iterator[bytes], ends: Sequence[int]) -> Iterator[bytes]:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Dialect:
     """How the body of a file is read. `quoted`: quotes count; `multiline`: a quoted field may span lines; `leave`: by
     what the lines to leave out are known; `exact`: each line is a row or a bad one; `empty`: all others are blank."""
 
@@ -203,37 +204,42 @@ class Plan:
     empty: bool
 
 
-def plan_of(text: Text, form: Form, width: int, size: int | None) -> Plan:
+def dialect_of(text: Text, form: Form, width: int, size: int | None) -> Dialect:
     """How a file with `width` columns is read, which all of its lines decide. Its blocks will be of about `size` bytes
     (None: one)."""
     body = Body(text, form, size)
-    seen = _Seen(body)
+    seen = _Seen(body, width)
     if seen.escapes or b'\\"' in text.head[: form.size]:
         body = replace(body, escaped=is_escaped(lambda: text.blocks(size), form.delimiter, width))
     quoted_header = form.header is not None and b'"' in text.head[: form.size]
-    reading = _reading(body, width, quoted_header) if seen.quotes else _LITERAL
+    faultless = seen.faultless and not body.escaped
+    reading = _reading(body, width, quoted_header, faultless) if seen.quotes else _LITERAL
     if seen.returns and not reading[1]:
         body = replace(body, returns=True)
-        reading = _reading(body, width, quoted_header) if seen.quotes else _LITERAL
+        faultless = seen.faultless and not body.escaped
+    reading = _reading(body, width, quoted_header, faultless) if seen.quotes else _LITERAL
     quoted, multiline, leave = reading
     if multiline and size is not None:
         body = replace(body, ends=_record_ends(body, size))
-    plan = Plan(body, quoted, multiline, leave, seen.exact and not multiline, seen.empty)
-    if leave is not None and all(not _kept(plan, block, width)[0].strip() for block in body):
-        return replace(plan, empty=True)
-    return plan
+    dialect = Dialect(body, quoted, multiline, leave, seen.exact and not multiline, seen.empty)
+    if leave is not None and all(not _kept(dialect, block, width)[0].strip() for block in body):
+        return replace(dialect, empty=True)
+    return dialect
 
 
 class _Seen:
-    """What the blocks of a body hold."""
+    """What the blocks of a body hold. `faultless`: its quotes are, and it has some."""
 
-    def __init__(self, body: Body) -> None:
+    def __init__(self, body: Body, width: int) -> None:
         self.quotes = self.escapes = self.returns = False
-        self.exact = self.empty = True
+        self.exact = self.empty = self.faultless = True
         gap = False  # whether the lines before are empty
-        for block in body:
+        without = 0  # the blocks before the first quote
+        for block in ahead(iter(body)):
             quotes = b'"' in block
             self.quotes |= quotes
+            without += not self.quotes
+            self.faultless = self.faultless and (not self.quotes or _faultless(block, body.delimiter, width))
             self.escapes |= quotes and b'\\"' in block
             self.returns |= _odd(block) and _CR.search(block) is not None
             self.empty = self.empty and block.isspace()
@@ -241,6 +247,8 @@ class _Seen:
             if filled and self.exact:
                 self.exact = not gap and not _hollow(block, filled)
             gap = gap or not filled or block.count(b"\n", filled) > 1
+        begin = itertools.islice(body, without)
+        self.faultless &= self.quotes and all(_faultless(block, body.delimiter, width) for block in begin)
 
 
 def _filled_bytes(block: bytes) -> int:
@@ -265,25 +273,25 @@ def _hollow(block: bytes, filled: int) -> bool:
     return False
 
 
-def read_delimited(plan: Plan, names: Sequence[str], columns: Sequence[str] | None, file: str) -> Iterator[Piece]:
+def read_delimited(dialect: Dialect, names: Sequence[str], columns: Sequence[str] | None, file: str) -> Iterator[Piece]:
     """The named columns (None: all) of the rows below the header, a piece for each block. `names`: of all columns, in
     their order."""
     check_names(names, file)
-    line = records = plan.body.form.lines
+    line = records = dialect.body.form.lines
     rows = 0
-    for body in plan.body:
-        kept, bad = _kept(plan, body, len(names))
-        table, more = _parse(kept, plan, names, columns, file)
+    for body in dialect.body:
+        kept, bad = _kept(dialect, body, len(names))
+        table, more = _parse(kept, dialect, names, columns, file)
         given = table.num_rows
-        if more and not plan.multiline:
+        if more and not dialect.multiline:
             place = _filled(kept)
             more = [(int(place[row - 1]), reason, text) for row, reason, text in more]
         found = [Bad(file, line + number, reason, text[:SHOWN]) for number, reason, text in bad]
-        if plan.multiline:
+        if dialect.multiline:
             found += [Bad(file, records + row, reason, text[:SHOWN], "row") for row, reason, text in more]
         else:
             found += [Bad(file, line + number, reason, text[:SHOWN]) for number, reason, text in more]
-        at, unit = (line + 1, "line") if plan.exact else (rows + 1, "row")
+        at, unit = (line + 1, "line") if dialect.exact else (rows + 1, "row")
         yield Piece(table, file, at, unit, sorted(found, key=lambda one: one.line))
         line, rows, records = line + body.count(b"\n"), rows + given, records + given + len(more)
 
@@ -294,12 +302,12 @@ Leave = Callable[[Iterator[str], str, int], Iterator[Fault]]
 _LITERAL: tuple[bool, bool, Leave | None] = (False, False, None)
 
 
-def _kept(plan: Plan, body: bytes, width: int) -> tuple[bytes, list[Fault]]:
+def _kept(dialect: Dialect, body: bytes, width: int) -> tuple[bytes, list[Fault]]:
     """`body` without the lines that are to be left out, and those."""
-    if plan.leave is None:
+    if dialect.leave is None:
         return body, []
     with _long_fields():
-        bad = list(plan.leave(_lines(body), plan.body.delimiter, width))
+        bad = list(dialect.leave(_lines(body), dialect.body.delimiter, width))
     return _without(body, {number for number, _, _ in bad}), bad
 
 
@@ -311,9 +319,10 @@ def _filled(body: bytes) -> npt.NDArray[np.int64]:
     return np.flatnonzero(length - returned > 0) + 1
 
 
-def _reading(body: Body, width: int, quoted_header: bool) -> tuple[bool, bool, Leave | None]:
-    """Whether quotes count, whether a quoted field may span lines, and by what the lines to leave out are known."""
-    if all(_faultless(block, body.delimiter, width) for block in body):
+def _reading(body: Body, width: int, quoted_header: bool, faultless: bool) -> tuple[bool, bool, Leave | None]:
+    """Whether quotes count, whether a quoted field may span lines, and by what the lines to leave out are known.
+    `faultless`: its quotes are known to be."""
+    if faultless or all(_faultless(block, body.delimiter, width) for block in body):
         return True, False, None
     with _long_fields():
         fault, multiline = _quoted_fault(body, width)
@@ -433,7 +442,7 @@ def _without(body: bytes, lines: set[int]) -> bytes:
 
 
 def _parse(
-    body: bytes, plan: Plan, names: Sequence[str], columns: Sequence[str] | None, file: str
+    body: bytes, dialect: Dialect, names: Sequence[str], columns: Sequence[str] | None, file: str
 ) -> tuple[pa.Table, list[Fault]]:
     bad: list[Fault] = []
 
@@ -444,11 +453,11 @@ def _parse(
     own = [name or f"\0{i}" for i, name in enumerate(names)]  # names of columns without one
     asked = set(own if columns is None else columns)
     wanted = [name for name in own if name in asked]
-    if plan.empty or not body.strip(b"\r\n"):
+    if dialect.empty or not body.strip(b"\r\n"):
         return pa.table({name: pa.array([], pa.string()) for name in wanted}), []
     parse = pa_csv.ParseOptions(
-        delimiter=plan.body.delimiter, quote_char='"' if plan.quoted else False,
-        newlines_in_values=plan.multiline, invalid_row_handler=skip,
+        delimiter=dialect.body.delimiter, quote_char='"' if dialect.quoted else False,
+        newlines_in_values=dialect.multiline, invalid_row_handler=skip,
     )  # fmt: skip
     convert = pa_csv.ConvertOptions(
         column_types={name: pa.string() for name in own}, strings_can_be_null=False, include_columns=wanted
