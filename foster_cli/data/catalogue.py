@@ -12,10 +12,11 @@ import pandas as pd
 from foster_cli.console import clean
 from foster_cli.data.account import Account, bad_rows, check_bad
 from foster_cli.data.columns import Columns
-from foster_cli.data.ids import encode_ids
+from foster_cli.data.ids import Ids
 from foster_cli.data.ingest import Ingested
 from foster_cli.data.readers import Read
 from foster_cli.data.schema import Catalogue
+from foster_cli.data.tables import Tables
 from foster_cli.data.texts import SOME, column_texts, compose, is_per_row, template
 from foster_cli.errors import FosterError
 from foster_cli.settings import PrepareSettings
@@ -40,10 +41,12 @@ def from_interactions(
 
 
 def from_items(
-    items: Read, ids: list[str], columns: Columns, settings: PrepareSettings, account: Account
+    tables: Tables, ids: list[str], settings: PrepareSettings, account: Account
 ) -> tuple[Catalogue, tuple[str, ...]]:
     """The texts of the first row of each item in the table of items."""
-    item = _of_items(items, columns, ids, settings, account)
+    items, columns = tables.items, tables.columns
+    assert items is not None
+    item = _of_items(items, tables.item_ids, columns, ids, settings, account)
     when, n = np.arange(len(items.frame)), len(ids)
     names = dict.fromkeys([*columns.text, *([columns.title] if columns.title else [])])
     parts = {name: column_texts(items.frame[name], item, when, n) for name in names}
@@ -64,9 +67,10 @@ def _composed(
     return Catalogue(ids, *compose(ids, columns or [[""] * len(ids)], named))
 
 
-def _of_items(items: Read, columns: Columns, ids: list[str], settings: PrepareSettings, account: Account) -> Int64:
-    """The item (R,) of each row of the items table, -1 for one outside the catalogue."""
-    found = encode_ids(items.frame[columns.item_key], "item")
+def _of_items(
+    items: Read, found: Ids, columns: Columns, ids: list[str], settings: PrepareSettings, account: Account
+) -> Int64:
+    """The item (R,) of each row of the items table, whose ids are `found`; -1 for one outside the catalogue."""
     bad = [*items.bad, *bad_rows(items, {row: (why, "") for row, why in found.reasons.items()})]
     check_bad(bad, len(items.frame) + len(items.bad), "of the items", settings.allow_bad)
     if bad:

@@ -23,7 +23,6 @@ from foster_cli.console import clean
 from foster_cli.data.account import Account
 from foster_cli.data.catalogue import from_interactions, from_items
 from foster_cli.data.columns import recognise
-from foster_cli.data.ids import encode_ids
 from foster_cli.data.ingest import Ingested, Progress, ingest, silent
 from foster_cli.data.near import near_equal
 from foster_cli.data.plan import Plan
@@ -139,7 +138,7 @@ def _prepared(
         if tables.items is None:
             catalogue, text = from_interactions(found, item_of[items], ids, columns, settings, account)
         else:
-            catalogue, text = from_items(tables.items, ids, columns, settings, account)
+            catalogue, text = from_items(tables, ids, settings, account)
         by = settings.split_by if columns.time is not None else "leave-one-out"
         by = "column" if columns.split is not None else by
         hashes = PairHash(kept_ids, ids, settings.seed)
@@ -176,7 +175,7 @@ def _code(tables: Tables, found: Ingested, users: Int64, items: Int64, item_ids:
         rows = np.ones(len(frame), dtype=bool)
         for where in wheres.of_items:
             rows &= where.mask(frame[where.column])
-        of_table = encode_ids(frame[tables.columns.item_key], "item")
+        of_table = tables.item_ids
         inside = {of_table.names[code] for code in np.unique(of_table.codes[rows]).tolist() if code >= 0}
         asked = np.array([name in inside for name in item_ids], dtype=bool)[items]
     unasked, pairs = found.plan.code(users, items, asked)

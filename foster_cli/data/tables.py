@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
 from foster_cli.console import clean
 from foster_cli.data.columns import Columns, as_text, has_item, has_text, has_user, known_names, recognise
+from foster_cli.data.ids import Ids, encode_ids
 from foster_cli.data.readers import ORDER, Read, Table, open_table
 from foster_cli.data.readers.rows import Place
 from foster_cli.data.readers.source import Part, parts_of
@@ -100,6 +102,12 @@ class Tables:
     wheres: Wheres
     notes: list[str]
     name: str
+
+    @cached_property
+    def item_ids(self) -> Ids:
+        """The ids of the rows of `items`."""
+        assert self.items is not None
+        return encode_ids(self.items.frame[self.columns.item_key], "item")
 
     @property
     def ordered(self) -> bool:

@@ -942,6 +942,33 @@ def bom_and_crlf(folder: Path) -> Made:
     return Made([data], rows_of(), {str(i): t for i, t in TITLES.items()})
 
 
+@layout
+def otto(folder: Path) -> Made:
+    sessions = by_user()
+    data = objects(folder / "train.jsonl", (
+        {"session": user, "events": [{"aid": e.item, "ts": e.time * 1000, "type": "orders" if e.stars == 5 else "clicks"} for e in events]}
+        for user, events in sessions.items()))  # fmt: skip
+    items = quoted(folder / "items.csv", [("item_id", "title"), *TITLES.items()])
+    bought = [Row(str(e.user), str(e.item), float(e.time)) for e in SHOP if e.stars < 5]
+    return Made([data, items], bought, {str(i): t for i, t in TITLES.items()}, {"where": ("type=clicks",)})
+
+
+@layout
+def mongodb(folder: Path) -> Made:
+    data = objects(folder / "buys.json", (
+        {"_id": {"$oid": f"{n:024x}"}, "user_id": {"$numberLong": str(2**60 + e.user)}, "item_id": e.item,
+         "date": {"$date": when(e.time, "%Y-%m-%dT%H:%M:%SZ")}, "title": TITLES[e.item]} for n, e in enumerate(shuffled())))  # fmt: skip
+    return Made([data], rows_of(lambda u: str(2**60 + u)), {str(i): t for i, t in TITLES.items()})
+
+
+@layout
+def mongodb_python(folder: Path) -> Made:
+    data = objects(folder / "buys.json", (
+        {"user_id": e.user, "item_id": e.item, "date": {"$date": {"$numberLong": str(e.time * 1000)}}, "title": TITLES[e.item]}
+        for e in shuffled()), repr)  # fmt: skip
+    return Made([data], rows_of(), {str(i): t for i, t in TITLES.items()})
+
+
 def _language(name: str, encoding: str, words: str) -> None:
     texts = words.split("/")
     titles = {i: f"{texts[i % len(texts)]} {texts[(i * 3 + 1) % len(texts)]} {i}" for i in TITLES}

@@ -19,6 +19,8 @@ from foster_cli.errors import FosterError
 
 #: The first bytes of a parquet file, and of an Arrow file (feather is one); an Arrow stream begins with the others.
 PARQUET, ARROW, STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
+#: The keys with which MongoDB's export names the type of a value.
+WRAPPED = frozenset(["$date", "$oid", "$numberLong", "$numberInt", "$numberDouble", "$numberDecimal", "$uuid"])
 #: Bytes of a column of parquet and rows that are read at a time, and bytes of a table that is put together.
 _PAGES, _BATCH, _HELD = 1 << 20, 1 << 16, 256 << 20
 
@@ -124,8 +126,11 @@ def _ipc(part: Part, first: bytes, mapped: bool = False) -> Iterator[Any]:
 def flat(value: Any) -> str | None:
     """One value as text: lists joined with ", ", whole floats without ".0", missing values as None.
 
-    A set is in the order of its texts, and bytes are UTF-8. It takes linear time at any depth.
+    A set is in the order of its texts, and bytes are UTF-8. It takes linear time at any depth. A value that MongoDB
+    writes with its type, such as {"$date": "2020-01-01T00:00:00Z"}, is the value.
     """
+    while isinstance(value, dict) and len(value) == 1 and next(iter(value)) in WRAPPED:
+        value = next(iter(value.values()))
     if value is None or isinstance(value, str):
         return value
     if not _is_nested(value):
@@ -240,6 +245,8 @@ def _tidy(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return column.cast(pa.large_string() if too_big else pa.int64())
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return _joined(column)
+    if pa.types.is_struct(kind) and kind.num_fields == 1 and kind.field(0).name in WRAPPED:
+        return _tidy(pc.struct_field(column, 0))
     if pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType):
         return pa.chunked_array([pa.array([flat(v) for v in column.to_pylist()], pa.large_string())])
     return column.cast(pa.large_string())

@@ -285,8 +285,24 @@ def _diginetica(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[list(names)].rename(columns=names).assign(**{ORDER: place})
 
 
+_OTTO = ("session_id", "item_id", "timestamp", "type")
+_OTTO_EVENT = re.compile(r"aid: (\d+), ts: (\d+), type: (\w+)")
+
+
+def _otto(frame: pd.DataFrame) -> pd.DataFrame:
+    """An event in a row. The events of a session are text by now, as `arrow.flat` writes them."""
+    events = [_OTTO_EVENT.findall(str(text)) for text in frame["events"]]
+    if any(len(found) != str(text).count("aid: ") for found, text in zip(events, frame["events"], strict=True)):
+        raise FosterError("column events holds other objects than OTTO's", "write a row for each interaction")
+    sessions = frame["session"].loc[frame.index.repeat([len(found) for found in events])].reset_index(drop=True)
+    made = pd.DataFrame([event for found in events for event in found], columns=list(_OTTO[1:]), dtype=object)
+    return made.astype(pd.StringDtype("pyarrow")).assign(session_id=sessions)[list(_OTTO)]
+
+
 def header_layout(names: Sequence[str]) -> Layout | None:
     """The layout of a table with a header whose rows are no interactions as they stand."""
+    if sorted(names) == ["events", "session"]:
+        return Layout("OTTO's events of a session", tuple(names), _by_line(_otto), _OTTO, many=True)
     if list(names) == ["sessionId", "userId", "itemId", "timeframe", "eventdate"]:
         made = ("user_id", "item_id", "date", ORDER)
         return Layout("Diginetica views, a session as a user", tuple(names), _by_line(_diginetica), made)
