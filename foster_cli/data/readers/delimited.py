@@ -235,11 +235,10 @@ class _Seen:
         self.exact = self.empty = self.faultless = True
         gap = False  # whether the lines before are empty
         without = 0  # the blocks before the first quote
-        for block in ahead(iter(body)):
-            quotes = b'"' in block
+        for block, quotes, faultless in ahead(self._checked(body, width)):
             self.quotes |= quotes
             without += not self.quotes
-            self.faultless = self.faultless and (not self.quotes or _faultless(block, body.delimiter, width))
+            self.faultless &= faultless
             self.escapes |= quotes and b'\\"' in block
             self.returns |= _odd(block) and _CR.search(block) is not None
             self.empty = self.empty and block.isspace()
@@ -249,6 +248,16 @@ class _Seen:
             gap = gap or not filled or block.count(b"\n", filled) > 1
         begin = itertools.islice(body, without)
         self.faultless &= self.quotes and all(_faultless(block, body.delimiter, width) for block in begin)
+
+    def _checked(self, body: Body, width: int) -> Iterator[tuple[bytes, bool, bool]]:
+        """The blocks, whether they have quotes, and whether these are faultless, from the first block with one to the
+        first with a fault."""
+        some, faultless = False, True
+        for block in ahead(iter(body)):
+            quotes = b'"' in block
+            some |= quotes
+            faultless = faultless and (not some or _faultless(block, body.delimiter, width))
+            yield block, quotes, faultless
 
 
 def _filled_bytes(block: bytes) -> int:

@@ -17,7 +17,9 @@ from encodings.aliases import aliases
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import numpy as np
 import psutil
+import pyarrow as pa
 
 from foster_cli.console import clean
 from foster_cli.data.readers.plausible import CANDIDATES, LATIN, plausible, words_of
@@ -337,6 +339,27 @@ def _damaged_utf8(part: Part) -> FosterError:
 # --- the streams
 
 
+def _is_utf8(data: bytes, size: int) -> bool:
+    """Whether the first `size` bytes are UTF-8: by Arrow, which takes an eighth of Python's time."""
+    try:
+        offsets = pa.py_buffer(np.array([0, size], np.int32))
+        pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(data)]).validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _of_whole_characters(data: bytes) -> int:
+    """How many of the bytes are before a character of UTF-8 that is cut at their end."""
+    for back in range(1, min(3, len(data)) + 1):
+        byte = data[-back]
+        if byte >= 0xC0:
+            return len(data) - back if back < (2 if byte < 0xE0 else 3 if byte < 0xF0 else 4) else len(data)
+        if byte < 0x80:
+            break
+    return len(data)
+
+
 class _Utf8(io.RawIOBase):
     """The bytes of a part as they are, each checked to be UTF-8. `offset`: of the first that is not, once found."""
 
@@ -344,7 +367,7 @@ class _Utf8(io.RawIOBase):
         super().__init__()
         self.part, self._source = part, part.open()
         self._source.read(mark)
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._cut = b""  # the beginning of a character, at the end of the last block
         self.offset = mark
 
     def readable(self) -> bool:
@@ -354,17 +377,19 @@ class _Utf8(io.RawIOBase):
         block = self._source.read(min(len(buffer), 4 * _BLOCK))
         if b"\0" in block:
             raise _no_text(self.part, _line(self.part, self.offset + block.index(b"\0")))
-        pending = len(self._decoder.getstate()[0])
-        if not block or pending or not block.isascii():
+        data = self._cut + block if self._cut else block
+        size = _of_whole_characters(data) if block else len(data)
+        if not _is_utf8(data, size):
             try:
-                self._decoder.decode(block, final=not block)
+                data[:size].decode()
             except UnicodeDecodeError as error:
-                self.offset += error.start - pending
+                self.offset += error.start - len(self._cut)
                 line = _line(self.part, self.offset)
                 raise FosterError(
                     f"{self.part.name} is not UTF-8 (line {line}: {error.reason})",
                     "say what it is in: --encoding NAME, such as cp1252 or gb18030",
                 ) from error
+        self._cut = data[size:]
         buffer[: len(block)] = block
         self.offset += len(block)
         return len(block)
