@@ -34,7 +34,7 @@ Columns = dict[str, npt.NDArray[Any]]
 #: Rows of a batch.
 BATCH = 1 << 20
 #: The share of the memory that DuckDB is told to keep to: it takes somewhat more, and Python holds the ids.
-_SHARE, _LEAST = 0.5, 64 << 20
+_SHARE, _LEAST = 0.4, 64 << 20
 #: Rows of texts that are added before those of the same text are joined.
 _JOINED = 1 << 22
 #: With at most so many pairs, those that a k-core leaves out are kept until it is known that some are left.
