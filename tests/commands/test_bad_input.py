@@ -241,7 +241,7 @@ def test_a_full_disk(
 ) -> None:
     few = ("--encoder", encoder, "--budget", "2", "--steps", "0", "--epochs", "1", "--student-steps", "1")
     with monkeypatch.context() as m:
-        m.setattr("pyarrow.parquet.write_table", _full)
+        m.setattr("pyarrow.parquet.ParquetWriter.write_table", _full)
         one_line(foster("preprocess", data, "--encoder", encoder, "--out", "out.parquet"), "disk is full")
     with monkeypatch.context() as m:
         m.setattr("pandas.DataFrame.to_parquet", _full)

@@ -64,7 +64,7 @@ def _frame(rows: list[tuple[str, str, str, str, int]]) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(["user_id", "item_id", "timestamp", "title"], "string[pyarrow]"))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=50)
 @given(
     st.lists(_row, min_size=1, max_size=40), st.integers(1, 9), st.sampled_from(["time", "leave-one-out"]), st.data()
 )
