@@ -37,7 +37,7 @@ BATCH = 1 << 20
 _SHARE, _LEAST = 0.4, 64 << 20
 #: Rows of texts that are added before those of the same text are joined.
 _JOINED = 1 << 22
-#: With at most so many pairs, those that a k-core leaves out are kept until it is known that some are left.
+#: At most so many pairs are kept beside their k-core, to say what another k would leave.
 _FEW = 1 << 24
 
 
@@ -167,8 +167,8 @@ class Plan:
 
     def largest_core(self) -> int:
         """The largest k whose core has at least two users and two items, found by bisection, for cores are nested; 0 if
-        there is none or if there are too many pairs to try."""
-        if not self._count("select count(*) from duckdb_tables() where table_name = 'pairs'"):
+        there is none or if the pairs are not kept."""
+        if not self.keeps_pairs:
             return 0
         most = (
             f"(select coalesce(max(n), 0) from (select count(*) as n from pairs group by {name}))"
@@ -185,11 +185,15 @@ class Plan:
         user, item = (self._one(f"select distinct {name} from core order by 1") for name in ("user", "item"))
         return user, item
 
+    @property
+    def keeps_pairs(self) -> bool:
+        """Whether the pairs are still there after a `core`, which cuts too many of them in place."""
+        return bool(self._count("select count(*) from duckdb_tables() where table_name = 'pairs'"))
+
     def sizes(self) -> tuple[int, int]:
-        """The numbers of users and of items of the pairs, before any core."""
-        return self._count("select count(distinct user) from pairs"), self._count(
-            "select count(distinct item) from pairs"
-        )
+        """The numbers of users and of items of the pairs, before any core, while they are kept."""
+        user, item = (self._count(f"select count(distinct {name}) from pairs") for name in ("user", "item"))
+        return user, item
 
     def moments(self) -> Iterator[Columns]:
         """The moments of the core's N interactions (and `within`), sorted."""

@@ -202,7 +202,7 @@ def _core(plan: Plan, k: int, account: Account) -> int:
     left = plan.core(k)
     if left and min(map(len, plan.used())) > 1:
         return left
-    for few, size in zip(("user", "item"), plan.sizes(), strict=True):
+    for few, size in zip(("user", "item"), plan.sizes() if plan.keeps_pairs else (), strict=False):
         if size < 2:
             raise FosterError(f"only one {few} is in the {before:,} interactions", f"give those of more {few}s")
     if left:

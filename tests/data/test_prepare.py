@@ -244,6 +244,12 @@ def test_every_row_is_accounted_for(tmp_path: Path) -> None:
     assert "(1 of 4 rows" not in said(read_raw, [tmp_path / "b.csv"], PrepareSettings(k_core=1))
 
 
+def test_what_is_too_large_for_another_k_is_refused_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("foster_cli.data.plan._FEW", 0)
+    wrong = said(prepare, _shop(), None, PrepareSettings(k_core=1000), "d")
+    assert "nothing is left after the 1000-core" in wrong and "smaller --k-core" in wrong
+
+
 def test_leave_one_out_and_the_order_of_rows() -> None:
     table = _shop().drop(columns="timestamp")
     asked = PrepareSettings(k_core=1, time_column="none")
