@@ -2,8 +2,8 @@
 
     chunk (R rows) --ids, times, split--> good rows --where--> codes and moments --> Plan.rows; texts --> Plan.texts
 
-What one notation of a column has to be decided over all of its rows is decided in each chunk. Where two chunks
-disagree, or one cannot be decided alone, all rows are taken again as one chunk, which takes the memory of all of them.
+How a column is written, such as the notation of its times, is decided in each chunk. Where two chunks disagree, or one
+cannot be decided alone, all rows are taken again as one chunk, which takes the memory of all of them.
 """
 
 from __future__ import annotations

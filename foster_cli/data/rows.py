@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from foster_cli.data.schema import Interactions
 from foster_cli.files import disk_error
 
 #: What to do where temporary files have no room.
@@ -41,6 +42,11 @@ def empty_rows(size: int, kind: npt.DTypeLike) -> npt.NDArray[Any]:
             return np.frombuffer(mmap.mmap(file.fileno(), 0), kind)
     except OSError as error:
         raise disk_error(error, Path(tempfile.gettempdir()), ROOM) from error
+
+
+def empty_interactions(size: int) -> Interactions:
+    """Interactions (size,) of any content."""
+    return Interactions(*(empty_rows(size, kind) for kind in (np.int64, np.int64, np.int64, np.int8)))
 
 
 def release(array: npt.NDArray[Any]) -> None:

@@ -85,6 +85,11 @@ class Interactions:
     def __len__(self) -> int:
         return len(self.user)
 
+    @property
+    def arrays(self) -> tuple[npt.NDArray[Any], ...]:
+        """`user`, `item`, `time` and `split`."""
+        return self.user, self.item, self.time, self.split
+
 
 @dataclass(frozen=True)
 class Dataset:

@@ -124,12 +124,16 @@ class Cut:
         return earlier
 
 
+def shared(columns: Sequence[npt.NDArray[Any]]) -> tuple[Bool, Bool]:
+    """Of R rows, which are equal to the one before in all `columns`, from the second on (R-1,); and which are equal to
+    the one before or after (R,)."""
+    same = np.logical_and.reduce([column[1:] == column[:-1] for column in columns])
+    return same, np.append(same, False) | np.append(False, same)
+
+
 def break_ties(columns: Mapping[str, npt.NDArray[Any]], names: Sequence[str], hashes: PairHash) -> Int64 | None:
     """The order (R,) of interactions that are sorted by `names` when their hashes break ties; None: as they are."""
-    same = np.logical_and.reduce([columns[name][1:] == columns[name][:-1] for name in names])
-    tied = np.zeros(len(columns["user"]), dtype=bool)
-    tied[1:] |= same
-    tied[:-1] |= same
+    same, tied = shared([columns[name] for name in names])
     rows = np.flatnonzero(tied)
     if not len(rows):
         return None

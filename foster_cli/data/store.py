@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from foster_cli.console import clean
 from foster_cli.data.ahead import ahead
-from foster_cli.data.rows import blocks, empty_rows, release
+from foster_cli.data.rows import blocks, empty_interactions, release
 from foster_cli.data.schema import SPLITS, Catalogue, Dataset, Interactions
 from foster_cli.errors import FosterError
 from foster_cli.files import writing
@@ -41,7 +41,7 @@ def dataset_hash(user_ids: list[str], catalogue: Catalogue, interactions: Intera
         encoded = [s.encode() for s in strings]
         digest.update(np.array([len(encoded), *map(len, encoded)], dtype="<i8").tobytes())
         digest.update(b"".join(encoded))
-    for array in (interactions.user, interactions.item, interactions.time, interactions.split):
+    for array in interactions.arrays:
         digest.update(np.array([len(array)], dtype="<i8").tobytes())
         for block in blocks(array):
             digest.update(np.ascontiguousarray(block, dtype="<i8").tobytes())
@@ -93,7 +93,7 @@ def _groups(dataset: Dataset) -> Iterator[pa.Table]:
             codes[new] = value_of
             table[name] = _dictionary(codes[place], values)
         yield pa.table(table)
-        for array in (rows.user, rows.item, rows.time, rows.split):
+        for array in rows.arrays:
             release(array)
 
 
@@ -193,7 +193,7 @@ def _no_constant(name: str) -> float:
 
 def _dataset(file: pq.ParquetFile, header: dict[str, Any], path: Path, again: str) -> Dataset:
     size = file.metadata.num_rows
-    rows = Interactions(*(empty_rows(size, kind) for kind in (np.int64, np.int64, np.int64, np.int8)))
+    rows = empty_interactions(size)
     users, items = dict[str, int](), dict[str, int]()
     titles, texts, end = list[str](), list[str](), 0
     for group in range(file.num_row_groups):
@@ -210,7 +210,7 @@ def _dataset(file: pq.ParquetFile, header: dict[str, Any], path: Path, again: st
         first = pa.array(first[new >= known])
         for name, found in (("title", titles), ("text", texts)):
             found += [str(value) for value in table[name].take(first).to_pylist()]
-        for array in (rows.user, rows.item, rows.time, rows.split):
+        for array in rows.arrays:
             release(array)
     user_ids, item_ids = (_sort(array, ids) for array, ids in ((rows.user, users), (rows.item, items)))
     order = [items[name] for name in item_ids]

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from foster_cli.data.plan import Columns, Plan
-from foster_cli.data.rows import empty_rows, release
+from foster_cli.data.rows import empty_interactions, release
 from foster_cli.data.schema import SPLITS, Interactions
-from foster_cli.data.split import Cut, PairHash, break_ties, leave_one_out, places, time_bounds
+from foster_cli.data.split import Cut, PairHash, break_ties, leave_one_out, places, shared, time_bounds
+from foster_cli.data.times import milliseconds
 
 Int64 = npt.NDArray[np.int64]
 #: In which of the `SPLITS` are held-out interactions.
@@ -54,7 +56,7 @@ class Timeline:
         """The interactions, and what they count. `progress` hears how many are arranged."""
         counts = Counts(items=[np.zeros(len(self.items), dtype=bool) for _ in SPLITS])
         cuts, counts.tied_globally = self._cuts()
-        found = Interactions(*(empty_rows(self.size, kind) for kind in (np.int64, np.int64, np.int64, np.int8)))
+        found = empty_interactions(self.size)
         end = 0
         for columns in self._whole_users():
             begin, end = end, end + len(columns["user"])
@@ -80,20 +82,22 @@ class Timeline:
         return cuts, tied
 
     def _numbered(self, columns: Columns) -> Columns:
-        numbered = {"user": np.searchsorted(self.users, columns["user"])}
-        return {**columns, **numbered, "item": self._place[columns["item"]]}
+        """`columns` with numbers for the codes of users and items."""
+        user = np.searchsorted(self.users, columns["user"])
+        return {**columns, "user": user, "item": self._place[columns["item"]]}
 
-    @property
+    @cached_property
     def _place(self) -> Int64:
+        """The number of each code of an item, -1 for none."""
         place = np.full(int(self.items[-1]) + 1, -1, dtype=np.int64)
         place[self.items] = np.arange(len(self.items))
         return place
 
     def _whole_users(self) -> Iterator[Columns]:
         """The sorted interactions, cut between users, with numbers for codes."""
-        place, rest = self._place, dict[str, npt.NDArray[np.int64]]()
+        rest: Columns = {}
         for batch in self.plan.ordered():
-            columns = {**batch, "user": np.searchsorted(self.users, batch["user"]), "item": place[batch["item"]]}
+            columns = self._numbered(batch)
             if rest:
                 columns = {name: np.concatenate([rest[name], column]) for name, column in columns.items()}
             last = int(np.searchsorted(columns["user"], columns["user"][-1]))
@@ -120,11 +124,7 @@ class Timeline:
 
     def _times(self, moment: Int64) -> Int64:
         """Milliseconds, rounded down."""
-        if self.fine == 0:
-            return moment
-        fine = self.fine
-        at = moment if fine == 1 else (moment + fine // 2) // fine * fine
-        return at // 1_000_000
+        return moment if self.fine == 0 else milliseconds(moment, self.fine)
 
 
 def _count(columns: Columns, split: npt.NDArray[np.int8], counts: Counts) -> None:
@@ -142,5 +142,4 @@ def _count(columns: Columns, split: npt.NDArray[np.int8], counts: Counts) -> Non
     if "split" in columns:  # sorted by it before the moment
         order = np.lexsort(keys[::-1])
         keys = [key[order] for key in keys]
-    same = np.logical_and.reduce([key[1:] == key[:-1] for key in keys])
-    counts.tied += int((np.append(same, False) | np.append(False, same)).sum())
+    counts.tied += int(shared(keys)[1].sum())

@@ -92,8 +92,13 @@ def read_times(series: pd.Series) -> Times:
 def _times(ns: Int64, good: Bool, what: str, fine: int = 1) -> Times:
     """`Times` of `ns` (R,)."""
     order = np.where(good, ns, 0)
+    return Times(milliseconds(order, fine), order, good, what, fine)
+
+
+def milliseconds(order: Int64, fine: int) -> Int64:
+    """Milliseconds, rounded down, of nanoseconds (R,) that are first rounded to `fine` of them."""
     at = order if fine == 1 else (order + fine // 2) // fine * fine
-    return Times(at // 1_000_000, order, good, what, fine)
+    return at // 1_000_000
 
 
 def _enough(good: Bool, missing: Bool, raw: pd.Series) -> None:
